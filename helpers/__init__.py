@@ -8,6 +8,23 @@ The names below are loaded when first used (PEP 562), so that `import helpers` c
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Type checkers do not see lazy names: these lines are for them alone.
+    from helpers.errors import ContextOverflowError as ContextOverflowError
+    from helpers.errors import DeviceError as DeviceError
+    from helpers.errors import EngineCrashed as EngineCrashed
+    from helpers.errors import GrammarError as GrammarError
+    from helpers.errors import HelpersError as HelpersError
+    from helpers.errors import InstallError as InstallError
+    from helpers.errors import ModelFileError as ModelFileError
+    from helpers.models import ModelInfo as ModelInfo
+    from helpers.models import check_model_file as check_model_file
+    from helpers.models import default_model as default_model
+    from helpers.models import inspect_model as inspect_model
+    from helpers.recorder import TimingsRecorder as TimingsRecorder
+    from helpers.timings import Timings as Timings
 
 _MODULE_OF = {
     "ContextOverflowError": "errors",
@@ -17,6 +34,12 @@ _MODULE_OF = {
     "HelpersError": "errors",
     "InstallError": "errors",
     "ModelFileError": "errors",
+    "ModelInfo": "models",
+    "Timings": "timings",
+    "TimingsRecorder": "recorder",
+    "check_model_file": "models",
+    "default_model": "models",
+    "inspect_model": "models",
 }
 
 __all__ = sorted(_MODULE_OF)
