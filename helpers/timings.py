@@ -1,0 +1,324 @@
+"""What one call took: the figures, the familiar log block, and a reader for old and new logs.
+
+llama.cpp prints a block of timings after each call. Its first word has changed over the years
+(`llama_print_timings:`, then `llama_perf_context_print:` with the sampler's line apart); the
+figures have not. `Timings` holds them, wherever they come from.
+
+>>> from helpers import Timings
+>>> log = "llama_print_timings: eval time = 680.82 ms / 25 runs (27.23 ms per token)"
+>>> round(Timings.parse(log)[0].eval_per_second, 2)
+36.72
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helpers.recorder import TimingsRecorder
+
+__all__ = ["Timings", "TimingsRecorder"]
+
+
+def __getattr__(name: str) -> object:
+    # The recorder is a LangChain handler; that import is heavy, and reading a log needs none of it.
+    if name == "TimingsRecorder":
+        from helpers.recorder import TimingsRecorder
+
+        return TimingsRecorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the time of one call went. A figure that was not measured is None.
+
+    Times are milliseconds (0 or more), counts are tokens (0 or more). Figures that are not
+    finite become None. Objects compare equal when all their figures do.
+
+    Attributes:
+        load_ms: Loading the model, once, before the call. In a log that was *parsed* this is
+            llama.cpp's own "load time", which lasts until the end of the first decode: there it
+            contains the first prompt eval.
+        sample_ms: Choosing the tokens (samplers and grammar).
+        sample_tokens: Tokens chosen.
+        prompt_ms: Prompt eval: reading the prompt.
+        prompt_tokens: Tokens of the prompt that were read, without `cached_tokens`.
+        cached_tokens: Tokens of the prompt that were still in the KV cache.
+        eval_ms: Eval: computing the next token, again and again, without sampling.
+        eval_tokens: llama.cpp's runs; usually one less than `generated_tokens`, because the first
+            token comes out of the prompt eval.
+        generated_tokens: Tokens that the caller got.
+        total_ms: The whole call, without loading.
+        first_token_ms: From the start of the call to its first token.
+        token_ms: One time for each generated token: since the token before it, and for the first
+            one since the start of the call (so `token_ms[0]` is `first_token_ms`).
+
+    >>> t = Timings(prompt_ms=50.0, prompt_tokens=10, eval_ms=200.0, eval_tokens=20)
+    >>> t.prompt_per_second, t.eval_per_second
+    (200.0, 100.0)
+    """
+
+    load_ms: float | None = None
+    sample_ms: float | None = None
+    sample_tokens: int | None = None
+    prompt_ms: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    eval_ms: float | None = None
+    eval_tokens: int | None = None
+    generated_tokens: int | None = None
+    total_ms: float | None = None
+    first_token_ms: float | None = None
+    token_ms: list[float] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Make plain Python numbers of what may be ctypes, NumPy or pandas numbers."""
+        for name in _NAMES[:-1]:
+            value = getattr(self, name)
+            if value is not None:
+                number = float(value)
+                plain = int if name.endswith("_tokens") else float
+                object.__setattr__(self, name, plain(value) if math.isfinite(number) else None)
+        if self.token_ms is not None:
+            object.__setattr__(self, "token_ms", [float(ms) for ms in self.token_ms])
+
+    @property
+    def prompt_per_second(self) -> float | None:
+        """Tokens per second of the prompt eval, or None where it cannot be computed."""
+        return _per_second(self.prompt_tokens, self.prompt_ms)
+
+    @property
+    def eval_per_second(self) -> float | None:
+        """Tokens per second of the eval, or None where it cannot be computed."""
+        return _per_second(self.eval_tokens, self.eval_ms)
+
+    @classmethod
+    def parse(cls, text: str) -> list[Timings]:
+        r"""Read every timings block in a text, in the order of the text.
+
+        The text may be a whole log, a notebook's output or a page of prose; lines that are no
+        timings lines are passed over. Both forms are read: `llama_print_timings:` and
+        `llama_perf_context_print:` (with `llama_perf_sampler_print:` or `common_perf_print:`).
+
+        Args:
+            text: Any text with at least one block.
+
+        Returns:
+            One `Timings` for each block; a figure that the block does not give is None.
+
+        Raises:
+            ValueError: A line begins like a timings line but is none (the message shows it), or
+                there is no block in the text.
+
+        >>> Timings.parse("llama_print_timings:        load time =   358.60 ms\n")[0].load_ms
+        358.6
+        """
+        blocks: list[dict[str, float | int]] = []
+        last_family, last_rank = "", math.inf
+        for family, name, figures in _timings_lines(text):
+            # Each form has a fixed order of lines: a step back in it begins the next block.
+            rank = _ORDER[family].index(name)
+            if family != last_family or rank <= last_rank:
+                blocks.append({})
+            last_family, last_rank = family, rank
+            for key, value in figures.items():
+                # "samplers time" is a part of "sampling time": the whole, read first, is kept.
+                blocks[-1].setdefault(key, value)
+        if not blocks:
+            raise ValueError(
+                "There is no timings block in this text "
+                f"({_preview(text)}). A block has lines that begin with "
+                "'llama_print_timings:' or 'llama_perf_context_print:'."
+            )
+        return [cls(**block) for block in blocks]  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Return the familiar block; `Timings.parse` reads it back (to 1/100 ms)."""
+        lines = [
+            _line("load time", self.load_ms),
+            _line("sample time", self.sample_ms, self.sample_tokens, "runs"),
+            _line("prompt eval time", self.prompt_ms, self.prompt_tokens, "tokens"),
+            _line("eval time", self.eval_ms, self.eval_tokens, "runs"),
+            _line("total time", self.total_ms),
+        ]
+        return "\n".join(line for line in lines if line) or "llama_print_timings: nothing measured"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as a dict that JSON can carry; `from_dict` is its inverse.
+
+        >>> Timings.from_dict(Timings(eval_ms=1.5).to_dict()).eval_ms
+        1.5
+        """
+        return {
+            name: list(value) if isinstance(value := getattr(self, name), list) else value
+            for name in _NAMES
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Timings:
+        """Make a `Timings` of what `to_dict` gave.
+
+        Args:
+            data: Figures by field name; a field that is absent becomes None.
+
+        Returns:
+            The `Timings`.
+
+        Raises:
+            ValueError: A key is not a field of `Timings`.
+
+        >>> Timings.from_dict({"eval_ms": 200.0, "eval_tokens": 20}).eval_per_second
+        100.0
+        """
+        unknown = sorted(set(data) - set(_NAMES))
+        if unknown:
+            raise ValueError(f"Not a field of Timings: {', '.join(map(repr, unknown))}.")
+        return cls(**data)
+
+    def _repr_html_(self) -> str:
+        """Return a small table for Jupyter: step, time, tokens, ms per token, tokens per second."""
+        rows = [
+            ("load", self.load_ms, None),
+            ("prompt eval", self.prompt_ms, self.prompt_tokens),
+            ("sample", self.sample_ms, self.sample_tokens),
+            ("eval", self.eval_ms, self.eval_tokens),
+            ("total", self.total_ms, self.generated_tokens),
+            ("first token", self.first_token_ms, None),
+        ]
+        body = "".join(
+            f"<tr><th style='text-align:left'>{escape(step)}</th>"
+            + "".join(f"<td style='text-align:right'>{cell}</td>" for cell in _cells(ms, tokens))
+            + "</tr>"
+            for step, ms, tokens in rows
+            if ms is not None
+        )
+        if self.cached_tokens:
+            body += (
+                "<tr><th style='text-align:left'>prompt from cache</th><td></td>"
+                f"<td style='text-align:right'>{self.cached_tokens}</td><td></td><td></td></tr>"
+            )
+        head = "".join(
+            f"<th>{name}</th>" for name in ("", "ms", "tokens", "ms per token", "tokens/s")
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_NAMES = tuple(f.name for f in fields(Timings))
+
+_MARKER = re.compile(
+    r"(?P<old>llama_print_timings)"
+    r"|llama_perf_context_print|llama_perf_sampler_print|common_perf_print"
+)
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# What may stand before the marker of a real line: space, the marks of a quotation, a comment or a
+# string in a notebook file, the time and level that llama.cpp's own programs print.
+_LEAD = re.compile(r"[\s>#|\"']*(?:[\d.:]+\s+)?(?:[IWED]\s+)?")
+_BODY = re.compile(
+    r":\s*(?P<name>[a-z]+(?: [a-z]+)*)\s*=\s*(?P<value>-?\d+(?:\.\d+)?)"
+    r"(?P<unit>\s*ms)?"
+    r"(?:\s*/\s*(?P<count>\d+)\s*(?:tokens|runs))?"
+    r"(?:\s*/\s*-?[\w.]+\s*%)?"
+    # Derived columns are checked for their form only. The C library writes inf, nan, -nan(ind).
+    r"(?:\s*\(\s*[-\w.()]+ ms per (?:token|run)(?:,\s*[-\w.()]+ tokens per second)?\)"
+    r"|\s*\(total - [^)]*\) / \(total\))?\s*"
+    r"(?:\\n)?[\"',]*\s*"
+)
+_FIELDS = {
+    "load time": ("load_ms", None),
+    "sample time": ("sample_ms", "sample_tokens"),
+    "sampling time": ("sample_ms", "sample_tokens"),
+    "samplers time": ("sample_ms", "sample_tokens"),
+    "prompt eval time": ("prompt_ms", "prompt_tokens"),
+    "eval time": ("eval_ms", "eval_tokens"),
+    "total time": ("total_ms", None),
+    "unaccounted time": (None, None),
+    "graphs reused": (None, None),
+}
+_CONTEXT_LINES = ("prompt eval time", "eval time", "total time")
+_ORDER = {
+    "old": ("load time", "sample time", *_CONTEXT_LINES),
+    "new": (
+        "sampling time",
+        "samplers time",
+        "load time",
+        *_CONTEXT_LINES,
+        "unaccounted time",
+        "graphs reused",
+    ),
+}
+
+
+def _timings_lines(text: str) -> Iterator[tuple[str, str, dict[str, float | int]]]:
+    """Yield (form, name, figures) of every timings line; raise for one that cannot be read."""
+    for raw in text.splitlines():
+        line = _ANSI.sub("", raw)
+        markers = list(_MARKER.finditer(line))
+        ends = [marker.start() for marker in markers[1:]] + [len(line)]
+        for marker, end in zip(markers, ends, strict=False):  # no marker, no turn
+            rest = line[marker.end() : end]
+            family = "old" if marker["old"] else "new"
+            match = _BODY.fullmatch(rest)
+            if match and match["name"] in _ORDER[family] and _has_unit(match):
+                if figures := _figures(match):  # some lines hold nothing that we keep
+                    yield family, match["name"], figures
+            elif _LEAD.fullmatch(line[: marker.start()]) and rest.startswith(":"):
+                raise ValueError(
+                    f"This line begins like a timings line, but cannot be read: {_preview(raw)}"
+                )
+            elif re.match(r":\s*[a-z ]+=", rest):
+                # An answer without a final line break may stand before the marker.
+                raise ValueError(f"This timings line cannot be read: {_preview(raw)}")
+
+
+def _has_unit(match: re.Match[str]) -> bool:
+    return bool(match["unit"]) == match["name"].endswith(" time")
+
+
+def _figures(match: re.Match[str]) -> dict[str, float | int]:
+    time_field, count_field = _FIELDS[match["name"]]
+    figures: dict[str, float | int] = {}
+    if time_field:
+        figures[time_field] = float(match["value"])
+    if count_field and match["count"]:
+        figures[count_field] = int(match["count"])
+    return figures
+
+
+def _per_second(tokens: int | None, ms: float | None) -> float | None:
+    if not tokens or not ms or tokens < 0 or ms < 0:
+        return None
+    rate = tokens / ms * 1e3
+    return rate if math.isfinite(rate) else None
+
+
+def _line(name: str, ms: float | None, tokens: int | None = None, unit: str = "") -> str:
+    if ms is None:
+        return ""
+    line = f"llama_print_timings: {name:>16} = {ms:8.2f} ms"
+    if tokens is not None:
+        line += f" / {tokens:5d} {unit:<6}"
+        rate = _per_second(tokens, ms)
+        if rate is not None:
+            line += f" ({ms / tokens:8.2f} ms per token, {rate:8.2f} tokens per second)"
+    return line.rstrip()
+
+
+def _cells(ms: float | None, tokens: int | None) -> tuple[str, str, str, str]:
+    rate = _per_second(tokens, ms)
+    return (
+        "" if ms is None else f"{ms:.2f}",
+        "" if tokens is None else str(tokens),
+        "" if rate is None else f"{1e3 / rate:.2f}",
+        "" if rate is None else f"{rate:.1f}",
+    )
+
+
+def _preview(text: str, width: int = 120) -> str:
+    shown = text.strip()
+    return repr(shown if len(shown) <= width else shown[:width] + "…")
