@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
+    from helpers.models import format_prompt as format_prompt
     from helpers.models import inspect_model as inspect_model
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.timings import Timings as Timings
@@ -39,6 +40,7 @@ _MODULE_OF = {
     "TimingsRecorder": "recorder",
     "check_model_file": "models",
     "default_model": "models",
+    "format_prompt": "models",
     "inspect_model": "models",
 }
 

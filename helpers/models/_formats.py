@@ -203,3 +203,25 @@ ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 # Limits of src/llama-hparams.h.
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
+
+# Pre-tokenizers of byte-pair vocabularies (src/llama-vocab.cpp); the first set begins every text
+# with the BOS token unless the file says otherwise.
+PRE_TOKENIZERS_WITH_BOS = _words(
+    """
+    chameleon falcon-h1 falcon3 jina-v5-nano lfm2 llama-bpe llama-v3 llama3 midm-2.0 pixtral
+    tekken
+    """
+)
+PRE_TOKENIZERS = PRE_TOKENIZERS_WITH_BOS | _words(
+    """
+    a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chatglm-bpe codeshell cohere2moe command-r
+    dbrx deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe
+    exaone4 f2llmv2 falcon gemma4 gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish
+    granite-docling granite-embed-multi-311m granite-embed-multi-97m grok-2 hunyuan
+    hunyuan-dense hy_v4 jais jais-2 jina-de jina-es jina-v1-en jina-v2-code jina-v2-de
+    jina-v2-es joyai-llm kanana2 kimi-k2 kormo laguna llada-moe llama4 megrez mellum mellum2
+    minerva-7b minicpm5 minimax-m2 modern-bert mpt olmo phi-2 poro-chat qwen2 qwen35 refact
+    roberta-bpe sarvam-moe seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2
+    starcoder superbpe talkie tiny_aya trillion ufakzeka viking whitespace youtu
+    """
+)

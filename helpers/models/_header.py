@@ -241,6 +241,10 @@ class Header(Mapping[str, Any]):
                 return self._cursor(file, value.offset).string(key)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        # Mapping would read the whole array to answer this.
+        return key in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

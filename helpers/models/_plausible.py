@@ -17,6 +17,7 @@ from helpers.models._formats import (
     FREE_HEAD_LENGTHS,
     MAX_EXPERTS,
     MAX_LAYERS,
+    PRE_TOKENIZERS,
     PROJECTOR_ARCHITECTURES,
     ROPE_SCALING_TYPES,
     WHOLE_HEAD_ROTATED,
@@ -245,6 +246,12 @@ def _vocabulary(header: Header) -> Iterator[str]:
             and header.length(other) >= n_tokens
         ):
             yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens. {_AGAIN}"
+    pre = header.get("tokenizer.ggml.pre", "")
+    if model in ("gpt2", "hybriddna", "whitespace") and pre and pre not in PRE_TOKENIZERS:
+        yield (
+            f"has a pre-tokenizer {pre!r} that this llama.cpp does not know. Upgrade "
+            "llama-cpp-python if the model is newer than it."
+        )
     merges = "tokenizer.ggml.merges"
     if model in _WITH_MERGES and merges not in header:
         if header.get("tokenizer.ggml.pre") != "kimi-k2":

@@ -1,0 +1,130 @@
+"""The process in which chat templates are rendered: a line of JSON in, a line of JSON out.
+
+A chat template is a program that came with a download. Jinja's sandbox keeps it away from files and
+attributes, but not from looping for days or asking for a string of ten gigabytes; a thread cannot
+be stopped, a process can. This file runs by itself (standard library and Jinja only) and ends when
+its input closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_MEMORY = 2**30
+MAX_OUTPUT = 2**25
+
+
+class _Refused(Exception):
+    """The template called `raise_exception`."""
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """Marks the answer for training, `{% generation %}…{% endgeneration %}`: its inside is kept."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _refuse(message: object = "") -> None:
+    raise _Refused(str(message))
+
+
+def _now(style: str) -> str:
+    return datetime.now().strftime(style)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Plain JSON, where Jinja's own filter escapes for HTML.
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> jinja2.Template:
+    # The settings are those of the `transformers` library, for which chat templates are written
+    # (its documentation, "Writing a chat template").
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols, _GenerationTag],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_refuse, strftime_now=_now)
+    return environment.from_string(source)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, str]:
+    try:
+        text = _compile(request["template"]).render(**request["values"])
+    except _Refused as error:
+        return {"refused": str(error)}
+    except jinja2.TemplateSyntaxError as error:
+        return {"invalid": f"{error.message} (line {error.lineno})"}
+    except MemoryError:
+        return {"failed": "it needs too much memory"}
+    except RecursionError:
+        return {"failed": "it calls itself without end"}
+    except Exception as error:
+        # Whatever a template does wrong is its author's error, not ours: it is told, not raised.
+        return {"failed": f"{type(error).__name__}: {error}"}
+    if len(text) > MAX_OUTPUT:
+        return {"failed": f"it made a text of {len(text):,} characters"}
+    return {"text": text}
+
+
+def _limit_memory() -> None:
+    # Not on Windows, and macOS may refuse: there only the time is limited.
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+
+
+def main(read_line: Callable[[], bytes], write: Callable[[bytes], object]) -> None:
+    """Answer requests until the input closes."""
+    _limit_memory()
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no Path needed for the null device)
+        while line := read_line():
+            request = json.loads(line)
+            # A C thread that ends the process: it works even while Python is inside one long call.
+            faulthandler.dump_traceback_later(request["seconds"], exit=True, file=nowhere)
+            answer = _answer(request)
+            faulthandler.cancel_dump_traceback_later()
+            write(json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+
+    def _send(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    main(sys.stdin.buffer.readline, _send)
