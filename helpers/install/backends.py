@@ -1,0 +1,335 @@
+"""The table of backends: what each one needs, how it is built, and what proves that it works.
+
+This is written once. `python -m helpers lab --backend …`, `doctor`, the installation notebooks
+and the tests all read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from helpers.install.shapes import CUDA_INDEXES, Backend, Failure, Requirement, WheelIndex
+
+_COMPILER = (
+    Requirement(
+        "a C++17 compiler",
+        "c++ --version",
+        {"apt": "g++", "dnf": "gcc-c++", "conda": "cxx-compiler"},
+        ("linux",),
+    ),
+    Requirement(
+        "Apple's command line tools",
+        "xcode-select -p",
+        {"brew": "(xcode-select --install)"},
+        ("macos",),
+    ),
+    Requirement(
+        "Visual Studio Build Tools with C++",
+        "where cl",
+        {"winget": "Microsoft.VisualStudio.2022.BuildTools", "conda": "vs2022_win-64"},
+        ("windows",),
+    ),
+)
+_NO_COMPILER = Failure(
+    "CMAKE_CXX_COMPILER not set",
+    "no C++ compiler was found",
+    "install one (Debian and Ubuntu: apt-get install g++) and run the same command again",
+)
+_CACHED_WHEEL = Failure(
+    "the flags change nothing",
+    "pip reused the wheel that it built earlier: its cache knows name and version, not CMAKE_ARGS",
+    "add --force-reinstall --no-cache-dir --no-binary llama-cpp-python",
+)
+_CPU_SYSTEMS = (
+    ("linux", "x86_64"),
+    ("linux", "aarch64"),
+    ("linux", "riscv64"),
+    ("macos", "x86_64"),
+    ("macos", "arm64"),
+    ("windows", "amd64"),
+)
+_GPU_SYSTEMS = (("linux", "x86_64"), ("windows", "amd64"))
+_SLOW_SHARE = "built without AVX2, FMA and F16C: layers that stay on the CPU run slowly"
+_OFFLOADED = "at load, 'offloaded N/N layers to GPU'"
+
+_ALL = (
+    Backend(
+        name="cpu",
+        title="CPU",
+        summary="runs everywhere and is the right choice without a graphics card",
+        cmake_flags=(),
+        systems=("linux", "macos", "windows"),
+        wheels=WheelIndex(
+            ("cpu",),
+            _CPU_SYSTEMS,
+            (
+                "built for any processor of its kind (GGML_NATIVE=off): a source build is faster",
+                "no RPC: the practice accelerator needs a source build",
+            ),
+        ),
+        requirements=_COMPILER,
+        environment={"CMAKE_ARGS": "-DGGML_NATIVE=off builds for every processor of this kind"},
+        libraries=("ggml-cpu",),
+        proof="devices() lists a device of kind 'cpu'",
+        failures=(_NO_COMPILER, _CACHED_WHEEL),
+    ),
+    Backend(
+        name="openblas",
+        title="CPU with OpenBLAS",
+        summary="reads long prompts with a tuned matrix library; generation does not gain",
+        cmake_flags=("-DGGML_BLAS=ON", "-DGGML_BLAS_VENDOR=OpenBLAS"),
+        systems=("linux", "macos", "windows"),
+        wheels=None,
+        requirements=(
+            *_COMPILER,
+            Requirement(
+                "OpenBLAS with its headers",
+                "pkg-config --exists openblas",
+                {
+                    "apt": "libopenblas-dev pkg-config",
+                    "dnf": "openblas-devel pkgconf-pkg-config",
+                    "brew": "openblas pkg-config",
+                    "conda": "openblas pkg-config",
+                },
+            ),
+        ),
+        environment={"OPENBLAS_NUM_THREADS": "threads of the library, beside n_threads_batch"},
+        libraries=("ggml-blas",),
+        proof="devices() lists a device of kind 'accel' from the backend 'BLAS'",
+        failures=(
+            Failure(
+                "BLAS not found, please refer to",
+                "CMake cannot see OpenBLAS",
+                "install libopenblas-dev and pkg-config (Debian, Ubuntu)",
+            ),
+            _CACHED_WHEEL,
+        ),
+    ),
+    Backend(
+        name="cuda",
+        title="NVIDIA CUDA",
+        summary="for NVIDIA cards",
+        cmake_flags=("-DGGML_CUDA=on",),
+        systems=("linux", "windows"),
+        wheels=WheelIndex(
+            tuple(name for name, _ in CUDA_INDEXES),
+            _GPU_SYSTEMS,
+            (
+                "the driver must support at least the CUDA version in the name",
+                "on Windows there is no wheel for CUDA 12.1 to 12.3",
+                "CUDA's own libraries (cudart, cublas) are not in the wheel",
+                _SLOW_SHARE,
+            ),
+        ),
+        requirements=(
+            *_COMPILER,
+            Requirement(
+                "NVIDIA's driver", "nvidia-smi", {"apt": "nvidia-driver"}, ("linux", "windows")
+            ),
+            Requirement(
+                "the CUDA toolkit (nvcc)",
+                "nvcc --version",
+                {
+                    "apt": "nvidia-cuda-toolkit",
+                    "dnf": "cuda-toolkit",
+                    "winget": "Nvidia.CUDA",
+                    "conda": "cuda-toolkit",
+                },
+                ("linux", "windows"),
+            ),
+        ),
+        environment={
+            "CUDA_VISIBLE_DEVICES": "numbers of the cards that may be used",
+            "CUDACXX": "path of nvcc, if it is not on PATH",
+            "CUDAToolkit_ROOT": "folder of the toolkit, if there are several",
+        },
+        libraries=("ggml-cuda",),
+        proof=f"devices() lists a device of kind 'gpu' from 'CUDA', and {_OFFLOADED}",
+        failures=(
+            Failure(
+                "CUDA Toolkit not found",
+                "nvcc is missing or not on PATH",
+                "install the CUDA toolkit, or set CUDACXX to nvcc's path",
+            ),
+            Failure(
+                "libcudart.so",
+                "the wheel was made for another CUDA version, or its libraries are missing",
+                "pip install nvidia-cuda-runtime-cu12 nvidia-cublas-cu12, or choose the index "
+                "that nvidia-smi's CUDA version allows",
+            ),
+            _CACHED_WHEEL,
+        ),
+    ),
+    Backend(
+        name="vulkan",
+        title="Vulkan",
+        summary="for AMD, Intel and NVIDIA cards alike, with only a graphics driver",
+        cmake_flags=("-DGGML_VULKAN=on",),
+        systems=("linux", "windows"),
+        wheels=WheelIndex(
+            ("vulkan",),
+            _GPU_SYSTEMS,
+            ("the Vulkan loader and driver come from the system", "built with GGML_NATIVE=off"),
+        ),
+        requirements=(
+            *_COMPILER,
+            Requirement(
+                "Vulkan headers 1.3.272 or newer and loader",
+                "pkg-config --atleast-version=1.3.272 vulkan",
+                {
+                    "apt": "libvulkan-dev",
+                    "dnf": "vulkan-headers vulkan-loader-devel",
+                    "winget": "KhronosGroup.VulkanSDK",
+                    "conda": "libvulkan-headers libvulkan-loader",
+                },
+                ("linux", "windows"),
+            ),
+            Requirement(
+                "the shader compiler glslc",
+                "glslc --version",
+                {
+                    "apt": "glslc",
+                    "dnf": "glslc",
+                    "winget": "KhronosGroup.VulkanSDK",
+                    "conda": "shaderc",
+                },
+                ("linux", "windows"),
+            ),
+            Requirement(
+                "SPIR-V headers",
+                "pkg-config --exists SPIRV-Headers",
+                {"apt": "spirv-headers", "dnf": "spirv-headers-devel", "conda": "spirv-headers"},
+                ("linux",),
+            ),
+        ),
+        environment={
+            "GGML_VK_VISIBLE_DEVICES": "numbers of the devices to use; set before the first import"
+        },
+        libraries=("ggml-vulkan",),
+        proof=f"devices() lists a device of kind 'gpu' or 'igpu' from 'Vulkan', and {_OFFLOADED}",
+        failures=(
+            Failure(
+                "LayerSettingEXT",
+                "the Vulkan headers are older than 1.3.272 (Debian 12 has 1.3.239)",
+                "install newer headers (Debian 13, or the Vulkan SDK)",
+            ),
+            Failure(
+                "Could NOT find Vulkan (missing: glslc)",
+                "the shader compiler is missing",
+                "install glslc",
+            ),
+        ),
+    ),
+    Backend(
+        name="rocm",
+        title="AMD ROCm (HIP)",
+        summary="for AMD cards that ROCm supports",
+        cmake_flags=("-DGGML_HIP=on",),
+        systems=("linux", "windows"),
+        wheels=WheelIndex(
+            ("hip-radeon", "rocm72"),
+            _GPU_SYSTEMS,
+            (
+                "rocm72 is for Linux with ROCm 7.2, whose libraries are not in the wheel",
+                "hip-radeon is for Windows",
+                _SLOW_SHARE,
+            ),
+        ),
+        requirements=(
+            *_COMPILER,
+            Requirement(
+                "ROCm with HIP and rocBLAS",
+                "hipconfig --version",
+                {"apt": "rocm-hip-sdk", "dnf": "rocm-hip-devel hipblas-devel rocblas-devel"},
+                ("linux", "windows"),
+            ),
+        ),
+        environment={
+            "HIP_VISIBLE_DEVICES": "numbers of the cards that may be used",
+            "HSA_OVERRIDE_GFX_VERSION": "makes ROCm treat a card as a near relative, e.g. 10.3.0",
+        },
+        libraries=("ggml-hip",),
+        proof=f"devices() lists a device of kind 'gpu' from 'ROCm', and {_OFFLOADED}",
+        failures=(
+            Failure(
+                "hip-config.cmake",
+                "CMake cannot find HIP",
+                "install ROCm's HIP development files and set ROCM_PATH",
+            ),
+        ),
+    ),
+    Backend(
+        name="sycl",
+        title="Intel SYCL (oneAPI)",
+        summary="for Intel Arc and Iris Xe",
+        cmake_flags=(
+            "-DGGML_SYCL=on",
+            "-DCMAKE_C_COMPILER=icx",
+            "-DCMAKE_CXX_COMPILER=icpx",
+        ),
+        systems=("linux", "windows"),
+        wheels=None,
+        requirements=(
+            Requirement(
+                "Intel's oneAPI compiler, after setvars",
+                "icpx --version",
+                {
+                    "apt": "intel-oneapi-compiler-dpcpp-cpp intel-oneapi-mkl-devel",
+                    "dnf": "intel-oneapi-compiler-dpcpp-cpp intel-oneapi-mkl-devel",
+                    "winget": "Intel.OneAPI.BaseToolkit",
+                    "conda": "dpcpp-cpp-rt mkl-devel-dpcpp",
+                },
+                ("linux", "windows"),
+            ),
+        ),
+        environment={
+            "ONEAPI_DEVICE_SELECTOR": "device to use, e.g. level_zero:0",
+            "ONEAPI_ROOT": "set by oneAPI's setvars script, which must run first",
+        },
+        libraries=("ggml-sycl",),
+        proof=f"devices() lists a device of kind 'gpu' from 'SYCL', and {_OFFLOADED}",
+        failures=(
+            Failure(
+                "icx: not found",
+                "oneAPI's environment is not loaded in this shell",
+                "source /opt/intel/oneapi/setvars.sh (Windows: setvars.bat), then build again",
+            ),
+        ),
+    ),
+    Backend(
+        name="metal",
+        title="Apple Metal",
+        summary="for Macs; on Apple silicon it is the default",
+        cmake_flags=("-DGGML_METAL=on",),
+        systems=("macos",),
+        wheels=WheelIndex(
+            ("metal",), (("macos", "arm64"),), ("Apple silicon only, with an arm64 Python",)
+        ),
+        requirements=_COMPILER,
+        environment={"GGML_METAL_DEVICES": "not needed: there is one device"},
+        libraries=("ggml-metal",),
+        proof=f"devices() lists a device of kind 'gpu' from 'Metal' ('MTL'), and {_OFFLOADED}",
+        failures=(
+            Failure(
+                "incompatible architecture (have 'x86_64', need 'arm64')",
+                "this Python was built for Intel and runs under Rosetta",
+                "install an arm64 Python and run the command with it",
+            ),
+        ),
+    ),
+    Backend(
+        name="rpc",
+        title="RPC (other processes and machines)",
+        summary="the practice accelerator: real offload on a machine without a graphics card",
+        cmake_flags=("-DGGML_RPC=on",),
+        systems=("linux", "macos", "windows"),
+        wheels=None,
+        requirements=_COMPILER,
+        environment={},
+        libraries=("ggml-rpc",),
+        proof="practice_accelerator() gives a device that takes layers",
+        failures=(_NO_COMPILER, _CACHED_WHEEL),
+    ),
+)
+
+BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _ALL}

@@ -1,0 +1,226 @@
+"""The commands of `python -m helpers`.
+
+Each makes sure of the environment and then goes on inside it, so that it does not matter which
+Python started it. `clean` and `doctor` are the exceptions: they never install anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from helpers.errors import InstallError
+from helpers.install import environment
+from helpers.install.backends import BACKENDS
+from helpers.install.clean import clean
+from helpers.install.commands import nearest
+from helpers.install.paths import REPOSITORY, inside, venv_dir, venv_python
+
+FIRST_NOTEBOOK = Path("notebooks") / "00_start_here.ipynb"
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=180", "--durations=10")
+# pytest's options that take the next word as their value: that word is not a path.
+_WITH_VALUE = {
+    "-k", "-m", "-p", "-n", "-o", "-c", "-W", "-r", "--rootdir", "--durations", "--maxfail",
+    "--deselect", "--ignore", "--junitxml", "--tb", "--log-file", "--basetemp", "--timeout",
+    "--confcutdir", "--capture", "--color", "--dist", "--nbval-sanitize-with",
+    "--nbval-kernel-name",
+}  # fmt: skip
+
+Command = Callable[[Sequence[str]], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one line instead of the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InstallError(f"{message}; see {self.prog} --help")
+
+
+def _in_environment(arguments: Sequence[str]) -> int:
+    """Run `python -m helpers ARGUMENTS` with the environment's Python, in place of this process."""
+    python = venv_python(venv_dir())
+    command = [str(python), "-m", "helpers", *arguments]
+    os.chdir(REPOSITORY)
+    return _replace(command)
+
+
+def _replace(command: Sequence[str]) -> int:
+    """Go on as another program; on Windows, run it and wait, which looks the same."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+    if sys.platform != "win32":
+        os.execve(command[0], list(command), env)
+    process = subprocess.Popen(list(command), env=env)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the child has got it too and decides
+            continue
+
+
+def _lab(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m helpers lab", description="Open the suite in JupyterLab.")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="what runs the model: auto (default: looks at the machine), " + ", ".join(BACKENDS),
+    )
+    parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument("--check", action="store_true", help="do all but start the server")
+    options = parser.parse_args(list(arguments))
+    known = ["auto", *BACKENDS]
+    if options.backend is not None and options.backend not in known:
+        raise InstallError(nearest(options.backend, known, "backend"))
+    if options.port is not None and not 0 < options.port < 65536:
+        raise InstallError(f"there is no port {options.port}: choose one from 1024 to 65535")
+    environment.ensure(REPOSITORY, options.backend)
+    if not inside(venv_dir()):
+        return _in_environment(["lab", *arguments])
+    from helpers.doctor import main as doctor
+
+    unwell: int = doctor([])
+    if unwell or options.check:
+        return unwell
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]
+    command.append(f"--ServerApp.root_dir={REPOSITORY}")
+    if options.port is not None:
+        command.append(f"--ServerApp.port={options.port}")
+    if options.no_browser:
+        command.append("--no-browser")
+    if (REPOSITORY / FIRST_NOTEBOOK).exists():
+        command.append(str(REPOSITORY / FIRST_NOTEBOOK))
+    # A kernel of the same name in the user's home must not stand in for this environment's.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.chdir(REPOSITORY)
+    return _replace(command)
+
+
+def names_paths(arguments: Sequence[str], root: Path = REPOSITORY) -> bool:
+    """Say whether pytest's arguments name files or folders to test."""
+    value_next = False
+    for argument in arguments:
+        if value_next:
+            value_next = False
+        elif argument in _WITH_VALUE:
+            value_next = True
+        elif not argument.startswith("-"):
+            path = argument.partition("::")[0]
+            if (Path.cwd() / path).exists() or (root / path).exists():
+                return True
+    return False
+
+
+def pytest_arguments(arguments: Sequence[str], root: Path = REPOSITORY) -> list[str]:
+    """Return the arguments for pytest: the suite's own, and the user's last."""
+    paths = [] if names_paths(arguments, root) else ["tests", "notebooks"]
+    return [*NBVAL, *paths, *arguments]
+
+
+def _test(arguments: Sequence[str]) -> int:
+    environment.ensure(REPOSITORY)
+    if not inside(venv_dir()):
+        return _in_environment(["test", *arguments])
+    os.chdir(REPOSITORY)
+    return _replace([sys.executable, "-m", "pytest", *pytest_arguments(arguments)])
+
+
+def _lint(arguments: Sequence[str]) -> int:
+    _Parser(prog="python -m helpers lint", description="Check form and types.").parse_args(
+        list(arguments)
+    )
+    environment.ensure(REPOSITORY)
+    if not inside(venv_dir()):
+        return _in_environment(["lint"])
+    os.chdir(REPOSITORY)
+    worst = 0
+    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        print("$ " + " ".join(tool), flush=True)
+        worst = max(worst, subprocess.run([sys.executable, "-m", *tool], check=False).returncode)
+    return worst
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    if not inside(venv_dir()) and venv_python(venv_dir()).exists():
+        return _in_environment(["doctor", *arguments])
+    from helpers.doctor import main as doctor
+
+    return doctor(arguments)
+
+
+def _clean(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m helpers clean", description="Remove what the suite put here.")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+    return clean(REPOSITORY, yes=parser.parse_args(list(arguments)).yes)
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    environment.ensure(REPOSITORY)
+    if not inside(venv_dir()):
+        return _in_environment(["bench", *arguments])
+    run: Command = importlib.import_module("helpers.bench").main
+    return run(arguments)
+
+
+_COMMANDS: dict[str, tuple[Command, str]] = {
+    "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
+    "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
+    "lint": (_lint, "check form and types"),
+    "doctor": (_doctor, "say what is installed and active, and how to mend what is not"),
+    "clean": (_clean, "say what the suite has put on the disk, and remove it"),
+}
+
+
+def commands() -> dict[str, tuple[Command, str]]:
+    """Return the commands that this version of the suite has."""
+    known = dict(_COMMANDS)
+    if importlib.util.find_spec("helpers.bench"):
+        known["bench"] = (_bench, "measure sweeps of the parameters that decide speed")
+    return known
+
+
+def _usage() -> str:
+    lines = ["usage: python -m helpers COMMAND [ARGUMENTS]", ""]
+    lines += [f"  {name:8}{text}" for name, (_, text) in commands().items()]
+    return "\n".join([*lines, "", "COMMAND --help says more."])
+
+
+def _stop_on_terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status; 2 means that it could not be begun."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an old console must not end a run
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_usage())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    # A killed run must end its children too, as an interrupted one does.
+    signal.signal(signal.SIGTERM, _stop_on_terminate)
+    try:
+        known = commands()
+        if name not in known:
+            raise InstallError(nearest(name, list(known), "command"))
+        return known[name][0](rest)
+    except InstallError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        return 2

@@ -1,0 +1,187 @@
+"""Which backend suits this machine, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from helpers.install.backends import BACKENDS
+from helpers.install.paths import current_system
+from helpers.install.shapes import CUDA_INDEXES
+
+_PROBE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found out about a machine.
+
+    Attributes:
+        system: `linux`, `macos` or `windows`.
+        machine: Processor as this Python sees it, e.g. `x86_64`, `arm64`, `amd64`.
+        translated: True if this is an Intel Python on Apple silicon.
+        nvidia: Name of the NVIDIA card, or None.
+        cuda: CUDA version that its driver supports, or None.
+        nvcc: True if the CUDA compiler is there.
+        vulkan: Names of real (not software) Vulkan devices.
+        rocm: True if ROCm is installed.
+        oneapi: True if Intel's compiler is active in this shell.
+    """
+
+    system: str
+    machine: str
+    translated: bool = False
+    nvidia: str | None = None
+    cuda: tuple[int, int] | None = None
+    nvcc: bool = False
+    vulkan: tuple[str, ...] = ()
+    rocm: bool = False
+    oneapi: bool = False
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The backend that suits a machine.
+
+    Attributes:
+        backend: Name in `BACKENDS`.
+        reason: Why, in one sentence.
+        wheel_index: Name of the wheel index to try first, or None.
+        notes: What else the user should know.
+    """
+
+    backend: str
+    reason: str
+    wheel_index: str | None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the choice and its reason, one line each."""
+        return "\n".join([f"Backend: {self.backend} ({self.reason})", *self.notes])
+
+
+def _output(*command: str) -> str:
+    """Return what a probing command prints, or an empty text if it cannot be run."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[int, int] | None]:
+    """Return the first card and the CUDA version from what plain `nvidia-smi` prints."""
+    version = re.search(r"CUDA(?: UMD)? Version:\s*(\d+)\.(\d+)", text)
+    card = re.search(r"^\|\s+0\s+(.+?)\s+(?:On|Off|WDDM|TCC)\b", text, re.MULTILINE)
+    if not version and not card:
+        return None, None
+    return (
+        card[1].strip() if card else "an NVIDIA card",
+        (int(version[1]), int(version[2])) if version else None,
+    )
+
+
+def parse_vulkaninfo(text: str) -> tuple[str, ...]:
+    """Return the names of the hardware devices in what `vulkaninfo --summary` prints."""
+    kinds = re.findall(r"deviceType\s*=\s*(\S+)", text)
+    names = re.findall(r"deviceName\s*=\s*(.+)", text)
+    return tuple(
+        name.strip()
+        for kind, name in zip(kinds, names, strict=False)
+        if kind in {"PHYSICAL_DEVICE_TYPE_DISCRETE_GPU", "PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU"}
+    )
+
+
+def look_at_machine() -> Machine:
+    """Ask this machine's drivers and tools what there is."""
+    system = current_system()
+    if system == "macos":
+        return Machine(
+            system,
+            platform.machine().lower(),
+            translated=_output("sysctl", "-n", "sysctl.proc_translated").strip() == "1",
+        )
+    nvidia, cuda = parse_nvidia_smi(_output("nvidia-smi"))
+    return Machine(
+        system,
+        platform.machine().lower(),
+        nvidia=nvidia,
+        cuda=cuda,
+        nvcc=shutil.which(os.environ.get("CUDACXX") or "nvcc") is not None,
+        vulkan=parse_vulkaninfo(_output("vulkaninfo", "--summary")),
+        rocm=bool(_output("hipconfig", "--version").strip()),
+        oneapi=shutil.which("icpx") is not None,
+    )
+
+
+def cuda_index(driver: tuple[int, int], system: str) -> str | None:
+    """Return the newest CUDA wheel index that a driver serves, or None."""
+    fitting = [
+        name
+        for name, needed in CUDA_INDEXES
+        if needed <= driver and not (system == "windows" and name in {"cu121", "cu122", "cu123"})
+    ]
+    return fitting[-1] if fitting else None
+
+
+def wheel_index(backend: str, machine: Machine) -> str | None:
+    """Return the name of the wheel index for `backend` on `machine`, or None if there is none."""
+    wheels = BACKENDS[backend].wheels
+    if wheels is None or (machine.system, machine.machine) not in wheels.systems:
+        return None
+    if backend == "cuda":
+        return cuda_index(machine.cuda, machine.system) if machine.cuda else None
+    if backend == "rocm":
+        return "hip-radeon" if machine.system == "windows" else "rocm72"
+    return wheels.names[-1]
+
+
+def detect_backend(machine: Machine | None = None) -> Detection:
+    """Choose the backend for a machine (default: this one) and say why.
+
+    A backend is chosen only if it can be had: by a prebuilt wheel or with a compiler that is
+    there. What stands in the way of a faster one is in `notes`.
+    """
+    seen = machine or look_at_machine()
+    notes: list[str] = []
+    if seen.system == "macos":
+        if seen.machine == "arm64":
+            return Detection("metal", "Apple silicon", wheel_index("metal", seen))
+        if seen.translated:
+            notes.append(
+                "This Python was built for Intel and runs translated on Apple silicon: install "
+                "an arm64 Python (python.org's universal installer, or brew) to use Metal."
+            )
+        return Detection("cpu", "an Intel Python on a Mac", wheel_index("cpu", seen), tuple(notes))
+    if seen.nvidia:
+        index = wheel_index("cuda", seen)
+        version = ".".join(map(str, seen.cuda)) if seen.cuda else "an unknown version"
+        if index or seen.nvcc:
+            how = f"its driver supports CUDA {version}" if index else "nvcc is there"
+            return Detection("cuda", f"{seen.nvidia}; {how}", index)
+        notes.append(
+            f"{seen.nvidia} is there, but its driver supports CUDA {version} and nvcc is missing: "
+            "update the driver, or install the CUDA toolkit, and run lab --backend cuda."
+        )
+    if seen.rocm:
+        return Detection("rocm", "ROCm is installed", wheel_index("rocm", seen), tuple(notes))
+    if seen.vulkan:
+        return Detection(
+            "vulkan", f"Vulkan sees {seen.vulkan[0]}", wheel_index("vulkan", seen), tuple(notes)
+        )
+    if seen.oneapi:
+        notes.append("Intel's oneAPI is active: for an Intel card, run lab --backend sycl.")
+    return Detection("cpu", "no usable GPU was found", wheel_index("cpu", seen), tuple(notes))

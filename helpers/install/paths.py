@@ -1,0 +1,162 @@
+"""Where things are: the repository, its environment, the user's cache; and who may use them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from helpers.errors import InstallError
+
+OLDEST_PYTHON = (3, 11)
+REPOSITORY = Path(__file__).resolve().parents[2]
+_MIB = 1024 * 1024
+
+
+def current_system() -> str:
+    """Return `linux`, `macos` or `windows`; any other Unix counts as `linux`."""
+    if sys.platform == "win32":
+        return "windows"
+    return "macos" if sys.platform == "darwin" else "linux"
+
+
+def cache_dir() -> Path:
+    """Return the folder of sources, wheels and logs; `LLAMA_NOTEBOOKS_CACHE` replaces it."""
+    own = os.environ.get("LLAMA_NOTEBOOKS_CACHE")
+    if own:
+        return Path(own).expanduser().resolve()
+    system = current_system()
+    if system == "windows":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif system == "macos":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "llama-notebooks"
+
+
+def venv_dir(root: Path = REPOSITORY) -> Path:
+    """Return the folder of the suite's environment."""
+    return root / ".venv"
+
+
+def venv_python(venv: Path) -> Path:
+    """Return the Python of an environment (which need not exist)."""
+    if current_system() == "windows":
+        return venv / "Scripts" / "python.exe"
+    return venv / "bin" / "python"
+
+
+def site_packages(venv: Path) -> Path:
+    """Return where an environment keeps its packages, without starting its Python."""
+    if current_system() == "windows":
+        return venv / "Lib" / "site-packages"
+    found = sorted((venv / "lib").glob("python3.*/site-packages"))
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return found[-1] if found else venv / "lib" / version / "site-packages"
+
+
+def pip_environment() -> dict[str, str]:
+    """Return the environment for pip: the user's, less what would leak packages in."""
+    env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+    env["PYTHONNOUSERSITE"] = "1"
+    env.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    return env
+
+
+def inside(venv: Path) -> bool:
+    """Say whether this process runs in the environment `venv`."""
+    try:
+        return Path(sys.prefix).samefile(venv)
+    except OSError:
+        return False
+
+
+def make_folder(path: Path, why: str) -> Path:
+    """Create a folder and prove that it can be written.
+
+    Raises:
+        InstallError: If it cannot, with what the folder is for.
+    """
+    probe = path / f".write-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InstallError(
+            f"{path} cannot be written ({error.strerror}), and {why} goes there: "
+            "use a folder that you own"
+        ) from None
+    return path
+
+
+def need_space(path: Path, mib: int, why: str) -> None:
+    """Check that `mib` MiB are free where `path` is.
+
+    Raises:
+        InstallError: If there is less, with both figures.
+    """
+    place = path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free // _MIB
+    if free < mib:
+        raise InstallError(
+            f"{why} needs about {mib} MiB in {path}, but only {free} MiB are free: make room "
+            "(python -m helpers clean shows what the suite keeps) and run the command again"
+        )
+
+
+def folder_mib(path: Path) -> float:
+    """Return the size of a file or folder in MiB, links not followed."""
+    if path.is_file() or path.is_symlink():
+        return path.lstat().st_size / _MIB
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += (Path(folder) / name).lstat().st_size
+            except OSError:
+                continue  # gone while we looked
+    return total / _MIB
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def lock(cache: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Let one process at a time prepare environments; others wait and say so.
+
+    The lock is the operating system's: it goes away with the last process that holds the file, so
+    that a killed run blocks nobody, and a build that outlives its parent still does.
+
+    Yields:
+        The file descriptor, for children that are to hold the lock as well.
+    """
+    import time
+
+    make_folder(cache, "the suite's cache")
+    with (cache / "lock").open("a", encoding="utf-8") as handle:
+        if not _try_lock(handle):
+            say("Another run is preparing an environment: waiting for it to finish.")
+            while not _try_lock(handle):
+                time.sleep(0.5)
+        yield handle.fileno()

@@ -1,0 +1,27 @@
+"""What all tests share: sockets closed to other machines, and versions in the header."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import pytest
+from pytest_socket import socket_allow_hosts
+
+_SHOWN = ("llama-cpp-python", "langchain-core", "llguidance", "ipykernel", "nbval")
+
+
+@pytest.fixture(autouse=True)
+def _no_other_machines() -> None:
+    """Allow sockets to this machine alone (pytest-socket takes the ban back after each test)."""
+    socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+
+
+def pytest_report_header() -> list[str]:
+    versions = []
+    for name in _SHOWN:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} absent")
+    return [", ".join(versions), f"Python {platform.python_version()} on {platform.platform()}"]
