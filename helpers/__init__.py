@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from helpers.errors import HelpersError as HelpersError
     from helpers.errors import InstallError as InstallError
     from helpers.errors import ModelFileError as ModelFileError
+    from helpers.grammars import Grammar as Grammar
     from helpers.install import BACKENDS as BACKENDS
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "ContextOverflowError": "errors",
     "DeviceError": "errors",
     "EngineCrashed": "errors",
+    "Grammar": "grammars",
     "GrammarError": "errors",
     "HelpersError": "errors",
     "InstallError": "errors",
