@@ -209,8 +209,9 @@ def _padded(n_bytes: int, alignment: int) -> int:
 
 
 def _tensor_problem(tensor: Tensor) -> str | None:
-    if not 0 < len(tensor.name.encode("utf-8", "surrogateescape")) <= MAX_TENSOR_NAME:
-        return f"has a name of unusable length. {_AGAIN}"
+    name = tensor.name.encode("utf-8", "surrogateescape")
+    if not 0 < len(name) <= MAX_TENSOR_NAME or b"\0" in name:
+        return f"has an unusable name. {_AGAIN}"
     if tensor.type_id in REMOVED_TENSOR_TYPES:
         return (
             f"is stored as {REMOVED_TENSOR_TYPES[tensor.type_id]}, which llama.cpp no longer "

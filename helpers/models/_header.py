@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from helpers.errors import ModelFileError
+from helpers.models._cursor import WINDOW, Cursor
 from helpers.models._formats import (
     ARRAY,
     DEFAULT_ALIGNMENT,
@@ -29,20 +29,16 @@ from helpers.models._formats import (
 )
 
 # Bounds, several times what the largest published models have (260,000 tokens, 520,000 merges,
-# about 3,000 tensors, headers of 30 MB).
-MAX_HEADER_BYTES = 256 * 2**20
+# about 3,000 tensors); the cursor bounds the whole header.
 MAX_KEYS = 65_536
 MAX_TENSORS = 131_072
 MAX_STRINGS = 2**22
 MAX_NAME_BYTES = 65_535
 MAX_DEPTH = 4
 
-_WINDOW = 2**20
-# Up to these sizes values are read at once; larger ones stay in the file until asked for. The
-# budget is for a whole header: no mixture of small values may add up to more.
+# Longer values stay in the file until they are asked for.
 _EAGER_ITEMS = 64
 _EAGER_TEXT = 2**18
-_EAGER_BUDGET = 2**25
 
 
 class Array(NamedTuple):
@@ -97,112 +93,6 @@ class Tensor(NamedTuple):
         for size in self.shape:
             product *= size
         return product
-
-
-class _Cursor:
-    """Reads a file front to back through a window, and knows its end."""
-
-    def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
-        self.file = file
-        self.size = size
-        self.path = path
-        self.limit = min(size, MAX_HEADER_BYTES)
-        self.pos = 0
-        self._window = b""
-        self._base = 0
-        self._budget = _EAGER_BUDGET
-        self.order = "<"
-
-    def spend(self, n_bytes: int, what: str) -> None:
-        """Count what is kept in memory."""
-        self._budget -= n_bytes
-        if self._budget < 0:
-            raise self.fail(f"{what} at byte {self.pos:,} comes after too many large values")
-
-    def fail(self, what: str) -> ModelFileError:
-        return ModelFileError(
-            f"{self.path} is damaged: {what}. The header cannot be read any further. "
-            "Download or copy the file again."
-        )
-
-    def require(self, n_bytes: int, what: str) -> None:
-        """Check that `n_bytes` more bytes can belong to the header."""
-        if n_bytes <= self.limit - self.pos:
-            return
-        if n_bytes > self.size - self.pos:
-            raise self.fail(
-                f"{what} at byte {self.pos:,} needs {n_bytes:,} bytes, "
-                f"but the file ends after {max(self.size - self.pos, 0):,} more"
-            )
-        raise self.fail(
-            f"{what} at byte {self.pos:,} would make the header larger than "
-            f"{MAX_HEADER_BYTES // 2**20} MiB"
-        )
-
-    def window(self, n_bytes: int) -> tuple[bytes, int]:
-        """Return a buffer with (at least) `n_bytes` from here on, and where here is in it."""
-        start = self.pos - self._base
-        if start < 0 or start + n_bytes > len(self._window):
-            self.file.seek(self.pos)
-            self._window = self.file.read(max(n_bytes, _WINDOW))
-            self._base, start = self.pos, 0
-            if len(self._window) < n_bytes:
-                raise self.fail(f"it became shorter while it was read (byte {self.pos:,})")
-        return self._window, start
-
-    def number(self, code: str, size: int, what: str) -> Any:
-        self.require(size, what)
-        buffer, start = self.window(size)
-        self.pos += size
-        return struct.unpack_from(self.order + code, buffer, start)[0]
-
-    def raw_string(self, what: str, limit: int = MAX_HEADER_BYTES) -> bytes:
-        length = self.number("Q", 8, f"the length of {what}")
-        if length > limit:
-            raise self.fail(f"{what} at byte {self.pos:,} claims a length of {length:,} bytes")
-        self.require(length, what)
-        buffer, start = self.window(length)
-        self.pos += length
-        return buffer[start : start + length]
-
-    def string(self, what: str, limit: int = MAX_HEADER_BYTES) -> str:
-        # The specification says UTF-8; vocabularies hold pieces of characters all the same.
-        return self.raw_string(what, limit).decode("utf-8", "surrogateescape")
-
-    def skip(self, n_bytes: int, what: str) -> None:
-        self.require(n_bytes, what)
-        self.pos += n_bytes
-
-    def raw_strings(self, count: int, what: str) -> list[bytes]:
-        """Read strings without decoding them, as fast as Python allows."""
-        unpack = struct.Struct(self.order + "Q").unpack_from
-        texts: list[bytes] = []
-        while count > len(texts):
-            self.require(8, what)
-            buffer, here = self.window(8)
-            first, last = here, len(buffer)
-            while count > len(texts) and here + 8 <= last:
-                end: int = here + 8 + unpack(buffer, here)[0]
-                if end > last:
-                    break
-                texts.append(buffer[here + 8 : end])
-                here = end
-            self.pos = self._base + here
-            if here == first:  # one string that is longer than the window
-                texts.append(self.raw_string(what))
-        return texts
-
-    def skip_strings(self, count: int, what: str) -> None:
-        """Walk over `count` strings: their lengths are read, their text is not."""
-        unpack = struct.Struct(self.order + "Q").unpack_from
-        while count:
-            self.require(8, what)
-            buffer, here = self.window(8)
-            last = len(buffer) - 8
-            while count and here <= last:
-                here += 8 + unpack(buffer, here)[0]
-                count -= 1
-            self.skip(self._base + here - self.pos, f"a string of {what}")
 
 
 class Header(Mapping[str, Any]):
@@ -260,6 +150,11 @@ class Header(Mapping[str, Any]):
         value = self._values[key]
         return value.length if isinstance(value, Array) else len(self[key])
 
+    def per_layer(self, key: str, layers: int) -> list[int]:
+        """Return a number that is one for all layers, or one for each; zeros if it is missing."""
+        value = self.get(key, 0)
+        return [int(item) for item in value] if isinstance(value, list) else [int(value)] * layers
+
     def raw_strings(self, key: str) -> list[bytes]:
         """Return an array of strings as bytes, faster than decoding each of them."""
         value = self._values[key]
@@ -288,8 +183,8 @@ class Header(Mapping[str, Any]):
             cursor.skip(index * size, key)
             return cursor.number(code, size, key)
 
-    def _cursor(self, file: BinaryIO, offset: int) -> _Cursor:
-        cursor = _Cursor(file, self.file_size, self.path)
+    def _cursor(self, file: BinaryIO, offset: int) -> Cursor:
+        cursor = Cursor(file, self.file_size, self.path)
         cursor.order = "<" if self.byte_order == "little" else ">"
         cursor.pos = offset
         return cursor
@@ -299,7 +194,7 @@ class Header(Mapping[str, Any]):
             yield from _read_items(self._cursor(file, array.offset), array.item_type, array.length)
 
 
-def _read_items(cursor: _Cursor, item_type: int, count: int) -> Iterator[Any]:
+def _read_items(cursor: Cursor, item_type: int, count: int) -> Iterator[Any]:
     if item_type == STRING:
         for text in cursor.raw_strings(count, "an array"):
             yield text.decode("utf-8", "surrogateescape")
@@ -307,7 +202,7 @@ def _read_items(cursor: _Cursor, item_type: int, count: int) -> Iterator[Any]:
     _, code, size = VALUE_FORMATS[item_type]
     while count:
         # A piece at a time: the window stays small however long the array is.
-        piece = min(count, _WINDOW // size)
+        piece = min(count, WINDOW // size)
         cursor.require(piece * size, "an array")
         buffer, start = cursor.window(piece * size)
         yield from struct.unpack_from(f"{cursor.order}{piece}{code}", buffer, start)
@@ -315,7 +210,7 @@ def _read_items(cursor: _Cursor, item_type: int, count: int) -> Iterator[Any]:
         count -= piece
 
 
-def _read_array(cursor: _Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[int, ...]]:
+def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[int, ...]]:
     what = f"the array {key!r}"
     item_type = cursor.number("I", 4, what)
     count = cursor.number("Q", 8, what)
@@ -346,7 +241,7 @@ def _read_array(cursor: _Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[i
     return array, types
 
 
-def _read_text(cursor: _Cursor, key: str) -> str | Text:
+def _read_text(cursor: Cursor, key: str) -> str | Text:
     start = cursor.pos
     length = cursor.number("Q", 8, f"the length of {key!r}")
     cursor.require(length, f"the text of {key!r}")
@@ -358,7 +253,7 @@ def _read_text(cursor: _Cursor, key: str) -> str | Text:
     return cursor.string(f"the text of {key!r}")
 
 
-def _read_values(cursor: _Cursor, header: Header, count: int) -> None:
+def _read_values(cursor: Cursor, header: Header, count: int) -> None:
     for index in range(count):
         key = cursor.string(f"the name of key {index + 1} of {count}", MAX_NAME_BYTES)
         if not key or key in header._values:
@@ -386,7 +281,7 @@ def _read_values(cursor: _Cursor, header: Header, count: int) -> None:
         header._types[key] = types
 
 
-def _read_tensor(cursor: _Cursor, index: int, count: int) -> Tensor:
+def _read_tensor(cursor: Cursor, index: int, count: int) -> Tensor:
     what = f"tensor {index + 1} of {count}"
     name = cursor.string(f"the name of {what}", MAX_NAME_BYTES)
     n_dims = cursor.number("I", 4, what)
@@ -418,7 +313,7 @@ def read_header(path: Path) -> Header:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        cursor = _Cursor(file, size, path)
+        cursor = Cursor(file, size, path)
         if size < 24 or file.read(4) != GGUF_MAGIC:
             raise cursor.fail("it does not begin with a GGUF header")
         cursor.pos = 4

@@ -14,7 +14,6 @@ from typing import Any
 from helpers.models._check import checked_header
 from helpers.models._formats import FILE_TYPES
 from helpers.models._header import Header, Tensor, read_header
-from helpers.models._plausible import numbers
 
 _LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.")
 # Tensors of the input layer, which llama.cpp always keeps on the CPU, and of the output layer,
@@ -206,9 +205,9 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         return header.get(f"{arch}.{name}", default)
 
     layers = int(hyper("block_count"))
-    n_heads = tuple(numbers(header, f"{arch}.attention.head_count", layers))
+    n_heads = tuple(header.per_layer(f"{arch}.attention.head_count", layers))
     kv_key = f"{arch}.attention.head_count_kv"
-    n_kv_heads = tuple(numbers(header, kv_key, layers)) if kv_key in header else n_heads
+    n_kv_heads = tuple(header.per_layer(kv_key, layers)) if kv_key in header else n_heads
     n_embd = int(hyper("embedding_length"))
     most_heads = max(n_heads, default=0)
     head_length = n_embd // most_heads if most_heads else 0
@@ -229,7 +228,7 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         key_length=int(hyper("attention.key_length", head_length)),
         value_length=int(hyper("attention.value_length", head_length)),
         n_embd=n_embd,
-        n_ff=tuple(numbers(header, f"{arch}.feed_forward_length", layers)),
+        n_ff=tuple(header.per_layer(f"{arch}.feed_forward_length", layers)),
         n_vocab=header.length(tokens) if tokens in header else int(hyper("vocab_size")),
         n_ctx_train=int(hyper("context_length")),
         quantization=_recipe(header, tensors),
@@ -241,7 +240,7 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         sliding_window=hyper("attention.sliding_window", None) or None,
         sliding_window_pattern=tuple(map(bool, pattern)) if isinstance(pattern, list) else pattern,
         n_experts=int(hyper("expert_count")),
-        n_experts_used=max(numbers(header, f"{arch}.expert_used_count", layers), default=0),
+        n_experts_used=max(header.per_layer(f"{arch}.expert_used_count", layers), default=0),
         recurrent={
             name: value
             for kind in ("ssm.", "wkv.", "shortconv.", "kda.")

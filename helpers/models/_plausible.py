@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from helpers.models._formats import (
@@ -17,15 +16,15 @@ from helpers.models._formats import (
     FREE_HEAD_LENGTHS,
     MAX_EXPERTS,
     MAX_LAYERS,
-    PRE_TOKENIZERS,
     PROJECTOR_ARCHITECTURES,
     ROPE_SCALING_TYPES,
     WHOLE_HEAD_ROTATED,
 )
 from helpers.models._header import Header, Tensor
+from helpers.models._tensors import tensor_problems
+from helpers.models._vocabulary import vocabulary_problems
 
 _AGAIN = "Download or copy the file again."
-_BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 # The scalar keys that every architecture reads (llama_model_base::load_hparams), with their types.
 # (key after "{architecture}.", types, smallest, largest, required)
@@ -72,8 +71,6 @@ _TYPES = {
     "split.no": "u16",
     "split.count": "u16",
 }
-_WITH_MERGES = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
-_TOKENIZERS = _WITH_MERGES | {"llama", "bert", "t5", "rwkv", "plamo2", "test", "no_vocab", "none"}
 
 
 def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
@@ -99,8 +96,8 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
             "has no tensors: it is a vocabulary or a header without weights. Download the model "
             "file itself."
         )
-    yield from _vocabulary(header)
-    yield from _shapes(header, arch, tensors)
+    yield from vocabulary_problems(header)
+    yield from tensor_problems(header, arch, tensors)
 
 
 def _architecture(header: Header) -> Iterator[str]:
@@ -173,17 +170,11 @@ def _per_layer(header: Header, arch: str) -> Iterator[str]:
             yield f"has {key!r} with a value outside 0 to {largest:,}. {_AGAIN}"
 
 
-def numbers(header: Header, key: str, layers: int) -> list[int]:
-    """Return a per-layer number as a list, from one number or an array; zeros if it is missing."""
-    value = header.get(key, 0)
-    return [int(item) for item in value] if isinstance(value, list) else [int(value)] * layers
-
-
 def _experts(header: Header, arch: str) -> Iterator[str]:
     """The assertions on experts in llama_model_base::load_hparams."""
     count = header.get(f"{arch}.expert_count", 0)
     layers = header[f"{arch}.block_count"]
-    used = max(numbers(header, f"{arch}.expert_used_count", layers))
+    used = max(header.per_layer(f"{arch}.expert_used_count", layers))
     groups = header.get(f"{arch}.expert_group_count", 0)
     groups_used = header.get(f"{arch}.expert_group_used_count", 0)
     if arch in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
@@ -202,7 +193,7 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
     layers = header[f"{arch}.block_count"]
     if header.get(f"{arch}.nextn_predict_layers", 0) > layers:
         yield f"has more prediction layers than layers. {_AGAIN}"
-    heads = numbers(header, f"{arch}.attention.head_count", layers)[0]
+    heads = header.per_layer(f"{arch}.attention.head_count", layers)[0]
     if not heads:
         return
     default = header[f"{arch}.embedding_length"] // heads
@@ -218,100 +209,4 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
         yield (
             f"has {arch + '.rope.dimension_count'!r} = {rotated}, but its heads have {key} "
             f"values. {_AGAIN}"
-        )
-
-
-def _vocabulary(header: Header) -> Iterator[str]:
-    model = header.get("tokenizer.ggml.model")
-    if model is None:
-        yield f"is incomplete: it has no vocabulary ('tokenizer.ggml.model'). {_AGAIN}"
-        return
-    if model not in _TOKENIZERS:
-        yield (
-            f"has a tokenizer {model!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
-    if model in ("no_vocab", "none"):
-        return
-    key = "tokenizer.ggml.tokens"
-    if key not in header or header.type_of(key) != ("array", "str") or not header.length(key):
-        yield f"is incomplete: its vocabulary ({key!r}) is missing or empty. {_AGAIN}"
-        return
-    n_tokens = header.length(key)
-    for name, kinds in (("token_type", ("i32",)), ("scores", ("f32", "i32"))):
-        other = f"tokenizer.ggml.{name}"
-        if other in header and not (
-            header.type_of(other)[0] == "array"
-            and header.type_of(other)[1] in kinds
-            and header.length(other) >= n_tokens
-        ):
-            yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens. {_AGAIN}"
-    pre = header.get("tokenizer.ggml.pre", "")
-    if model in ("gpt2", "hybriddna", "whitespace") and pre and pre not in PRE_TOKENIZERS:
-        yield (
-            f"has a pre-tokenizer {pre!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
-    merges = "tokenizer.ggml.merges"
-    if model in _WITH_MERGES and merges not in header:
-        if header.get("tokenizer.ggml.pre") != "kimi-k2":
-            yield f"is incomplete: its tokenizer needs {merges!r}, which is missing. {_AGAIN}"
-    elif merges in header and header.type_of(merges) != ("array", "str"):
-        yield f"is damaged: {merges!r} is not an array of strings. {_AGAIN}"
-    yield from _tokens(header, key, n_tokens)
-
-
-def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
-    """Every token must be different (an assertion in llama_vocab::impl::load)."""
-    tokens = header.raw_strings(key)
-    if b"" in tokens:
-        # llama.cpp gives empty tokens a name with their number, which makes them different.
-        tokens = [token or b"[EMPTY_%d]" % number for number, token in enumerate(tokens)]
-    if len(set(tokens)) < n_tokens:
-        twice = _first_repeated(tokens).decode("utf-8", "replace")
-        yield f"is damaged: the token {twice!r} stands in its vocabulary twice. {_AGAIN}"
-
-
-def _first_repeated(tokens: list[bytes]) -> bytes:
-    seen: set[bytes] = set()
-    for token in tokens:
-        if token in seen:
-            return token
-        seen.add(token)
-    return b""
-
-
-def _shapes(header: Header, arch: str, tensors: Sequence[Tensor]) -> Iterator[str]:
-    width = header[f"{arch}.embedding_length"]
-    layers = header[f"{arch}.block_count"]
-    n_tokens = (
-        header.length("tokenizer.ggml.tokens")
-        if "tokenizer.ggml.tokens" in header
-        else header.get(f"{arch}.vocab_size", 0)
-    )
-    for tensor in tensors:
-        match = _BLOCK.match(tensor.name)
-        if match and int(match[1]) >= layers:
-            yield (
-                f"has a tensor {tensor.name!r}, but says that it has {layers} layers "
-                f"({arch}.block_count). {_AGAIN}"
-            )
-        if tensor.name == "token_embd.weight" and arch != "wavtokenizer-dec":
-            if tensor.shape[0] != width:
-                yield (
-                    f"says that its embeddings have {width:,} values ({arch}.embedding_length), "
-                    f"but token_embd.weight has {tensor.shape[0]:,}. {_AGAIN}"
-                )
-            if n_tokens and tensor.n_elements != width * n_tokens:
-                yield (
-                    f"has {n_tokens:,} tokens in its vocabulary, but embeddings for "
-                    f"{tensor.n_elements // width:,} (token_embd.weight). {_AGAIN}"
-                )
-    present = {int(match[1]) for match in map(_BLOCK.match, (t.name for t in tensors)) if match}
-    wanted = layers - header.get(f"{arch}.nextn_predict_layers", 0)
-    lacking = [index for index in range(wanted) if index not in present]
-    if present and lacking:
-        yield (
-            f"says that it has {layers} layers, but no tensor of layer {lacking[0]} "
-            f"({len(lacking)} layers are missing). {_AGAIN}"
         )
