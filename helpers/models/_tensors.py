@@ -35,7 +35,7 @@ def _type_problems(tensor: Tensor) -> Iterator[str]:
     if not tensor.name.endswith((".weight", ".bias")):
         return
     if tensor.type in _NOT_FOR_WEIGHTS and not any(table in tensor.name for table in _TABLES):
-        yield f"is damaged: {tensor.name!r} is of the type {tensor.type}, no weights' type. {_AGAIN}"
+        yield f"is damaged: {tensor.name!r} has the type {tensor.type}, not a weight's. {_AGAIN}"
     one_dimensional = tensor.n_elements == tensor.shape[0]
     if one_dimensional and tensor.type != "F32" and tensor.name.endswith(("_norm.weight", ".bias")):
         yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"

@@ -64,7 +64,8 @@ def _token_types(header: Header, model: str) -> Iterator[str]:
 
 def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
     """Every token must be different (an assertion in llama_vocab::impl::load)."""
-    tokens = header.raw_strings(key)
+    # llama.cpp takes them as C strings, which end at the first zero byte.
+    tokens = [token.partition(b"\0")[0] for token in header.raw_strings(key)]
     if b"" in tokens:
         # llama.cpp gives empty tokens a name with their number, which makes them different.
         tokens = [token or b"[EMPTY_%d]" % number for number, token in enumerate(tokens)]
