@@ -9,7 +9,8 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from helpers import Timings, plot_timings, plot_tokens, plots
+from helpers import Timings, plot_timings, plot_tokens
+from helpers.plots._style import duration
 
 CALL = Timings(
     load_ms=400.0,
@@ -309,4 +310,4 @@ def test_jupyter_shows_the_figure_once(first: str) -> None:
     ],
 )
 def test_durations_are_told_in_words_of_three_digits(ms: float, text: str) -> None:
-    assert plots._duration(ms) == text
+    assert duration(ms) == text

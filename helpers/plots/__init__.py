@@ -1,0 +1,11 @@
+"""Matplotlib figures from measurements.
+
+Every figure is made without pyplot (nothing is kept in global state, so Jupyter shows it exactly
+once), has a transparent ground, and can be read on a light and on a dark page and without colours.
+`_style.py` holds that look, once, for every figure.
+"""
+
+from helpers.plots._timings import plot_timings
+from helpers.plots._tokens import plot_tokens
+
+__all__ = ["plot_timings", "plot_tokens"]
