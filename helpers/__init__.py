@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
+    from helpers.summary import EnvironmentSummary as EnvironmentSummary
+    from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
 
 _MODULE_OF = {
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "ContextOverflowError": "errors",
     "DeviceError": "errors",
     "EngineCrashed": "errors",
+    "EnvironmentSummary": "summary",
     "Grammar": "grammars",
     "GrammarError": "errors",
     "HelpersError": "errors",
@@ -53,6 +56,7 @@ _MODULE_OF = {
     "check_model_file": "models",
     "default_model": "models",
     "detect_backend": "install",
+    "environment_summary": "summary",
     "format_prompt": "models",
     "inspect_model": "models",
     "install_command": "install",

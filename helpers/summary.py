@@ -1,0 +1,162 @@
+"""What a measurement was made with: the first cell of every notebook shows it.
+
+Nothing that tells who or where: no host name, no user, no path.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from html import escape
+
+import helpers
+from helpers.errors import HelpersError
+
+__all__ = ["EnvironmentSummary", "environment_summary"]
+
+_ABSENT = "not installed (python -m helpers doctor tells what to do)"
+
+
+@dataclass(frozen=True)
+class EnvironmentSummary:
+    """Versions, devices and model of this environment; prints as a table.
+
+    Attributes:
+        helpers: Version of `helpers`.
+        python: Version of Python.
+        system: Operating system and processor architecture.
+        llama_cpp_python: Version of llama-cpp-python.
+        langchain_core: Version of langchain-core.
+        backends: Backends of the devices, for example `("CUDA", "CPU")`.
+        devices: One line for each device, with its memory in GiB; or what hinders it.
+        cores_physical: Physical cores of the machine.
+        cores_usable: Physical cores that this process may use, or None if that is unknown.
+        memory_gib: Memory of the machine in GiB.
+        model: Name of the model file that `default_model` gives; or what hinders it.
+    """
+
+    helpers: str
+    python: str
+    system: str
+    llama_cpp_python: str
+    langchain_core: str
+    backends: tuple[str, ...]
+    devices: tuple[str, ...]
+    cores_physical: int
+    cores_usable: int | None
+    memory_gib: float
+    model: str
+
+    def _rows(self) -> list[tuple[str, str]]:
+        usable = f", {self.cores_usable} usable here" if self.cores_usable else ""
+        return [
+            ("helpers", self.helpers),
+            ("Python", self.python),
+            ("system", self.system),
+            ("llama-cpp-python", self.llama_cpp_python),
+            ("langchain-core", self.langchain_core),
+            ("backend", ", ".join(self.backends) or "unknown"),
+            *(("device", device) for device in self.devices),
+            ("cores", f"{self.cores_physical} physical{usable}"),
+            ("memory", f"{self.memory_gib:.1f} GiB"),
+            ("model", self.model),
+        ]
+
+    def __str__(self) -> str:
+        """Return the table as lines of text."""
+        return "\n".join(f"{name:<17} {value}" for name, value in self._rows())
+
+    def __repr__(self) -> str:
+        """Return the table too: a notebook shows it where it cannot show HTML."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table for Jupyter."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self._rows()
+        )
+        return f"<table><tbody>{rows}</tbody></table>"
+
+
+def environment_summary() -> EnvironmentSummary:
+    """Look at versions, backend, devices and model of this environment.
+
+    It never raises for something that is missing: the summary then says so in its place.
+
+    Returns:
+        The summary; as the last line of a cell it shows as a table.
+
+    >>> environment_summary().python == platform.python_version()
+    True
+    """
+    import psutil  # not at the top: without it the module can still be imported and documented
+
+    backends, devices, usable = _devices()
+    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or os.cpu_count() or 1
+    return EnvironmentSummary(
+        helpers=helpers.__version__,
+        python=platform.python_version(),
+        system=_system(),
+        llama_cpp_python=_version("llama-cpp-python"),
+        langchain_core=_version("langchain-core"),
+        backends=backends,
+        devices=devices,
+        cores_physical=physical,
+        cores_usable=usable,
+        memory_gib=psutil.virtual_memory().total / 2**30,
+        model=_model(),
+    )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return _ABSENT
+
+
+def _system() -> str:
+    name = platform.system()
+    if name == "Darwin":
+        name = f"macOS {platform.mac_ver()[0]}"
+    elif name == "Windows":
+        name = f"Windows {platform.release()}"
+    return f"{name} {platform.machine()}"
+
+
+def _devices() -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    try:
+        from helpers.native import devices, usable_cores
+
+        found = devices()
+    except (HelpersError, ImportError, OSError) as error:
+        return (), (f"unknown: {_first_line(error)}",), None
+    backends = tuple(dict.fromkeys(device.backend for device in found))
+    lines = tuple(
+        f"{device.name} ({device.kind}): {device.description}, {device.total_mib / 1024:.1f} GiB"
+        for device in found
+    )
+    return backends, lines, usable_cores()
+
+
+def _model() -> str:
+    try:
+        from helpers.models import default_model
+
+        return default_model().name
+    except (HelpersError, ImportError, OSError) as error:
+        return f"none: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    # An error may name the folder where it looked: who reads a notebook need not know it.
+    lines = str(error).splitlines() or [type(error).__name__]
+    words = [
+        "…" + word.rpartition(os.sep)[2] if os.sep in word[:-1] else word
+        for word in lines[0].split(" ")
+    ]
+    return " ".join(words)
