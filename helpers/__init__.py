@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
+    from helpers.models import find_model as find_model
     from helpers.models import format_prompt as format_prompt
     from helpers.models import inspect_model as inspect_model
+    from helpers.models import local_models as local_models
+    from helpers.models import recommend as recommend
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
@@ -57,8 +60,11 @@ _MODULE_OF = {
     "default_model": "models",
     "detect_backend": "install",
     "environment_summary": "summary",
+    "find_model": "models",
     "format_prompt": "models",
     "inspect_model": "models",
+    "local_models": "models",
+    "recommend": "models",
     "install_command": "install",
     "plot_timings": "plots",
     "plot_tokens": "plots",

@@ -25,7 +25,10 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
             "llama-cpp-python if the model is newer than it."
         )
     if model in ("no_vocab", "none"):
-        return
+        yield (
+            "has no vocabulary: it is a part of a speech or image model and cannot read text. "
+            "Choose a text model."
+        )
     key = "tokenizer.ggml.tokens"
     if key not in header or header.type_of(key) != ("array", "str") or not header.length(key):
         yield f"is incomplete: its vocabulary ({key!r}) is missing or empty. {_AGAIN}"

@@ -1,0 +1,182 @@
+"""Which model of the catalogue suits a machine: computed sizes against its memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from helpers.models.catalogue import CATALOGUE, CatalogueEntry
+
+PURPOSES = ("chat", "code", "reasoning", "languages", "teaching")
+
+# Kept free: for the system and a notebook in RAM, for the display and the driver in video memory.
+_RAM_RESERVE = 1500.0
+_VRAM_RESERVE = 500.0
+# Compute buffers, beside weights and cache: a base and the scores of a batch (512 x tokens x 4).
+_COMPUTE_BASE = 100.0
+# MiB that a token's weights are read at, per second: ordinary dual-channel memory, and the memory of
+# a mid-range graphics card. Only the order of magnitude matters for the ranking.
+_RAM_SPEED = 25_000.0
+_VRAM_SPEED = 250_000.0
+# Loss of quality by recipe, in doublings of the model's size: small above four bits, then steep
+# (llama.cpp, tools/quantize/README.md, perplexity by recipe).
+_LOSS = {"Q3_K_M": 0.7, "Q4_0": 0.35, "Q4_1": 0.3, "Q4_K_M": 0.2, "Q5_K_M": 0.07, "Q6_K": 0.02}
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One model with one quantization that fits, and why it stands where it does.
+
+    Attributes:
+        rank: 1 is the best.
+        name: For `find_model`, such as "qwen3-4b:Q4_K_M".
+        model: The catalogue's entry.
+        quantization: Recipe.
+        placement: "gpu", "gpu and cpu" or "cpu".
+        n_gpu_layers: Layers to offload; the output counts as one.
+        weights_mib: MiB of the weights.
+        kv_mib: MiB of the KV cache at `n_ctx`.
+        total_mib: Both and the compute buffers.
+        n_ctx: Tokens of context that were reckoned with.
+        reason: Why it is here, in words.
+    """
+
+    rank: int
+    name: str
+    model: CatalogueEntry
+    quantization: str
+    placement: str
+    n_gpu_layers: int
+    weights_mib: float
+    kv_mib: float
+    total_mib: float
+    n_ctx: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rank}. {self.name}: {self.total_mib:,.0f} MiB, {self.reason}"
+
+
+@dataclass(frozen=True)
+class _Fit:
+    entry: CatalogueEntry
+    quantization: str
+    placement: str
+    n_gpu_layers: int
+    weights: float
+    kv: float
+    total: float
+    spare: float
+    speed: float
+    score: float
+
+
+def recommend(
+    ram_mib: float, vram_mib: float = 0, purpose: str = "chat", *, n_ctx: int = 4096
+) -> list[Recommendation]:
+    """Rank the catalogue's models that fit a machine, each with its best quantization that fits.
+
+    A model is better the larger it is (of a mixture of experts counts the mean of all and of the
+    used weights), worse with fewer bits, and much worse when it would write slower than people
+    read. Sizes are computed (`CatalogueEntry.weights_mib`), speeds only estimated for the ranking.
+
+    Args:
+        ram_mib: Memory of the machine in MiB; 1.5 GiB of it are left to the system.
+        vram_mib: Memory of the graphics card in MiB; 0 without one. On a machine with unified
+            memory (Apple silicon) give it as `ram_mib`, and here about two thirds of it.
+        purpose: "chat", "code", "reasoning", "languages" or "teaching".
+        n_ctx: Tokens of context to reckon with (a model's own limit if that is less).
+
+    Returns:
+        Best first; empty if nothing fits.
+
+    Raises:
+        ValueError: An unknown purpose, or a negative size.
+
+    Example:
+        >>> from helpers import recommend
+        >>> recommend(16_000)[0].placement
+        'cpu'
+    """
+    if purpose not in PURPOSES:
+        raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
+    if ram_mib < 0 or vram_mib < 0 or n_ctx < 1:
+        raise ValueError("ram_mib and vram_mib must not be negative, and n_ctx at least 1")
+    best: list[_Fit] = []
+    for entry in CATALOGUE.values():
+        fits = [
+            fit
+            for quantization in entry.quantizations
+            if (fit := _fit(entry, quantization, ram_mib, vram_mib, purpose, n_ctx)) is not None
+        ]
+        if fits:
+            best.append(max(fits, key=lambda fit: fit.score))
+    best.sort(key=lambda fit: -fit.score)
+    return [_recommendation(rank, fit, purpose, n_ctx) for rank, fit in enumerate(best, start=1)]
+
+
+def _fit(
+    entry: CatalogueEntry,
+    quantization: str,
+    ram_mib: float,
+    vram_mib: float,
+    purpose: str,
+    n_ctx: int,
+) -> _Fit | None:
+    weights = entry.weights_mib(quantization)
+    kv = entry.kv_mib(min(n_ctx, entry.n_ctx_train))
+    compute = _COMPUTE_BASE + 512 * entry.shape.n_vocab * 4 / 2**20
+    total = weights + kv + compute
+    ram, vram = max(ram_mib - _RAM_RESERVE, 0), max(vram_mib - _VRAM_RESERVE, 0)
+    layers = entry.shape.n_layers + 1
+    # The embeddings stay in RAM; counting them with the layers errs on the safe side.
+    per_layer = (weights + kv) / layers
+    on_gpu = min(layers, int((vram - compute) / per_layer)) if vram > compute else 0
+    if on_gpu == layers:
+        placement, spare = "gpu", vram - total
+    elif on_gpu > 0:
+        placement, spare = "gpu and cpu", ram + on_gpu * per_layer - total
+    else:
+        placement, spare = "cpu", ram - total
+    if spare < 0:
+        return None
+    read = weights * entry.shape.active_share() / layers
+    seconds = read * (on_gpu / _VRAM_SPEED + (layers - on_gpu) / _RAM_SPEED)
+    speed = 1 / seconds
+    size = entry.n_params / 1e9 * math.sqrt(entry.shape.active_share())
+    score = math.log2(size) - _LOSS.get(quantization, 0.0)
+    score += 0.8 if purpose in entry.purposes else -0.8
+    # Below about 8 tokens a second people wait; each halving counts as two halvings of size.
+    score += 2 * min(math.log2(speed / 8), 0)
+    return _Fit(entry, quantization, placement, on_gpu, weights, kv, total, spare, speed, score)
+
+
+def _recommendation(rank: int, fit: _Fit, purpose: str, n_ctx: int) -> Recommendation:
+    entry = fit.entry
+    where = {
+        "gpu": "fits the graphics card whole",
+        "gpu and cpu": f"{fit.n_gpu_layers} of {entry.shape.n_layers + 1} layers fit the card",
+        "cpu": "runs from RAM",
+    }[fit.placement]
+    reasons = [f"{entry.n_params / 1e9:.2g} billion weights in {fit.quantization}"]
+    if entry.shape.n_experts:
+        reasons.append(f"of which a token uses {entry.shape.active_share():.0%}")
+    reasons.append(f"{where} with {fit.spare:,.0f} MiB to spare")
+    if fit.speed < 8:
+        reasons.append("slow here: a model that reads fewer weights would answer sooner")
+    made = "made for" if purpose in entry.purposes else "not made for"
+    reasons.append(f"{made} {purpose}")
+    reasons.append(f"licence {entry.licence}")
+    return Recommendation(
+        rank=rank,
+        name=f"{entry.name}:{fit.quantization}" if not entry.embedded else entry.name,
+        model=entry,
+        quantization=fit.quantization,
+        placement=fit.placement,
+        n_gpu_layers=fit.n_gpu_layers,
+        weights_mib=round(fit.weights, 1),
+        kv_mib=round(fit.kv, 1),
+        total_mib=round(fit.total, 1),
+        n_ctx=min(n_ctx, entry.n_ctx_train),
+        reason="; ".join(reasons),
+    )

@@ -1,0 +1,188 @@
+"""Models that are on this machine already: in folders of a workshop and of other programs.
+
+Layouts: LM Studio keeps `publisher/repository/file.gguf` under its models folder
+(https://lmstudio.ai/docs/app/basics/import-model). Ollama keeps a JSON manifest for
+`registry/namespace/name/tag`, whose layer of the type `application/vnd.ollama.image.model` names
+the file `blobs/sha256-…` (https://github.com/ollama/ollama, its source server/manifest.go). The
+Hub's cache is `models--owner--name/snapshots/commit/file`
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER_VARIABLE = "LLAMA_NOTEBOOKS_MODEL_DIR"
+
+_MODEL_LAYER = "application/vnd.ollama.image.model"
+_NOT_FIRST_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+# Enough for any real folder; a wrong one (a whole disk) must not be walked for minutes.
+_MAX_FILES = 20_000
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model file that is already on this machine.
+
+    Attributes:
+        name: What `find_model` finds it by.
+        path: The file.
+        source: Where it was found: "workshop folder", "LM Studio", "Ollama" or "Hub cache".
+        size: Bytes.
+    """
+
+    name: str
+    path: Path
+    source: str
+    size: int
+
+
+def local_models() -> list[LocalModel]:
+    """List the models that other programs or a workshop have put on this machine.
+
+    Looks into the folder `LLAMA_NOTEBOOKS_MODEL_DIR`, the folders of LM Studio and Ollama, and the
+    Hugging Face Hub's cache. Nothing is opened but Ollama's small manifests.
+
+    Returns:
+        Models by source, then by name.
+
+    Example:
+        >>> from helpers import local_models
+        >>> [m.name for m in local_models() if m.source == "Ollama"]  # doctest: +SKIP
+        ['llama3.2:1b']
+    """
+    found: dict[Path, LocalModel] = {}
+    for stores in (_workshop(), _lm_studio(), _ollama(), _hub_cache()):
+        for model in sorted(stores, key=lambda model: model.name.lower()):
+            found.setdefault(model.path, model)
+    return list(found.values())
+
+
+def places() -> list[str]:
+    """Say where `local_models` looks, and which of these places exist."""
+    folders: list[tuple[str, Path]] = []
+    workshop = workshop_folder()
+    if workshop is not None:
+        folders.append(("workshop folder", workshop))
+    folders += [("LM Studio", folder) for folder in _lm_studio_folders()]
+    folders += [("Ollama", folder) for folder in _ollama_folders()]
+    folders.append(("Hub cache", hub_cache_folder()))
+    lines = [
+        f"{source} {folder}" + ("" if folder.is_dir() else " (not there)")
+        for source, folder in folders
+    ]
+    if workshop is None:
+        lines.insert(0, f"workshop folder (not set: {FOLDER_VARIABLE})")
+    return lines
+
+
+def workshop_folder() -> Path | None:
+    """Return the folder that `LLAMA_NOTEBOOKS_MODEL_DIR` names, or None."""
+    value = os.environ.get(FOLDER_VARIABLE)
+    return Path(os.path.expandvars(value)).expanduser().absolute() if value else None
+
+
+def hub_cache_folder() -> Path:
+    """Return the Hub's cache, by the same variables as huggingface_hub, read at each call."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if value := os.environ.get(variable):
+            return Path(os.path.expandvars(value)).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def _gguf_files(folder: Path, depth: int) -> Iterator[Path]:
+    """Models below a folder: no second parts of split files, no image encoders."""
+    pending, seen = [(folder, 0)], 0
+    while pending:
+        current, level = pending.pop()
+        try:
+            entries = list(os.scandir(current))
+        except OSError:
+            continue
+        for entry in entries:
+            seen += 1
+            if seen > _MAX_FILES:
+                return
+            name = entry.name.lower()
+            if name.endswith(".gguf"):
+                if not name.startswith("mmproj") and not _NOT_FIRST_PART.search(name):
+                    yield Path(entry.path)
+            elif level < depth and entry.is_dir():
+                pending.append((Path(entry.path), level + 1))
+
+
+def _model(name: str, path: Path, source: str) -> Iterator[LocalModel]:
+    try:
+        yield LocalModel(name, path.absolute(), source, path.stat().st_size)
+    except OSError:
+        return  # a link to nowhere, or gone in the meantime
+
+
+def _workshop() -> Iterator[LocalModel]:
+    folder = workshop_folder()
+    if folder is not None:
+        for path in _gguf_files(folder, depth=4):
+            yield from _model(path.relative_to(folder).as_posix(), path, "workshop folder")
+
+
+def _lm_studio_folders() -> list[Path]:
+    home = Path.home()
+    return [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
+
+
+def _lm_studio() -> Iterator[LocalModel]:
+    for folder in _lm_studio_folders():
+        for path in _gguf_files(folder, depth=3):
+            yield from _model(path.relative_to(folder).as_posix(), path, "LM Studio")
+
+
+def _ollama_folders() -> list[Path]:
+    if value := os.environ.get("OLLAMA_MODELS"):
+        return [Path(os.path.expandvars(value)).expanduser()]
+    # The Linux service keeps its models in its own user's home.
+    service = Path("/usr/share/ollama/.ollama/models")
+    return [Path.home() / ".ollama" / "models", *([service] if service.is_dir() else [])]
+
+
+def _ollama() -> Iterator[LocalModel]:
+    for folder in _ollama_folders():
+        manifests = folder / "manifests"
+        for path in sorted(manifests.glob("*/*/*/*")):
+            registry, namespace, name, tag = path.relative_to(manifests).parts
+            label = f"{name}:{tag}"
+            if registry != "registry.ollama.ai":
+                label = f"{registry}/{namespace}/{label}"
+            elif namespace != "library":
+                label = f"{namespace}/{label}"
+            blob = _ollama_blob(folder, path)
+            if blob is not None:
+                yield from _model(label, blob, "Ollama")
+
+
+def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
+    try:
+        layers = json.loads(manifest.read_bytes())["layers"]
+        digests = [layer["digest"] for layer in layers if layer["mediaType"] == _MODEL_LAYER]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not a manifest, or of a version that is not known here
+    if len(digests) != 1 or not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digests[0])):
+        return None
+    return folder / "blobs" / str(digests[0]).replace(":", "-")
+
+
+def _hub_cache() -> Iterator[LocalModel]:
+    cache = hub_cache_folder()
+    for repository in sorted(cache.glob("models--*--*")):
+        owner_and_name = repository.name.removeprefix("models--").replace("--", "/", 1)
+        snapshots = sorted(repository.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
+        for snapshot in reversed(snapshots):
+            for path in _gguf_files(snapshot, depth=2):
+                label = f"{owner_and_name}/{path.relative_to(snapshot).as_posix()}"
+                yield from _model(label, path, "Hub cache")
