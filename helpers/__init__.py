@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # Type checkers do not see lazy names: these lines are for them alone.
     from helpers.doctor import backend_report as backend_report
+    from helpers.engine import LoadReport as LoadReport
     from helpers.errors import ContextOverflowError as ContextOverflowError
     from helpers.errors import DeviceError as DeviceError
     from helpers.errors import EngineCrashed as EngineCrashed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from helpers.install import BACKENDS as BACKENDS
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
+    from helpers.llm import LlamaCpp as LlamaCpp
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from helpers.models import inspect_model as inspect_model
     from helpers.models import local_models as local_models
     from helpers.models import recommend as recommend
+    from helpers.native import Device as Device
+    from helpers.native import capture_log as capture_log
+    from helpers.native import devices as devices
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "BACKENDS": "install",
     "ContextOverflowError": "errors",
+    "Device": "native",
     "DeviceError": "errors",
     "EngineCrashed": "errors",
     "EnvironmentSummary": "summary",
@@ -51,23 +57,27 @@ _MODULE_OF = {
     "GrammarError": "errors",
     "HelpersError": "errors",
     "InstallError": "errors",
+    "LlamaCpp": "llm",
+    "LoadReport": "engine",
     "ModelFileError": "errors",
     "ModelInfo": "models",
     "Timings": "timings",
     "TimingsRecorder": "recorder",
     "backend_report": "doctor",
+    "capture_log": "native",
     "check_model_file": "models",
     "default_model": "models",
     "detect_backend": "install",
+    "devices": "native",
     "environment_summary": "summary",
     "find_model": "models",
     "format_prompt": "models",
     "inspect_model": "models",
-    "local_models": "models",
-    "recommend": "models",
     "install_command": "install",
+    "local_models": "models",
     "plot_timings": "plots",
     "plot_tokens": "plots",
+    "recommend": "models",
 }
 
 __all__ = sorted(_MODULE_OF)

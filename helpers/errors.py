@@ -49,16 +49,6 @@ class GrammarError(HelpersError):
         self.keyword = keyword
         self.pointer = pointer
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep the attributes when the error crosses a process boundary."""
-        return (_rebuild_grammar_error, (str(self), self.__dict__.copy()))
-
-
-def _rebuild_grammar_error(message: str, state: dict[str, object]) -> GrammarError:
-    error = GrammarError(message)
-    error.__dict__.update(state)
-    return error
-
 
 class ContextOverflowError(HelpersError):
     """The prompt has more tokens than the context holds.

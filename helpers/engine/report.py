@@ -1,0 +1,131 @@
+"""What loading a model really did: layers and buffers by device, read from llama.cpp's own log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+_BUFFER = re.compile(r"^\w+:\s+(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_FLASH = re.compile(r"Flash Attention (enabled|disabled)|flash_attn\s+= (enabled|disabled)")
+_KINDS = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "output": "compute"}
+_SUFFIXES = re.compile(r"(_Mapped|_REPACK|_Private|_Shared|_Split)$")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did; the same words as `MemoryPlan`, so that both compare field by field.
+
+    Attributes:
+        model: Name of the model file, without its folder.
+        description: llama.cpp's own description, with the quantization.
+        n_ctx: Tokens of context per sequence.
+        n_batch: Tokens per decode.
+        n_gpu_layers: Layers placed on devices other than the CPU.
+        n_layers: Layers that could be (the blocks and the output layer).
+        by_device: MiB by device and kind (`weights`, `kv`, `compute`).
+        flash_attn: Whether flash attention is used.
+        n_threads: Compute threads for single tokens.
+        load_ms: Loading the weights and making the context, in ms.
+        isolated: Whether the model lives in a process of its own.
+    """
+
+    model: str
+    description: str
+    n_ctx: int
+    n_batch: int
+    n_gpu_layers: int
+    n_layers: int
+    by_device: dict[str, dict[str, float]] = field(default_factory=dict)
+    flash_attn: bool = False
+    n_threads: int = 1
+    load_ms: float = 0.0
+    isolated: bool = False
+
+    @property
+    def total_mib(self) -> float:
+        """All buffers together, in MiB."""
+        return sum(sum(kinds.values()) for kinds in self.by_device.values())
+
+    def __str__(self) -> str:
+        """A table for the terminal."""
+        lines = [f"{self.model} ({self.description})", *(f"  {a}: {b}" for a, b in self._facts())]
+        lines.append(f"  {'device':<24} {'weights':>9} {'KV':>9} {'compute':>9} {'MiB':>9}")
+        for device, *figures in self._rows():
+            lines.append(f"  {device:<24} " + " ".join(f"{figure:>9.1f}" for figure in figures))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        facts = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td>"
+            f"<td style='text-align:left' colspan='4'>{escape(value)}</td></tr>"
+            for name, value in self._facts()
+        )
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(device)}</td>"
+            + "".join(f"<td>{figure:.1f}</td>" for figure in figures)
+            + "</tr>"
+            for device, *figures in self._rows()
+        )
+        return (
+            f"<table><caption>{escape(self.model)} ({escape(self.description)})</caption>"
+            f"<tbody>{facts}</tbody><tbody><tr><th style='text-align:left'>device</th>"
+            "<th>weights, MiB</th><th>KV, MiB</th><th>compute, MiB</th><th>all, MiB</th></tr>"
+            f"{rows}</tbody></table>"
+        )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            ("layers on devices", f"{self.n_gpu_layers} of {self.n_layers}"),
+            ("context", f"{self.n_ctx} tokens per sequence, {self.n_batch} per decode"),
+            ("flash attention", "on" if self.flash_attn else "off"),
+            ("threads", str(self.n_threads)),
+            ("loaded in", f"{self.load_ms:.0f} ms"),
+            ("process", "its own" if self.isolated else "this one"),
+        ]
+
+    def _rows(self) -> list[tuple[str, float, float, float, float]]:
+        rows = [
+            (name, kinds["weights"], kinds["kv"], kinds["compute"], sum(kinds.values()))
+            for name, kinds in self.by_device.items()
+        ]
+        if len(rows) > 1:
+            figures = [row[1:] for row in rows]
+            weights, kv, compute, every = (sum(column) for column in zip(*figures, strict=True))
+            rows.append(("together", weights, kv, compute, every))
+        return rows
+
+
+def read_buffers(log: Sequence[tuple[int, str]]) -> dict[str, dict[str, float]]:
+    """MiB by device and kind from the lines `... buffer size = X MiB` of a load's log."""
+    found: dict[str, dict[str, float]] = {}
+    for _, line in log:
+        match = _BUFFER.match(line)
+        if match:
+            buffer, kind, size = match.groups()
+            # Pinned host memory of a GPU's backend is the system's memory, not the GPU's.
+            device = "CPU" if buffer.endswith("_Host") else _SUFFIXES.sub("", buffer)
+            kinds = found.setdefault(device, {"weights": 0.0, "kv": 0.0, "compute": 0.0})
+            kinds[_KINDS[kind]] += float(size)
+    return found
+
+
+def read_offloaded(log: Sequence[tuple[int, str]]) -> tuple[int, int] | None:
+    """`(layers on devices, layers)` from a load's log, or None if it does not say."""
+    for _, line in log:
+        match = _OFFLOADED.search(line)
+        if match:
+            return int(match[1]), int(match[2])
+    return None
+
+
+def read_flash_attention(log: Sequence[tuple[int, str]]) -> bool:
+    """Whether the context uses flash attention, from a load's log."""
+    state = False
+    for _, line in log:
+        match = _FLASH.search(line)
+        if match:
+            state = (match[1] or match[2]) == "enabled"
+    return state

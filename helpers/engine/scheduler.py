@@ -1,0 +1,402 @@
+"""The thread that owns a loaded model: takes jobs, decodes them, side by side where several wait.
+
+One thread does all native work on a model, so two calls can never meet inside llama.cpp; callers
+wait on queues, where Ctrl-C and event loops can reach them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from helpers.engine.options import Completion
+from helpers.engine.sequence import Job, Sequence
+from helpers.errors import ContextOverflowError, HelpersError
+from helpers.grammars.mask import Matcher, Vocabulary
+from helpers.native import Context, DecodeAborted, Model, keep_quiet
+from helpers.timings import Timings
+
+_WORTH_COPYING = 64
+"""Shared prompt tokens from which copying a sequence's KV cache beats computing them again."""
+
+
+class Lane:
+    """A context and what each of its sequences holds.
+
+    Args:
+        context: The context.
+        n_ctx: Tokens that each sequence may hold.
+    """
+
+    def __init__(self, context: Context, n_ctx: int) -> None:
+        self.context = context
+        self.n_ctx = min(n_ctx, context.n_ctx)
+        self.held: list[list[int]] = [[] for _ in range(context.params.n_seq_max)]
+        self.active: dict[int, Sequence] = {}
+
+    def forget(self) -> None:
+        """Empty every sequence: used after anything went wrong inside a decode."""
+        self.context.clear()
+        for tokens in self.held:
+            tokens.clear()
+
+    def free_slot(self, tokens: list[int]) -> int:
+        """The idle sequence that already holds most of these tokens."""
+        idle = [slot for slot in range(len(self.held)) if slot not in self.active]
+        return max(idle, key=lambda slot: _shared(self.held[slot], tokens))
+
+    def reuse(self, slot: int, tokens: list[int]) -> int:
+        """Make `slot` hold as much of the prompt as is computed anywhere; returns how much.
+
+        The last token of the prompt is always computed again: its logits are needed.
+        """
+        limit = len(tokens) - 1
+        own = min(_shared(self.held[slot], tokens), limit)
+        others = [
+            (min(_shared(held, tokens), limit), index) for index, held in enumerate(self.held)
+        ]
+        best, source = max(others)
+        if best >= own + _WORTH_COPYING:
+            self.context.copy_sequence(source, slot)
+            self.held[slot] = list(self.held[source])
+            own = best
+        if len(self.held[slot]) > own and not self.context.truncate(slot, own):
+            self.context.truncate(slot, 0)
+            own = 0
+        del self.held[slot][own:]
+        return own
+
+
+class Scheduler:
+    """Runs jobs on one model in a thread of its own.
+
+    Args:
+        model: The loaded model; closed by this scheduler's thread at the end.
+        make_lane: Makes a `Lane` of `(n_ctx, n_seq_max)`; called on the thread.
+        lane: The main lane: one sequence, whose KV cache outlives a call.
+        n_parallel: Most sequences side by side.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        make_lane: Callable[[int, int], Lane],
+        lane: Lane,
+        n_parallel: int,
+    ) -> None:
+        self._model = model
+        self._make_lane = make_lane
+        self._lane = lane
+        self._batch_lane: Lane | None = None
+        self._n_parallel = n_parallel
+        self._vocabulary: Vocabulary | None = None
+        self._waiting: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._computing: tuple[Job, ...] = ()
+        self._context: Context | None = None
+        self._guard = threading.RLock()  # the garbage collector may close us inside it
+        self._closing = False
+        self.thread = threading.Thread(target=self._run, name="llama-engine", daemon=True)
+        self.thread.start()
+
+    # -- from other threads ---------------------------------------------------------------------
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Queue jobs; those of one call are seen together."""
+        with self._wake:
+            if self._closing:
+                raise HelpersError("This model has been closed. Make a new one to go on.")
+            self._waiting.extend(jobs)
+            self._wake.notify()
+
+    def cancel(self, job: Job) -> None:
+        """End a job as soon as possible: at once on the CPU, even inside a decode."""
+        job.cancelled = True
+        with self._guard:
+            if (
+                self._context is not None
+                and self._computing
+                and all(other.cancelled for other in self._computing)
+            ):
+                self._context.abort()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Cancel everything and free the model.
+
+        Args:
+            wait: Return when the memory is free; False only signals.
+        """
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        with self._guard:
+            for job in self._computing:
+                job.cancelled = True
+            if self._context is not None:
+                self._context.abort()
+        if wait and threading.current_thread() is not self.thread:
+            self.thread.join()
+
+    # -- the thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        keep_quiet()
+        try:
+            while True:
+                with self._wake:
+                    while not self._waiting and not self._closing:
+                        self._wake.wait()
+                    if self._closing:
+                        break
+                    together = len(self._waiting) > 1
+                self._run_lane(self._parallel_lane() if together else self._lane)
+        finally:
+            self._closing = True
+            for job in [*self._waiting]:
+                _deliver(job, HelpersError("The model was closed before this call began."))
+            for lane in (self._batch_lane, self._lane):
+                if lane is not None:
+                    lane.context.close()
+            if self._vocabulary is not None:
+                self._vocabulary.close()
+            self._model.close()
+
+    def _parallel_lane(self) -> Lane:
+        """The lane for several sequences, made or enlarged to fit what waits; else the main one."""
+        with self._wake:
+            waiting = list(self._waiting)
+        needs = [need for job in waiting if (need := self._need(job)) is not None]
+        if not needs:
+            return self._lane
+        n_ctx = min(self._lane.n_ctx, -(-max(needs) // 256) * 256)
+        n_seq = min(self._n_parallel, len(waiting))
+        lane = self._batch_lane
+        if lane is not None and lane.n_ctx >= n_ctx and len(lane.held) >= n_seq:
+            return lane
+        if lane is not None:
+            n_ctx, n_seq = max(n_ctx, lane.n_ctx), max(n_seq, len(lane.held))
+            lane.context.close()
+            self._batch_lane = None
+        while n_seq > 1:
+            try:
+                self._batch_lane = self._make_lane(n_ctx, n_seq)
+                return self._batch_lane
+            except HelpersError:  # not enough memory for so many: fewer side by side
+                n_seq //= 2
+        return self._lane
+
+    def _need(self, job: Job) -> int | None:
+        """Tokens of context that a job can use up, or None if it cannot run at all."""
+        try:
+            n_prompt = len(self._tokens(job))
+        except Exception:
+            return None  # reported when the job's turn comes
+        if n_prompt >= self._lane.n_ctx:
+            return None
+        limit = job.request.max_tokens
+        room = limit if limit is not None and limit > 0 else self._lane.n_ctx
+        return min(n_prompt + room, self._lane.n_ctx)
+
+    def _run_lane(self, lane: Lane) -> None:
+        """Run jobs on a lane: one on the main lane, all that come and fit on the parallel one."""
+        try:
+            self._admit(lane)
+            while lane.active:
+                self._step(lane)
+                if lane is not self._lane:
+                    self._admit(lane)
+        except Exception as error:
+            for slot in list(lane.active):
+                sequence = lane.active.pop(slot)
+                sequence.close()
+                _deliver(sequence.job, error)
+            lane.forget()
+
+    def _admit(self, lane: Lane) -> None:
+        """Give free sequences the next jobs, in the order in which they came."""
+        while len(lane.active) < len(lane.held):
+            with self._wake:
+                if self._closing or not self._waiting:
+                    return
+                job = self._waiting[0]
+                if (self._need(job) or 0) > lane.n_ctx:
+                    return
+                self._waiting.popleft()
+            self._start(lane, job)
+            if lane is self._lane:
+                return
+
+    def _start(self, lane: Lane, job: Job) -> None:
+        """Evaluate a job's prompt and choose its first token."""
+        if job.cancelled:
+            _deliver(job, _nothing(job))
+            return
+        slot: int | None = None
+        try:
+            tokens = self._tokens(job)
+            if len(tokens) >= self._lane.n_ctx:
+                raise ContextOverflowError(len(tokens), self._lane.n_ctx)
+            sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
+            slot = lane.free_slot(tokens)
+            lane.active[slot] = sequence
+            done = lane.reuse(slot, tokens)
+            sequence.cached = done
+            lane.context.reset_perf()
+            started = time.perf_counter()
+            while done < len(tokens):
+                part = tokens[done : done + lane.context.params.n_batch]
+                last = done + len(part) == len(tokens)
+                with _Decoding(self, lane.context, (job,)):
+                    lane.context.decode(part, done, slot, logits=last)
+                lane.held[slot].extend(part)
+                done += len(part)
+            sequence.prompt_seconds = time.perf_counter() - started
+            self._advance(lane, slot, -1)
+        except DecodeAborted:
+            assert slot is not None
+            self._end(lane, slot)
+        except Exception as error:
+            if slot is not None:
+                self._drop(lane, slot)
+            _deliver(job, error)
+
+    def _step(self, lane: Lane) -> None:
+        """Decode one token of every active sequence and choose the next ones."""
+        for slot, sequence in list(lane.active.items()):
+            if sequence.job.cancelled or self._closing:
+                self._end(lane, slot)
+        slots = list(lane.active)
+        if not slots:
+            return
+        steps = [(lane.active[s].answer[-1], len(lane.held[s]), s) for s in slots]
+        jobs = tuple(lane.active[s].job for s in slots)
+        started = time.perf_counter()
+        try:
+            with _Decoding(self, lane.context, jobs):
+                lane.context.decode_step(steps)
+        except DecodeAborted:
+            for slot in slots:
+                lane.context.truncate(slot, len(lane.held[slot]))
+            return
+        seconds = time.perf_counter() - started
+        for row, (token, _, slot) in enumerate(steps):
+            lane.held[slot].append(token)
+            sequence = lane.active[slot]
+            sequence.eval_seconds += seconds
+            sequence.eval_tokens += 1
+            try:
+                self._advance(lane, slot, row)
+            except Exception as error:
+                self._drop(lane, slot)
+                _deliver(sequence.job, error)
+
+    def _drop(self, lane: Lane, slot: int) -> None:
+        """Forget a sequence that failed, with all it holds."""
+        sequence = lane.active.pop(slot, None)
+        if sequence is not None:
+            sequence.close()
+        lane.context.truncate(slot, 0)
+        lane.held[slot].clear()
+
+    def _advance(self, lane: Lane, slot: int, row: int) -> None:
+        if lane.active[slot].step(lane.context, row) is None:
+            self._end(lane, slot)
+
+    def _end(self, lane: Lane, slot: int) -> None:
+        """Hand over the completion of a sequence that is done or cancelled."""
+        sequence = lane.active.pop(slot)
+        lane.context.truncate(slot, len(lane.held[slot]))  # what an aborted decode left behind
+        if self._closing and not sequence.job.cancelled:
+            sequence.close()
+            _deliver(sequence.job, HelpersError("The model was closed during this call."))
+            return
+        native: dict[str, float] = {"load_ms": self._model.load_ms}
+        evaluated = len(sequence.prompt) - sequence.cached
+        if len(lane.held) == 1 and evaluated % lane.context.params.n_batch != 1:
+            # A lone sequence's times are what llama.cpp counted itself. It takes a decode of one
+            # token for generation, so a prompt that ends in such a one is left to our own clock.
+            perf = lane.context.perf()
+            native["prompt_ms"] = perf.prompt_ms
+            if sequence.eval_tokens:
+                native["eval_ms"] = perf.eval_ms
+        try:
+            sequence.finish(native)
+        except Exception as error:  # a sink that fails must not end the thread
+            _deliver(sequence.job, error)
+
+    def _tokens(self, job: Job) -> list[int]:
+        """The prompt's tokens, made once per job."""
+        if job.tokens is None:
+            prompt = job.request.prompt
+            if isinstance(prompt, str):
+                tokens = self._model.tokenize(prompt)
+                if not tokens and self._model.bos >= 0:
+                    tokens = [self._model.bos]
+            else:
+                tokens = list(prompt)
+                wrong = [t for t in tokens if not 0 <= t < self._model.n_vocab]
+                if wrong:
+                    raise ValueError(
+                        f"Token {wrong[0]} is not in the vocabulary: "
+                        f"0 to {self._model.n_vocab - 1}."
+                    )
+            if not tokens:
+                raise ValueError("The prompt is empty, and this model has no token to begin with.")
+            job.tokens = tokens
+        return job.tokens
+
+    def _matcher(self, job: Job) -> Matcher | None:
+        """State of the job's grammar; the vocabulary is prepared once, when first needed."""
+        grammar = job.request.grammar
+        if grammar is None:
+            return None
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._model, self._model.vocab)
+        return grammar.matcher(self._vocabulary)
+
+
+class _Decoding:
+    """Marks which jobs a decode works for, so that `cancel` knows when to abort it."""
+
+    def __init__(self, scheduler: Scheduler, context: Context, jobs: tuple[Job, ...]) -> None:
+        self._scheduler, self._context, self._jobs = scheduler, context, jobs
+
+    def __enter__(self) -> None:
+        scheduler = self._scheduler
+        with scheduler._guard:
+            if scheduler._closing or all(job.cancelled for job in self._jobs):
+                raise DecodeAborted("Cancelled before the decode began.")
+            self._context.rearm()
+            scheduler._computing, scheduler._context = self._jobs, self._context
+
+    def __exit__(self, *_: object) -> None:
+        scheduler = self._scheduler
+        with scheduler._guard:
+            scheduler._computing, scheduler._context = (), None
+
+
+def _shared(held: list[int], tokens: list[int]) -> int:
+    """Length of the common beginning of two token lists."""
+    length = min(len(held), len(tokens))
+    if held[:length] == tokens[:length]:
+        return length
+    low, high = 0, length  # bisect: slices compare at C speed
+    while high - low > 1:
+        middle = (low + high) // 2
+        if held[low:middle] == tokens[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _deliver(job: Job, event: Completion | BaseException) -> None:
+    with suppress(Exception):  # the receiver is gone; nobody is left to tell
+        job.sink(event)
+
+
+def _nothing(job: Job) -> Completion:
+    return Completion("", "cancelled", Timings(generated_tokens=0), 0, 0)

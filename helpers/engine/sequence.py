@@ -1,0 +1,277 @@
+"""One answer in the making: choose a token, turn it into text, know when to end, keep the time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from helpers.engine.options import Chunk, Completion, Request
+from helpers.engine.text import TextStream
+from helpers.errors import GrammarError
+from helpers.grammars.mask import Matcher
+from helpers.native import Context, Model, SamplerChain
+from helpers.timings import Timings
+
+Event = Chunk | Completion | BaseException
+Sink = Callable[[Event], None]
+
+
+class Job:
+    """A request on its way through an engine.
+
+    Args:
+        request: What to generate.
+        sink: Called from the engine's thread with each `Chunk`, and once, last, with the
+            `Completion` or the exception. It must not block.
+    """
+
+    def __init__(self, request: Request, sink: Sink) -> None:
+        self.request = request
+        self.sink = sink
+        self.cancelled = False
+        self.tokens: list[int] | None = None
+        self.submitted = time.perf_counter()
+
+
+class Sequence:
+    """The state of one answer between two decodes.
+
+    Args:
+        job: The request.
+        tokens: The prompt's tokens.
+        model: The loaded model.
+        n_ctx: Tokens that this sequence may hold.
+        matcher: State of the request's grammar, or None.
+    """
+
+    def __init__(
+        self, job: Job, tokens: list[int], model: Model, n_ctx: int, matcher: Matcher | None = None
+    ) -> None:
+        request = job.request
+        self.job = job
+        self.prompt = tokens
+        self.answer: list[int] = []
+        self.cached = 0
+        self.finish_reason: str | None = None
+        self.prompt_seconds = self.eval_seconds = self.sample_seconds = 0.0
+        self.eval_tokens = 0
+        self._model = model
+        self._matcher = matcher
+        self._stream = TextStream(request.stop)
+        self._text: list[str] = []
+        self._times: list[float] = []
+        self._room = n_ctx - len(tokens)
+        if request.max_tokens is not None and request.max_tokens > 0:
+            self._room = min(self._room, request.max_tokens)
+        self._logprobs = (
+            _LogProbs(request.logprobs, model) if request.logprobs is not None else None
+        )
+        self._penalties = _Penalties(request) if _Penalties.wanted(request) else None
+        self._bias = request.logit_bias
+        self._chain = None
+        if request.temperature > 0:
+            self._chain = SamplerChain(
+                temperature=request.temperature,
+                top_k=request.top_k,
+                top_p=request.top_p,
+                min_p=request.min_p,
+                typical_p=request.typical_p,
+                seed=request.seed_or_random(),
+            )
+        if request.echo and isinstance(request.prompt, str):
+            self._emit(request.prompt)
+
+    def step(self, context: Context, row: int) -> int | None:
+        """Choose the next token from the logits in `row` and pass its text on.
+
+        Returns:
+            The token, to be decoded next; None when the answer has ended.
+        """
+        started = time.perf_counter()
+        token = self._choose(context, row)
+        now = time.perf_counter()
+        self.sample_seconds += now - started
+        if self._model.is_end(token):
+            self.finish_reason = "stop"
+            return None
+        self._times.append(now)
+        self.answer.append(token)
+        if self._logprobs is not None:
+            self._logprobs.chose(token)
+        text = self._stream.feed(self._model.piece(token))
+        self._emit(text, self._logprobs.take() if self._logprobs is not None else None)
+        if self._stream.stopped or (self._matcher is not None and self._matcher.is_finished):
+            self.finish_reason = "stop"
+            return None
+        if len(self.answer) >= self._room:
+            self.finish_reason = "length"
+            return None
+        return token
+
+    def _choose(self, context: Context, row: int) -> int:
+        logits = context.logits(row)
+        if self._logprobs is not None:
+            self._logprobs.see(logits)
+        for biased, value in self._bias:
+            logits[biased] += value
+        if self._penalties is not None:
+            self._penalties.apply(logits)
+        token = self._draw(context, logits, row)
+        if self._matcher is not None:
+            if not self._matcher.allows(token):
+                self._matcher.apply(logits)
+                token = self._draw(context, logits, row)
+                if logits[token] == -np.inf:
+                    raise GrammarError(
+                        "No token of this model can continue the text under the grammar. "
+                        "Test the text so far with Grammar.explain(text)."
+                    )
+            if not self._model.is_end(token):
+                self._matcher.accept(token)
+        if self._penalties is not None:
+            self._penalties.accept(token)
+        return token
+
+    def _draw(self, context: Context, logits: npt.NDArray[np.float32], row: int) -> int:
+        if self._chain is None:
+            return int(logits.argmax())
+        return self._chain.sample(context, row)
+
+    def _emit(self, text: str, logprobs: dict[str, list[Any]] | None = None) -> None:
+        self._text.append(text)
+        if text or logprobs:
+            self.job.sink(Chunk(text, logprobs))
+
+    def finish(self, timings: dict[str, Any]) -> None:
+        """Give out what was held back, then the `Completion`.
+
+        Args:
+            timings: Fields of `Timings` that the scheduler knows better (native counters).
+        """
+        rest = self._stream.finish()
+        if self.job.request.suffix:
+            rest += self.job.request.suffix
+        if rest:
+            self._emit(rest)
+        start = self.job.submitted
+        times = [start, *self._times]
+        fields: dict[str, Any] = {
+            "sample_ms": self.sample_seconds * 1000,
+            "sample_tokens": len(self.answer),
+            "prompt_ms": self.prompt_seconds * 1000,
+            "prompt_tokens": len(self.prompt) - self.cached,
+            "cached_tokens": self.cached,
+            "eval_ms": self.eval_seconds * 1000,
+            "eval_tokens": self.eval_tokens,
+            "generated_tokens": len(self.answer),
+            "total_ms": (time.perf_counter() - start) * 1000,
+            "first_token_ms": (times[1] - start) * 1000 if self._times else None,
+            "token_ms": [(b - a) * 1000 for a, b in pairwise(times)],
+        }
+        self.job.sink(
+            Completion(
+                text="".join(self._text),
+                finish_reason=self.finish_reason or "cancelled",
+                timings=Timings(**{**fields, **timings}),
+                prompt_tokens=len(self.prompt),
+                generated_tokens=len(self.answer),
+                logprobs=self._logprobs.all if self._logprobs is not None else None,
+            )
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Free what this sequence holds in native memory."""
+        if self._chain is not None:
+            self._chain.close()
+            self._chain = None
+
+
+class _Penalties:
+    """Repeat, frequency and presence penalty, with llama.cpp's formula, on the answer's tokens."""
+
+    def __init__(self, request: Request) -> None:
+        self._repeat = np.float32(request.repeat_penalty)
+        self._frequency = np.float32(request.frequency_penalty)
+        self._presence = np.float32(request.presence_penalty)
+        self._window: deque[int] = deque(maxlen=None if request.last_n < 0 else request.last_n)
+        self._counts: dict[int, int] = {}
+
+    @staticmethod
+    def wanted(request: Request) -> bool:
+        return request.last_n != 0 and (
+            request.repeat_penalty != 1.0
+            or request.frequency_penalty != 0.0
+            or request.presence_penalty != 0.0
+        )
+
+    def accept(self, token: int) -> None:
+        if len(self._window) == self._window.maxlen:
+            old = self._window[0]
+            self._counts[old] -= 1
+            if not self._counts[old]:
+                del self._counts[old]
+        self._window.append(token)
+        self._counts[token] = self._counts.get(token, 0) + 1
+
+    def apply(self, logits: npt.NDArray[np.float32]) -> None:
+        if not self._counts:
+            return
+        size = len(self._counts)
+        tokens = np.fromiter(self._counts.keys(), np.intp, size)
+        values = logits[tokens]
+        values = np.where(values <= 0, values * self._repeat, values / self._repeat)
+        if self._frequency or self._presence:
+            counts = np.fromiter(self._counts.values(), np.float32, size)
+            values -= counts * self._frequency + self._presence
+        logits[tokens] = values
+
+
+class _LogProbs:
+    """Log probabilities in the form of OpenAI's completions, from one row of logits at a time."""
+
+    def __init__(self, top: int, model: Model) -> None:
+        self._top = min(top, model.n_vocab)
+        self._model = model
+        self._offset = 0
+        self._row: npt.NDArray[np.float64] = np.empty(0)
+        self._new = self._empty()
+        self.all = self._empty()
+
+    @staticmethod
+    def _empty() -> dict[str, list[Any]]:
+        return {"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []}
+
+    def see(self, logits: npt.NDArray[np.float32]) -> None:
+        row = logits.astype(np.float64)
+        row -= row.max()
+        self._row = row - np.log(np.exp(row).sum())
+
+    def chose(self, token: int) -> None:
+        row, piece = self._row, self._text(token)
+        best = np.argpartition(-row, self._top - 1)[: self._top] if self._top else np.empty(0, int)
+        ranked = sorted((int(i) for i in best), key=lambda i: -row[i])
+        top = {self._text(i): float(row[i]) for i in ranked}
+        top.setdefault(piece, float(row[token]))
+        for name, value in (
+            ("tokens", piece),
+            ("text_offset", self._offset),
+            ("token_logprobs", float(row[token])),
+            ("top_logprobs", top),
+        ):
+            self._new[name].append(value)
+            self.all[name].append(value)
+        self._offset += len(piece)
+
+    def take(self) -> dict[str, list[Any]]:
+        new, self._new = self._new, self._empty()
+        return new
+
+    def _text(self, token: int) -> str:
+        return self._model.piece(token).decode("utf-8", "replace")

@@ -1,0 +1,528 @@
+"""`LlamaCpp`: llama.cpp as a LangChain language model, in this process and safe.
+
+A drop-in for the archived `langchain_community.llms.LlamaCpp`: same field names, same meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from pydantic import Field, PrivateAttr, model_validator
+
+from helpers._warnings import warn_caller
+from helpers.engine import Completion, Engine, EngineOptions, LoadReport, Request
+from helpers.grammars import Grammar
+from helpers.native import Device
+from helpers.parameters import DEAD_FIELDS, reject_unknown, split_model_kwargs
+from helpers.timings import Timings
+
+_SAMPLING = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "logprobs",
+    "logit_bias",
+    "echo",
+    "suffix",
+)
+_PER_CALL = (*_SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
+
+
+class LlamaCpp(BaseLLM):
+    """A GGUF model run by llama.cpp.
+
+    Loading is checked before anything native sees the file, calls from any number of threads and
+    tasks are safe, and every result carries its `Timings`.
+
+    >>> from helpers import LlamaCpp, default_model
+    >>> LlamaCpp(model_path=default_model(), max_tokens=8).invoke("Hello")  # doctest: +SKIP
+    """
+
+    model_path: str
+    """The GGUF file; `str` or `PathLike`, `~` is expanded."""
+
+    # -- loading
+
+    n_ctx: int | None = None
+    """Tokens of context per sequence, prompt and answer together. None: 4096 or the model's own
+    if smaller; 0: what the model was trained with."""
+
+    n_batch: int | None = 512
+    """Tokens handed to llama.cpp in one decode, 1 to `n_ctx`."""
+
+    n_gpu_layers: int | str | None = "auto"
+    """Layers to place on devices: "auto" what fits, -1 all, 0 none."""
+
+    devices: Sequence[Device] | None = None
+    """Devices to use, from `helpers.devices()`; None for all."""
+
+    isolate: bool | str = "auto"
+    """Run the model in a child process that may die without the kernel: True, False, or "auto"
+    (as soon as a device other than the CPU is used)."""
+
+    n_parallel: int = 8
+    """Most sequences that `batch` decodes side by side, 1 to 256."""
+
+    n_threads: int | None = None
+    """Compute threads. None: the physical cores that this process may use."""
+
+    use_mmap: bool | None = True
+    """Map the file instead of reading it."""
+
+    use_mlock: bool = False
+    """Keep the weights from being swapped out."""
+
+    vocab_only: bool = False
+    """Load the vocabulary alone: counts tokens, cannot generate."""
+
+    lora_path: str | None = None
+    """A LoRA adapter (GGUF) made for this model."""
+
+    rope_freq_base: float = 0.0
+    """Base frequency of the rotary positions; 0: the file's own."""
+
+    rope_freq_scale: float = 0.0
+    """Scale of the rotary positions; 0: the file's own."""
+
+    type_k: str | int | None = None
+    """Type of the K cache, for example "q8_0"; None: f16."""
+
+    type_v: str | int | None = None
+    """Type of the V cache; None: f16. A quantized one needs flash attention."""
+
+    flash_attn: bool | None = None
+    """Flash attention; None: where the backend has it."""
+
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments with the names of `llama_cpp.Llama`, for example `{"n_ubatch": 256}`."""
+
+    # -- sampling; each can also be given per call
+
+    max_tokens: int | None = 256
+    """Most tokens to generate; None, 0 or -1: until the context is full."""
+
+    temperature: float | None = 0.8
+    """0 takes the likeliest token each time; higher values vary more."""
+
+    top_k: int | None = 40
+    """Draw from the k likeliest tokens; 0: from all."""
+
+    top_p: float | None = 0.95
+    """Draw from the likeliest tokens that make up this probability, 0 to 1."""
+
+    min_p: float = 0.05
+    """Leave out tokens below this share of the likeliest one's probability, 0 to 1."""
+
+    typical_p: float = 1.0
+    """Locally typical sampling, 0 to 1; 1 is off."""
+
+    repeat_penalty: float | None = 1.1
+    """Above 1 makes the answer's recent tokens less likely; 1 is off."""
+
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each recent occurrence."""
+
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of each recent token."""
+
+    last_n_tokens_size: int | None = 64
+    """How many of the answer's tokens the penalties look at; -1: all."""
+
+    seed: int | None = -1
+    """Same seed, same text; -1: a random one for each call."""
+
+    stop: list[str] | None = None
+    """Strings that end the answer; they are not part of it. A call's own are added."""
+
+    logprobs: int | None = None
+    """Log probabilities of this many likeliest tokens, in `generation_info["logprobs"]`."""
+
+    logit_bias: dict[int, float] | None = None
+    """Values to add to the logits of tokens."""
+
+    echo: bool | None = False
+    """Begin the answer with the prompt."""
+
+    suffix: str | None = None
+    """Text to put after the answer."""
+
+    grammar: Any = None
+    """What the answer must match: a `Grammar`, or GBNF as a string."""
+
+    grammar_path: str | Path | None = None
+    """A GBNF file instead of `grammar`."""
+
+    # -- LangChain
+
+    streaming: bool = True
+    """Tell the callbacks about each new piece of text, in `invoke` too."""
+
+    verbose: bool = False
+    """Print the load report, and one line of timings for each call, to stderr."""
+
+    _engine: Engine = PrivateAttr()
+    _timings: _LastTimings = PrivateAttr(default_factory=lambda: _LastTimings())
+
+    # -- making -----------------------------------------------------------------------------------
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        for name in [name for name in values if name in DEAD_FIELDS]:
+            value = values.pop(name)
+            warn_caller(
+                f"LlamaCpp: {name!r} has no effect any more: {DEAD_FIELDS[name]}.",
+                DeprecationWarning,
+            )
+            if name == "callback_manager" and value is not None:
+                values.setdefault("callbacks", value)
+        reject_unknown(values, cls.model_fields, "LlamaCpp")
+        path = values.get("model_path")
+        if isinstance(path, (str, os.PathLike)):
+            values["model_path"] = str(Path(os.fspath(path)).expanduser())
+        if isinstance(values.get("stop"), str):
+            values["stop"] = [values["stop"]]
+        return values
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the grammar, then load the model."""
+        super().model_post_init(context)
+        self.grammar = _as_grammar(self.grammar, self.grammar_path)
+        self._request("", (), {})  # refuses sampling values before a slow load
+        self._engine = Engine(self._options())
+        if self.verbose:
+            print(self._engine.load_report, file=sys.stderr)
+
+    def _options(self) -> EngineOptions:
+        options, model, context = split_model_kwargs(
+            self.model_kwargs,
+            set(type(self).model_fields) - {"model_kwargs", "type_k", "type_v", "flash_attn"},
+        )
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value!r} must be 0 (the file's own) or more.")
+            if value:
+                context[name] = value
+        if self.devices is not None:
+            options["devices"] = tuple((device.name, device.endpoint) for device in self.devices)
+        names = ("type_k", "type_v", "flash_attn")
+        options.update({name: getattr(self, name) for name in names if name not in options})
+        return EngineOptions(
+            model_path=str(Path(self.model_path).resolve()),
+            n_ctx=self.n_ctx,
+            n_batch=512 if self.n_batch is None else self.n_batch,
+            n_gpu_layers=0 if self.n_gpu_layers is None else self.n_gpu_layers,
+            n_threads=self.n_threads,
+            n_parallel=self.n_parallel,
+            use_mmap=self.use_mmap is not False,
+            use_mlock=self.use_mlock,
+            vocab_only=self.vocab_only,
+            lora_path=self.lora_path,
+            isolate=self.isolate,
+            model_settings=tuple(sorted(model.items())),
+            context_settings=tuple(sorted(context.items())),
+            **options,
+        )
+
+    # -- what there is to know --------------------------------------------------------------------
+
+    @property
+    def load_report(self) -> LoadReport:
+        """What loading did: layers and MiB by device, context, flash attention, time."""
+        return self._engine.load_report
+
+    @property
+    def native_log(self) -> str:
+        """What llama.cpp logged while it loaded the model, debug lines included."""
+        return self._engine.native_log
+
+    @property
+    def last_timings(self) -> Timings | None:
+        """Timings of the last call made by this thread or task; None before the first.
+
+        A chain runs its steps in tasks of their own when it is awaited; there, read the timings
+        from the result's `generation_info` or with a `TimingsRecorder`.
+        """
+        return self._timings.get()
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens that this model makes of a prompt, as a call would see them."""
+        return self._engine.tokenize(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """How many tokens a prompt has for this model, exactly."""
+        return len(self.get_token_ids(text))
+
+    def close(self) -> None:
+        """Free the model's memory, device memory included."""
+        self._engine.close()
+
+    def __enter__(self) -> LlamaCpp:
+        """Use the model in a `with` block; it is closed at its end."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the model."""
+        self.close()
+
+    @property
+    def _llm_type(self) -> str:
+        return "llamacpp"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        names = ("model_path", "n_ctx", *_SAMPLING, "last_n_tokens_size", "stop", "grammar")
+        return {name: getattr(self, name) for name in names}
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def _request(
+        self, prompt: str, stop: Sequence[str] | None, given: Mapping[str, Any]
+    ) -> Request:
+        reject_unknown(given, _PER_CALL, "A call of LlamaCpp")
+        values = {name: given.get(name, getattr(self, name)) for name in _SAMPLING}
+        defaults = Request.__dataclass_fields__
+        for name, value in values.items():
+            if value is None and name != "max_tokens":
+                values[name] = defaults[name].default
+        values["logit_bias"] = (
+            tuple((values["logit_bias"] or {}).items())
+            if isinstance(values["logit_bias"], Mapping)
+            else ()
+        )
+        last_n = given.get("last_n_tokens_size", self.last_n_tokens_size)
+        grammar = self.grammar
+        if "grammar" in given or "grammar_path" in given:
+            grammar = _as_grammar(given.get("grammar"), given.get("grammar_path"))
+        own = [stop] if isinstance(stop, str) else list(stop or ())
+        return Request(
+            prompt=prompt,
+            last_n=64 if last_n is None else last_n,
+            stop=tuple(dict.fromkeys([*(self.stop or ()), *own])),
+            grammar=grammar,
+            **values,
+        )
+
+    def _tells_tokens(self, requests: list[Request], handlers: list[Any]) -> bool:
+        """Whether callbacks want each piece of text; several answers have but one manager."""
+        return len(requests) == 1 and self.streaming and bool(handlers)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
+        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
+            completion: Completion | None = None
+            for item in self._engine.stream(requests[0]):
+                if isinstance(item, Completion):
+                    completion = item
+                else:
+                    chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+                    run_manager.on_llm_new_token(item.text, chunk=chunk)
+            assert completion is not None
+            return self._result([completion])
+        return self._result(self._engine.generate_many(requests))
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
+        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
+            completion: Completion | None = None
+            async for item in self._engine.astream(requests[0]):
+                if isinstance(item, Completion):
+                    completion = item
+                else:
+                    chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
+            assert completion is not None
+            return self._result([completion])
+        return self._result(await self._engine.agenerate_many(requests))
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        for item in self._engine.stream(self._request(prompt, stop, kwargs)):
+            if isinstance(item, Completion):
+                yield self._last_chunk(item)
+                return
+            chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+            if run_manager is not None:
+                run_manager.on_llm_new_token(item.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        async for item in self._engine.astream(self._request(prompt, stop, kwargs)):
+            if isinstance(item, Completion):
+                yield self._last_chunk(item)
+                return
+            chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(item.text, chunk=chunk)
+            yield chunk
+
+    def _last_chunk(self, completion: Completion) -> GenerationChunk:
+        self._note(completion)
+        return GenerationChunk(text="", generation_info=_final_info(completion))
+
+    def _result(self, completions: list[Completion]) -> LLMResult:
+        for completion in completions:
+            self._note(completion)
+        generations = [
+            [
+                Generation(
+                    text=completion.text,
+                    generation_info=_final_info(completion) | (_info(completion.logprobs) or {}),
+                )
+            ]
+            for completion in completions
+        ]
+        prompt_tokens = sum(completion.prompt_tokens for completion in completions)
+        answer_tokens = sum(completion.generated_tokens for completion in completions)
+        return LLMResult(
+            generations=list(generations),
+            llm_output={
+                "model_name": Path(self.model_path).name,
+                "token_usage": _usage(prompt_tokens, answer_tokens),
+            },
+        )
+
+    def _note(self, completion: Completion) -> None:
+        self._timings.set(completion.timings)
+        if self.verbose:
+            print(_one_line(completion), file=sys.stderr)
+
+
+class _LastTimings:
+    """The last timings of each task and thread."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], Timings] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def set(self, timings: Timings) -> None:
+        self._of_thread.value = timings
+        task = _current_task()
+        if task is not None:
+            self._of_task[task] = timings
+
+    def get(self) -> Timings | None:
+        task = _current_task()
+        if task is not None and task in self._of_task:
+            return self._of_task[task]
+        value: Timings | None = getattr(self._of_thread, "value", None)
+        return value
+
+    def __deepcopy__(self, memo: object) -> _LastTimings:
+        return _LastTimings()
+
+    def __reduce__(self) -> tuple[type[_LastTimings], tuple[()]]:
+        return (_LastTimings, ())
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _as_grammar(grammar: Any, path: str | Path | None) -> Grammar | None:
+    """One checked grammar from what a field or a call may hold."""
+    if grammar is not None and path is not None:
+        raise ValueError(f"Give grammar or grammar_path, not both (grammar_path={str(path)!r}).")
+    if path is not None:
+        return Grammar.from_file(path)
+    if grammar is None or isinstance(grammar, Grammar):
+        return grammar
+    if isinstance(grammar, str):
+        return Grammar.from_string(grammar)
+    if isinstance(grammar, os.PathLike):
+        return Grammar.from_file(Path(grammar))
+    source = getattr(grammar, "_grammar", None)  # llama_cpp.LlamaGrammar keeps its text there
+    if isinstance(source, str):
+        return Grammar.from_string(source)
+    raise TypeError(
+        f"grammar={grammar!r} must be a helpers.Grammar, GBNF as a string, or a path. "
+        "For a schema: Grammar.from_json_schema(schema), Grammar.from_pydantic(Model)."
+    )
+
+
+def _info(logprobs: dict[str, list[Any]] | None) -> dict[str, Any] | None:
+    return {"logprobs": logprobs} if logprobs is not None else None
+
+
+def _usage(prompt: int, answer: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
+
+
+def _final_info(completion: Completion) -> dict[str, Any]:
+    return {
+        "finish_reason": completion.finish_reason,
+        "timings": completion.timings,
+        "token_usage": _usage(completion.prompt_tokens, completion.generated_tokens),
+    }
+
+
+def _one_line(completion: Completion) -> str:
+    timings = completion.timings
+    prompt, answer = timings.prompt_per_second, timings.eval_per_second
+    return (
+        f"llama.cpp: {timings.prompt_tokens} prompt tokens"
+        + (f" at {prompt:.1f}/s" if prompt else "")
+        + (f" ({timings.cached_tokens} cached)" if timings.cached_tokens else "")
+        + f", {timings.generated_tokens} generated"
+        + (f" at {answer:.1f}/s" if answer else "")
+        + f", {timings.total_ms or 0:.0f} ms in all, ended by {completion.finish_reason}"
+    )
