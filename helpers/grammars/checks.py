@@ -1,0 +1,245 @@
+"""What must hold in a grammar beyond its syntax: names exist, nothing loops, every rule can end."""
+
+from __future__ import annotations
+
+from ..errors import GrammarError
+from .gbnf import Parsed, fault
+from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token, children
+
+MAX_ELEMENTS = 200_000
+"""Elements after repetitions are written out; both matchers hold them in memory."""
+
+
+def check(parsed: Parsed) -> list[str]:
+    """Check a grammar that has been read.
+
+    Args:
+        parsed: Result of `gbnf.parse`.
+
+    Returns:
+        Warnings: rules that `root` never reaches.
+
+    Raises:
+        GrammarError: For a missing root, an undefined rule, left recursion, a rule that cannot
+            end, and repetitions that multiply beyond any use.
+    """
+    rules, places, source = parsed.rules, parsed.places, parsed.source
+    if "root" not in rules:
+        names = ", ".join(f"'{name}'" for name in list(rules)[:5])
+        raise fault(
+            source,
+            0,
+            "expected a rule named 'root': it says what the whole text looks like. "
+            + (f"Defined are {names}." if rules else "The grammar has no rules at all."),
+        )
+    refs = {name: references(node) for name, node in rules.items()}
+    for used in refs.values():
+        for ref in used:
+            if ref.name not in rules:
+                raise fault(
+                    source,
+                    ref.offset,
+                    f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}",
+                    end=ref.offset + len(ref.name),
+                )
+    _check_left_recursion(parsed)
+    _check_ends(parsed)
+    _check_size(parsed)
+    reached = reachable(rules)
+    return [
+        f"line {source.count(chr(10), 0, places[name]) + 1}: rule '{name}' is never used."
+        for name in rules
+        if name not in reached
+    ]
+
+
+def references(node: Node) -> list[Ref]:
+    """All names used inside a node, in order."""
+    found: list[Ref] = []
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Ref):
+            found.append(node)
+        todo.extend(reversed(children(node)))
+    return found
+
+
+def reachable(rules: Rules, start: str = "root") -> set[str]:
+    """Names of the rules that `start` leads to, itself included."""
+    seen = {start}
+    todo = [start]
+    while todo:
+        for ref in references(rules[todo.pop()]):
+            if ref.name not in seen:
+                seen.add(ref.name)
+                todo.append(ref.name)
+    return seen
+
+
+def nullable_rules(rules: Rules) -> set[str]:
+    """Names of the rules that can match the empty text."""
+    found: set[str] = set()
+    users = _users(rules)
+    todo = list(rules)
+    while todo:
+        name = todo.pop()
+        if name not in found and is_nullable(rules[name], found):
+            found.add(name)
+            todo.extend(users.get(name, ()))
+    return found
+
+
+def is_nullable(node: Node, nullable: set[str]) -> bool:
+    """Whether a node can match the empty text, given the rules that can."""
+    if isinstance(node, Literal):
+        return not node.text
+    if isinstance(node, Ref):
+        return node.name in nullable
+    if isinstance(node, Sequence):
+        return all(is_nullable(item, nullable) for item in node.items)
+    if isinstance(node, Choice):
+        return any(is_nullable(option, nullable) for option in node.options)
+    if isinstance(node, Repeat):
+        return node.low == 0 or is_nullable(node.item, nullable)
+    return False
+
+
+def _users(rules: Rules) -> dict[str, list[str]]:
+    users: dict[str, list[str]] = {}
+    for name, node in rules.items():
+        for ref in {ref.name for ref in references(node)}:
+            users.setdefault(ref, []).append(name)
+    return users
+
+
+def _nearest(name: str, rules: Rules) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(rules)[:2000], n=1)
+    return f" Did you mean '{close[0]}'?" if close else " Define it, or correct the name."
+
+
+def _check_left_recursion(parsed: Parsed) -> None:
+    """Refuse rules that can come back to themselves before a character is read.
+
+    llama.cpp refuses most of these and loops for ever on the rest (those hidden behind a rule that
+    is empty only by way of others), so the test here is exact.
+    """
+    nullable = nullable_rules(parsed.rules)
+    leads = {name: _leftmost(node, nullable) for name, node in parsed.rules.items()}
+    done: set[str] = set()
+    for start in parsed.rules:
+        # Depth first without recursion: a chain of rules may be longer than Python's stack.
+        path: list[str] = []
+        on_path: set[str] = set()
+        stack = [(start, iter(leads[start]))] if start not in done else []
+        if stack:
+            path, on_path = [start], {start}
+        while stack:
+            name, rest = stack[-1]
+            ref = next(rest, None)
+            if ref is None:
+                stack.pop()
+                done.add(path.pop())
+                on_path.discard(name)
+            elif ref.name in on_path:
+                loop = [*path[path.index(ref.name) :], ref.name]
+                shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
+                raise fault(
+                    parsed.source,
+                    ref.offset,
+                    f"left recursion: {' -> '.join(shown)} comes back to itself before any "
+                    "character is read. Put a literal first, or write the loop as ( … )*.",
+                    end=ref.offset + len(ref.name),
+                )
+            elif ref.name not in done:
+                path.append(ref.name)
+                on_path.add(ref.name)
+                stack.append((ref.name, iter(leads[ref.name])))
+
+
+def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
+    if isinstance(node, Ref):
+        return [node]
+    if isinstance(node, Sequence):
+        found: list[Ref] = []
+        for item in node.items:
+            found += _leftmost(item, nullable)
+            if not is_nullable(item, nullable):
+                break
+        return found
+    return [ref for child in children(node) for ref in _leftmost(child, nullable)]
+
+
+def _check_ends(parsed: Parsed) -> None:
+    rules = parsed.rules
+    ending: set[str] = set()
+    users = _users(rules)
+    todo = list(rules)
+    while todo:
+        name = todo.pop()
+        if name not in ending and _can_end(rules[name], ending):
+            ending.add(name)
+            todo.extend(users.get(name, ()))
+    for name in rules:
+        if name not in ending:
+            place = parsed.places[name]
+            raise fault(
+                parsed.source,
+                place,
+                f"rule '{name}' matches no text: each way through it needs itself, another such "
+                "rule, or a character that does not exist. Add an alternative that ends.",
+                end=place + len(name),
+            )
+
+
+def _can_end(node: Node, ending: set[str]) -> bool:
+    if isinstance(node, Ref):
+        return node.name in ending
+    if isinstance(node, Chars):
+        return bool(node.ranges)
+    if isinstance(node, Sequence):
+        return all(_can_end(item, ending) for item in node.items)
+    if isinstance(node, Choice):
+        return any(_can_end(option, ending) for option in node.options)
+    if isinstance(node, Repeat):
+        return node.low == 0 or _can_end(node.item, ending)
+    return True
+
+
+def _check_size(parsed: Parsed) -> None:
+    total = 0
+    for name, node in parsed.rules.items():
+        total += element_count(node)
+        if total > MAX_ELEMENTS:
+            place = parsed.places[name]
+            raise fault(
+                parsed.source,
+                place,
+                f"written out, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
+                "elements. Use smaller bounds, '*' or '+'.",
+                end=place + len(name),
+            )
+
+
+def element_count(node: Node) -> int:
+    """Elements of a node after repetitions are written out, as llama.cpp does it."""
+    if isinstance(node, Literal):
+        return len(node.text) or 1
+    if isinstance(node, Chars | Token | Ref):
+        return 1
+    if isinstance(node, Repeat):
+        times = max(node.low, node.high or 0, 1)
+        inner = element_count(node.item)
+        # A group becomes a rule of its own, and only the reference to it is copied.
+        return inner + times if isinstance(node.item, Sequence | Choice) else inner * times
+    return sum(element_count(child) for child in children(node)) + 1
+
+
+def check_rules(rules: Rules) -> None:
+    """Check rules that were made by a program; a fault here is a fault of that program."""
+    try:
+        check(Parsed("", rules, dict.fromkeys(rules, 0)))
+    except GrammarError as error:
+        raise GrammarError(f"The grammar that was made cannot be used: {error}") from error

@@ -1,0 +1,134 @@
+"""Writes a GBNF grammar in llguidance's Lark dialect without changing its language.
+
+llguidance splits a grammar into lexemes and matches each of them greedily. Its own converter
+makes lexemes of whole terminal rules, and thereby another language: `[a-z]+ "x"` then matches
+nothing, because the loop takes every x. Here a lexeme is always a single character. Whatever
+overlaps at one place then has the same length, so greed has nothing to choose, and the parser,
+which keeps every reading, decides alone. Checking a token costs microseconds that way too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import takewhile
+
+from ..errors import GrammarError
+from .syntax import ANY_CHAR, Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token
+
+
+def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> str:
+    r"""Write checked rules as a Lark grammar for llguidance.
+
+    Args:
+        rules: Rules in which every reference is defined; only those that `root` reaches are used.
+        token_number: Finds the token that a text such as `<think>` stands for; needed only by
+            grammars that name tokens.
+
+    Returns:
+        The grammar's text.
+
+    >>> from helpers.grammars.gbnf import parse
+    >>> print(to_lark(parse('root ::= [ab] "c"').rules))
+    start: C0 C1
+    C0: /[\x{61}-\x{62}]/
+    C1: /[\x{63}-\x{63}]/
+    <BLANKLINE>
+    """
+    from .checks import reachable
+
+    writer = _Writer(rules, token_number)
+    used = reachable(rules)
+    lines = [
+        f"{writer.names[name]}: {writer.write(node)}"
+        for name, node in rules.items()
+        if name in used
+    ]
+    lines += [f"{name}: /{_class(ranges)}/" for ranges, name in writer.classes.items()]
+    return "\n".join(lines) + "\n"
+
+
+class _Writer:
+    def __init__(self, rules: Rules, token_number: Callable[[str], int] | None) -> None:
+        self.token_number = token_number
+        self.names = {name: f"r{number}" for number, name in enumerate(rules)}
+        self.names["root"] = "start"
+        self.classes: dict[tuple[tuple[int, int], ...], str] = {}
+
+    def write(self, node: Node) -> str:
+        if isinstance(node, Literal):
+            names = [self.terminal(((ord(char), ord(char)),)) for char in node.text]
+            return " ".join(names) if names else '""'
+        if isinstance(node, Chars):
+            return self.terminal(node.ranges)
+        if isinstance(node, Token):
+            return self.token(node)
+        if isinstance(node, Ref):
+            return self.names[node.name]
+        if isinstance(node, Sequence):
+            return " ".join(self.grouped(item) for item in node.items)
+        if isinstance(node, Choice):
+            return " | ".join(self.grouped(option) for option in _share_beginnings(node).options)
+        return f"({self.write(node.item)}){_bounds(node)}"
+
+    def token(self, node: Token) -> str:
+        number = node.number
+        if node.text is not None:
+            if self.token_number is None:
+                raise GrammarError(f"The token {node.text} means something only to a model.")
+            number = self.token_number(node.text)
+        return f"<[{'^' if node.negated else ''}{number}]>"
+
+    def grouped(self, node: Node) -> str:
+        text = self.write(node)
+        return f"({text})" if isinstance(node, Choice) else text
+
+    def terminal(self, ranges: tuple[tuple[int, int], ...]) -> str:
+        return self.classes.setdefault(ranges, f"C{len(self.classes)}")
+
+
+def _share_beginnings(node: Choice) -> Choice:
+    """Write `"one" | "only"` as `"on" ("e" | "ly")`: llguidance follows each option separately."""
+    texts = {option.text for option in node.options if isinstance(option, Literal)}
+    if len(texts) < 20:
+        return node
+    others = [option for option in node.options if not isinstance(option, Literal)]
+    return Choice((*others, *_tree(sorted(texts), 0, 0)))
+
+
+def _tree(texts: list[str], at: int, depth: int) -> list[Node]:
+    """The sorted texts, from index `at` on, as options that begin differently."""
+    # Parentheses nest here, and llguidance reads them by recursion.
+    if depth > 20:
+        return [Literal(text[at:]) for text in texts]
+    options: list[Node] = []
+    first = 0
+    if len(texts[0]) == at:
+        options.append(Literal(""))
+        first = 1
+    while first < len(texts):
+        # Sorted, so the texts with the same next character are neighbours.
+        last = bisect_right(texts, texts[first][at], first, key=lambda text: text[at])
+        pairs = zip(texts[first][at:], texts[last - 1][at:], strict=False)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        if last - first == 1:
+            options.append(Literal(texts[first][at:]))
+        else:
+            rest = Choice(tuple(_tree(texts[first:last], at + shared, depth + 1)))
+            options.append(Sequence((Literal(texts[first][at : at + shared]), rest)))
+        first = last
+    return options
+
+
+def _bounds(node: Repeat) -> str:
+    if node.high is None:
+        return {0: "*", 1: "+"}.get(node.low, f"{{{node.low},}}")
+    return "?" if (node.low, node.high) == (0, 1) else f"{{{node.low},{node.high}}}"
+
+
+def _class(ranges: tuple[tuple[int, int], ...]) -> str:
+    if ranges == ANY_CHAR.ranges:
+        return r"[^\x{0}]"
+    if not ranges:
+        return r"[^\x{0}-\x{10ffff}]"
+    return "[" + "".join(f"\\x{{{low:x}}}-\\x{{{high:x}}}" for low, high in ranges) + "]"
