@@ -1,0 +1,457 @@
+"""The form of the suite's notebooks; each rule is seen to fail on a notebook broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import check_form
+import form_rules
+import machine_traces
+import nbformat
+import pytest
+import run_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+FOUND = check_form.find_notebooks()
+
+
+def test_the_notebooks_are_those_of_the_readme() -> None:
+    problems = check_form.list_problems([path.name for path in FOUND], check_form.listed_in())
+    assert problems == []
+
+
+@pytest.mark.parametrize("path", FOUND, ids=[path.stem for path in FOUND])
+def test_form(path: Path) -> None:
+    assert [str(problem) for problem in form_rules.check_notebook(path)] == []
+
+
+# --- a good notebook, and what breaks it ---------------------------------------------------------
+
+
+def good() -> Any:
+    def code(source: str, **metadata: Any) -> Any:
+        return new_code_cell(source, metadata=metadata)
+
+    node = new_notebook(
+        metadata=form_rules.METADATA,
+        cells=[
+            new_markdown_cell(
+                "# Count to three\n\n**What you'll do**\n\nYou count.\n\n**What you'll learn**\n\n"
+                "- to begin\n- to go on\n- to end\n\n**What you'll need**: a machine\n\n"
+                "**Time**: 5 minutes to read, 10 s to run\n\n**Hardware**: any"
+            ),
+            code(
+                "from helpers import environment_summary\n\n"
+                "summary = environment_summary()\nsummary"
+            ),
+            new_markdown_cell("## Begin\n\nHere is the first number. [Data](data/numbers.txt)"),
+            code("one = 1\ntwo = 2\nprint(one)"),
+            code("assert one == 1\nassert two == 2\nprint('✓')"),
+            new_markdown_cell(
+                "## What you learned\n\n- you began\n- you went on\n- you ended\n\n"
+                "```\n# a comment, no title\n```"
+            ),
+            new_markdown_cell("## Exercise\n\nCount one further than before."),
+            code("answer = 3\nnext_one = 4\nanswer, next_one"),
+            new_markdown_cell("Now check what you have."),
+            code("right = answer == 4\nmessage = 'not yet'\nprint('✓' if right else message)"),
+            new_markdown_cell("Open this cell for the solution."),
+            code("answer = 4\nassert answer == 4\nprint('✓')", jupyter={"source_hidden": True}),
+            new_markdown_cell("**Next**\n\n[Count on](10_count_further.ipynb)"),
+        ],
+    )
+    for n, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
+        cell.execution_count = n
+        cell.outputs = [new_output("stream", name="stdout", text="✓\n")]
+    return check_form.normalise(node)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "numbers.txt").write_text("1")
+    (tmp_path / "10_count_further.ipynb").write_text("{}")
+    return tmp_path
+
+
+def rules_broken(folder: Path, node: Any, name: str = "00_count_things.ipynb") -> set[str]:
+    path = folder / name
+    check_form.write(path, node)
+    return {problem.rule for problem in form_rules.check_notebook(path)}
+
+
+def test_the_good_notebook_is_good(folder: Path) -> None:
+    assert rules_broken(folder, good()) == set()
+
+
+def change(cell: int, old: str, new: str) -> Callable[[Any], None]:
+    def apply(node: Any) -> None:
+        assert old in node.cells[cell].source
+        node.cells[cell].source = node.cells[cell].source.replace(old, new)
+
+    return apply
+
+
+def output(text: str, cell: int = 3) -> Callable[[Any], None]:
+    def apply(node: Any) -> None:
+        node.cells[cell].outputs = [new_output("stream", name="stdout", text=text)]
+
+    return apply
+
+
+def put(target: Callable[[Any], Any], key: str, value: Any) -> Callable[[Any], None]:
+    return lambda node: target(node).__setitem__(key, value)
+
+
+def insert(at: int, *cells: Any) -> Callable[[Any], None]:
+    def apply(node: Any) -> None:
+        node.cells[at:at] = cells
+        count = 0
+        for n, cell in enumerate(node.cells):
+            cell.id = f"id-{n}"
+            if cell.cell_type == "code":
+                count += 1
+                cell.execution_count = count
+
+    return apply
+
+
+def html(text: str) -> Callable[[Any], None]:
+    result = new_output("display_data", data={"text/html": text})
+    return put(lambda node: node.cells[3], "outputs", [result])
+
+
+LEARN = "- to begin\n- to go on\n- to end"
+SMALL = "a = 1\nb = 2\nc = 3"
+
+BROKEN: dict[str, list[Callable[[Any], None]]] = {
+    "format-version": [lambda node: node.update(nbformat_minor=4)],
+    "ids": [
+        lambda node: node.cells[2].pop("id"),
+        lambda node: node.cells[2].update(id=node.cells[3].id),
+    ],
+    "metadata": [
+        put(lambda node: node.metadata, "language_info", {"name": "python", "version": "3.11.7"}),
+        put(lambda node: node.metadata.kernelspec, "name", "my-env"),
+        put(lambda node: node.metadata, "widgets", {}),
+        put(lambda node: node.cells[3].metadata, "execution", {"iopub.status.busy": "now"}),
+        put(lambda node: node.cells[3].metadata, "scrolled", True),
+    ],
+    "whitespace": [
+        change(3, "one = 1", "one = 1  "),
+        change(2, "numbers.txt)", "numbers.txt)\n\n\t"),
+    ],
+    "title": [
+        change(0, "# Count", "Count"),
+        change(2, "## Begin", "# Begin"),
+        insert(0, new_markdown_cell("A word before the title.")),
+    ],
+    "opening": [
+        *(change(0, f"**{part}**", "") for part in form_rules._OPENING),
+        change(0, LEARN, "- to begin\n- to end"),
+        change(0, LEARN, "\n".join("- to count" for _ in range(6))),
+        change(0, "5 minutes to read, 10 s to run", "not long"),
+        change(0, ": a machine", ""),
+        lambda node: (
+            change(0, "**Time**", "**XX**")(node),
+            change(0, "**Hardware**", "**Time**")(node),
+            change(0, "**XX**", "**Hardware**")(node),
+            change(0, ": any", ": 3 min")(node),
+        ),
+    ],
+    "first-code": [
+        change(1, "environment_summary()", "3"),
+        change(1, "from helpers import", "from elsewhere import"),
+        lambda node: node.update(cells=[c for c in node.cells if c.cell_type != "code"]),
+    ],
+    "closing": [
+        change(5, "What you learned", "Summary"),
+        change(5, "\n- you ended", ""),
+        change(12, "**Next**", "Later"),
+        change(12, "[Count on](10_count_further.ipynb)", ""),
+        lambda node: node.cells.append(new_markdown_cell("One more thing.", id="more")),
+        lambda node: node.cells.insert(11, node.cells.pop(5)),
+    ],
+    "exercise": [
+        change(6, "## Exercise", "## Task"),
+        lambda node: node.cells.pop(9),
+        change(9, "✓", "right"),
+        change(9, "message = ", "assert right; message = "),
+        change(9, "message = ", "if not right: raise SystemExit\nmessage = "),
+        put(lambda node: node.cells[11], "metadata", {}),
+        put(lambda node: node.cells[7].metadata, "jupyter", {"source_hidden": True}),
+        change(11, "assert answer == 4", "answer"),
+    ],
+    "code-length": [
+        change(3, "one = 1", "\n".join(f"x{n} = {n}" for n in range(25)) + "\none = 1"),
+        change(3, "one = 1", "\n".join(f"x{n} = {n}" for n in range(14)) + "\none = 1"),
+        change(3, "one = 1\ntwo = 2\nprint(one)", ""),
+        lambda node: [c.update(source="x = 1") for c in node.cells if c.cell_type == "code"],
+    ],
+    "prose": [
+        insert(4, new_code_cell(SMALL)),
+        lambda node: node.cells.pop(2),
+        change(2, "\n\nHere is the first number. [Data](data/numbers.txt)", ""),
+        lambda node: node.cells.pop(0),
+    ],
+    "section-asserts": [
+        change(4, "assert one == 1\nassert two == 2", "one == 1\ntwo == 2"),
+        change(4, "assert one == 1\nassert two == 2", "# assert one == 1\n'assert'"),
+    ],
+    "links": [
+        change(2, "data/numbers.txt", "data/absent.txt"),
+        change(12, "10_count_further.ipynb", "11_count_further.ipynb#begin"),
+        change(2, "[Data](data/numbers.txt)", "<img src='data/absent.png'>"),
+        change(2, "[Data](data/numbers.txt)", "[Data]\n\n[Data]: absent.txt"),
+    ],
+    "executed": [
+        lambda node: node.cells[3].update(execution_count=None),
+        lambda node: node.cells[3].update(execution_count=7),
+        lambda node: node.cells[1].update(execution_count=2),
+    ],
+    "errors": [
+        put(
+            lambda node: node.cells[3],
+            "outputs",
+            [new_output("error", ename="ValueError", evalue="no", traceback=["no"])],
+        )
+    ],
+    "progress-junk": [
+        output("\x1b[31mred\x1b[0m"),
+        output(" 10%|#   \r 20%|##  \r"),
+        html("<pre>\x1b[1mbold</pre>"),
+    ],
+    "machine-traces": [
+        output("saved in /root/.cache/models"),
+        output("/work/project/file.py:3: Warning"),
+        output("'/home/someone/model.gguf'"),
+        output("/Users/someone/model.gguf"),
+        output("C:\\Users\\someone\\model.gguf"),
+        output("'c:\\\\Users\\\\someone'"),
+        output("File /tmp/ipykernel_123/456.py"),
+        output("/usr/lib/python3.11/site.py"),
+        output("Looking in indexes: somewhere"),
+        output("https://packages.example.internal/a.whl"),
+        output("https://registry.example.com/api/pypi/simple/"),
+        output("https://user:word@example.com/"),
+        change(2, "Here is", "See /home/someone/x: here is"),
+        change(3, "one = 1", "one = '/root/x'"),
+        html("<td>/home/someone/x</td>"),
+        lambda node: output(f"in {machine_traces.ROOT}")(node),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "spoil"),
+    [
+        pytest.param(rule, spoil, id=f"{rule}-{n}")
+        for rule, spoils in BROKEN.items()
+        for n, spoil in enumerate(spoils, start=1)
+    ],
+)
+def test_each_rule_can_fail(folder: Path, rule: str, spoil: Callable[[Any], None]) -> None:
+    node = good()
+    spoil(node)
+    assert rule in rules_broken(folder, node)
+
+
+def test_every_rule_is_broken_on_purpose_somewhere_here() -> None:
+    elsewhere = {"name", "size", "canonical"}
+    assert set(form_rules.RULES) == set(BROKEN) | elsewhere
+
+
+@pytest.mark.parametrize(
+    "name", ["start_here.ipynb", "0_start_here.ipynb", "00_start.ipynb", "00_Start_here.ipynb"]
+)
+def test_wrong_names(folder: Path, name: str) -> None:
+    assert rules_broken(folder, good(), name) == {"name"}
+
+
+def test_too_large_a_file(folder: Path) -> None:
+    node = good()
+    node.cells[3].outputs = [
+        new_output("display_data", data={"image/png": "A" * form_rules.MAX_BYTES})
+    ]
+    assert rules_broken(folder, node) == {"size"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: json.dumps(json.loads(text), indent=2),
+        lambda text: text + "\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n",  # ASCII only
+    ],
+)
+def test_another_form_of_the_same_file(folder: Path, spoil: Callable[[str], str]) -> None:
+    path = folder / "00_count_things.ipynb"
+    text = spoil(form_rules.canonical_text(good()))
+    path.write_text(text, encoding="utf-8", newline="")
+    assert {problem.rule for problem in form_rules.check_notebook(path)} == {"canonical"}
+    assert check_form.fix(path)
+    assert form_rules.check_notebook(path) == []
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", '{"cells": 3}'])
+def test_what_is_no_notebook(folder: Path, text: str) -> None:
+    path = folder / "00_count_things.ipynb"
+    path.write_text(text)
+    assert [problem.rule for problem in form_rules.check_notebook(path)] == ["valid"]
+
+
+def test_harmless_texts_are_no_machine_traces() -> None:
+    for text in (
+        "https://github.com/someone/work/tree/root/home/x",
+        "and/or, 3/4, /v1/completions, n_gpu_layers=-1/31",
+        "https://pypi.org/simple/ and http://127.0.0.1:50052",
+        "RPC0[127.0.0.1:50052] · C: drive",
+    ):
+        assert list(machine_traces.machine_traces_in(text)) == [], text
+
+
+def test_package_registry_of_this_machine_is_a_trace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example.org:8443/pypi/")
+    (tmp_path / "pip.conf").write_text("[global]\nextra-index-url = https://second.example.net/\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    machine_traces._own_traces.cache_clear()
+    try:
+        for host in ("mirror.example.org", "second.example.net"):
+            assert list(machine_traces.machine_traces_in(f"from {host}, 77 MB")) == [host]
+    finally:
+        machine_traces._own_traces.cache_clear()
+
+
+# --- the list ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "listed", "message"),
+    [
+        ([], ["00_a_b.ipynb"], "no notebook in notebooks"),
+        (["00_a_b.ipynb"], [], "lists no notebook"),
+        (["00_a_b.ipynb", "10_c_d.ipynb"], ["00_a_b.ipynb"], "10_c_d.ipynb is not in"),
+        (["00_a_b.ipynb"], ["00_a_b.ipynb", "10_c_d.ipynb"], "10_c_d.ipynb, which does not exist"),
+        (["00_a_b.ipynb"], ["00_a_b.ipynb"] * 2, "twice"),
+        (["00_a_b.ipynb", "10_c_d.ipynb"], ["10_c_d.ipynb", "00_a_b.ipynb"], "not in the order"),
+    ],
+)
+def test_each_fault_of_the_list(found: list[str], listed: list[str], message: str) -> None:
+    assert any(message in problem for problem in check_form.list_problems(found, listed))
+
+
+def test_only_rows_of_a_table_list_a_notebook(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "See [this](notebooks/99_not_listed.ipynb).\n\n| notebook | time |\n|---|---|\n"
+        "| [00_a_b](notebooks/00_a_b.ipynb) | 5 min |\n"
+    )
+    assert check_form.listed_in(readme) == ["00_a_b.ipynb"]
+
+
+# --- --fix and the command -----------------------------------------------------------------------
+
+
+def test_fix_mends_all_that_needs_no_thought_and_nothing_else(folder: Path) -> None:
+    node = good()
+    outputs = json.dumps([cell.get("outputs") for cell in node.cells], sort_keys=True)
+    for rule in ("format-version", "ids", "metadata", "whitespace"):
+        for spoil in BROKEN[rule]:
+            spoil(node)
+    path = folder / "00_count_things.ipynb"
+    path.write_text(json.dumps(node), encoding="utf-8")
+    assert check_form.fix(path)
+    assert [str(problem) for problem in form_rules.check_notebook(path)] == []
+    assert not check_form.fix(path), "a second run has nothing to do"
+    mended = nbformat.v4.reads(path.read_text("utf-8"))
+    kept = [cell.get("outputs") for cell in mended.cells]
+    assert json.dumps(kept, sort_keys=True) == outputs
+    assert mended.cells[11].metadata == {"jupyter": {"source_hidden": True}}
+
+
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "00_count_things.ipynb"
+    node = good()
+    node.metadata.kernelspec.name = "my-env"
+    check_form.write(path, node)
+    assert check_form.main([str(path)]) == 1
+    assert "00_count_things.ipynb: the metadata is not" in capsys.readouterr().out
+    assert check_form.main(["--fix", str(path)]) == 0
+    assert "mended 00_count_things.ipynb" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        check_form.main([str(folder / "absent.ipynb")])
+
+
+def test_command_runs_from_any_folder(folder: Path) -> None:
+    path = folder / "00_count_things.ipynb"
+    check_form.write(path, good())
+    script = Path(check_form.__file__).resolve()
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)], cwd=folder, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "1 notebook, 0 problems\n")
+
+
+# --- run_notebook --------------------------------------------------------------------------------
+
+
+def small(*sources: str) -> Any:
+    return check_form.normalise(new_notebook(cells=[new_code_cell(source) for source in sources]))
+
+
+def test_run_writes_real_outputs_in_canonical_form(folder: Path) -> None:
+    path = folder / "00_count_things.ipynb"
+    node = small("for n in range(3):\n    print(n, flush=True)", "open('data/numbers.txt').read()")
+    node.cells[0].execution_count = 9
+    check_form.write(path, node)
+    assert run_notebook.run(path) > 0
+    text = path.read_text("utf-8")
+    written = nbformat.v4.reads(text)
+    assert [cell.execution_count for cell in written.cells] == [1, 2]
+    assert [output.text for output in written.cells[0].outputs] == ["0\n1\n2\n"]
+    assert written.cells[1].outputs[0].data["text/plain"] == "'1'"
+    assert written.metadata == form_rules.METADATA
+    assert text == form_rules.canonical_text(written)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import os; print(os.path.expanduser('/home/someone/x'))", "shows this machine"),
+        ("import time; time.sleep(60)", "CellTimeoutError"),
+    ],
+)
+def test_run_that_fails_leaves_the_file_as_it_was(folder: Path, source: str, message: str) -> None:
+    path = folder / "00_count_things.ipynb"
+    check_form.write(path, small("x = 1", source))
+    before = path.read_bytes()
+    with pytest.raises(run_notebook.RunError, match=message) as caught:
+        run_notebook.run(path, timeout_s=10)
+    assert "cell 2" in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_selection_by_number_name_and_path(folder: Path) -> None:
+    (folder / "10_count_further.ipynb").unlink()
+    for name in ("00_a_b", "10_c_d", "11_e_f"):
+        shutil.copy(folder / "data" / "numbers.txt", folder / f"{name}.ipynb")
+
+    def chosen(*names: str) -> list[str]:
+        return [path.stem[:2] for path in run_notebook.select(list(names), folder)]
+
+    assert chosen() == ["00", "10", "11"]
+    assert chosen("1") == ["10", "11"]
+    assert chosen("11", "00_a") == ["11", "00"]
+    assert chosen("00_a_b.ipynb", "0", str(folder / "11_e_f.ipynb")) == ["00", "11"]
+    with pytest.raises(run_notebook.RunError, match="'77'"):
+        chosen("77")
