@@ -183,7 +183,8 @@ _COMMANDS: dict[str, tuple[Command, str]] = {
 def commands() -> dict[str, tuple[Command, str]]:
     """Return the commands that this version of the suite has."""
     known = dict(_COMMANDS)
-    if importlib.util.find_spec("helpers.bench"):
+    spec = importlib.util.find_spec("helpers.bench")
+    if spec is not None and spec.origin is not None:  # not an empty folder of that name
         known["bench"] = (_bench, "measure sweeps of the parameters that decide speed")
     return known
 

