@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.errors import ModelFileError
+from helpers.models._cursor import shorten
 from helpers.models._formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES
 from helpers.models._header import Header, Tensor, read_header
 from helpers.models._plausible import find_implausible
@@ -52,20 +53,36 @@ def check_model_file(path: str | os.PathLike[str]) -> None:
 def checked_header(path: str | os.PathLike[str]) -> tuple[Header, ...]:
     """Check a model and return the headers of its parts (one, if it is not split)."""
     file = Path(path).expanduser().absolute()
-    state = _file_state(file)
-    return _checked(file, state.st_size, state.st_mtime_ns)
+    _file_state(file)
+    return _checked(file, _fingerprint(file))
+
+
+def _fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Sizes and times of a file and of its other parts: what a kept result is valid for."""
+    match = _SPLIT_NAME.match(file.name)
+    names = [file.name]
+    if match is not None:
+        names += [path.name for path in file.parent.glob(f"*-of-{match['count']}.gguf")]
+    states: list[tuple[int, int] | None] = []
+    for name in sorted(set(names)):
+        try:
+            state = (file.parent / name).stat()
+            states.append((state.st_size, state.st_mtime_ns))
+        except OSError:
+            states.append(None)
+    return tuple(states)
 
 
 @functools.lru_cache(maxsize=4)
-def _checked(file: Path, size: int, _changed: int) -> tuple[Header, ...]:
-    header = _check_layout(file, size)
+def _checked(file: Path, _valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
+    header = _check_layout(file, _file_state(file).st_size)
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelFileError(f"{file} is damaged: two tensors have the same name. {_AGAIN}")
     problem = find_implausible(header, tensors)
     if problem is not None:
-        raise ModelFileError(f"{file} {problem}")
+        raise ModelFileError(f"{file} {shorten(problem)}")
     return headers
 
 
@@ -105,7 +122,7 @@ def _names_nearby(file: Path) -> str:
     if near:
         return f"Did you mean {' or '.join(near)}?"
     if names:
-        return f"That folder has: {_shorten(names)}."
+        return f"That folder has: {_listed(names)}."
     return f"The folder {folder} has no .gguf file at all. Check the path."
 
 
@@ -113,10 +130,10 @@ def _names_inside(folder: Path) -> str:
     names = _gguf_names(folder)
     if not names:
         return "It has no .gguf file in it. Give the path of a .gguf file."
-    return f"Give the path of a file in it: {_shorten(names)}."
+    return f"Give the path of a file in it: {_listed(names)}."
 
 
-def _shorten(names: Sequence[str], limit: int = 8) -> str:
+def _listed(names: Sequence[str], limit: int = 8) -> str:
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
@@ -179,8 +196,8 @@ def _check_values(header: Header) -> None:
     for key in header:
         if header.type_of(key) == ("array", "array"):
             raise ModelFileError(
-                f"{header.path}: {key!r} is an array of arrays, which llama.cpp does not read. "
-                "Convert the model again without that key."
+                f"{header.path}: {shorten(key)!r} is an array of arrays, which llama.cpp does not "
+                "read. Convert the model again without that key."
             )
 
 
@@ -191,7 +208,9 @@ def _check_tensors(header: Header) -> None:
     for tensor in header.tensors:
         problem = _tensor_problem(tensor) or _offset_problem(header, tensor, expected)
         if problem is not None:
-            raise ModelFileError(f"{header.path} is damaged: tensor {tensor.name!r} {problem}")
+            raise ModelFileError(
+                f"{header.path} is damaged: " + shorten(f"tensor {tensor.name!r} {problem}")
+            )
         end = header.data_offset + tensor.offset + tensor.n_bytes
         expected = tensor.offset + _padded(tensor.n_bytes, header.alignment)
     missing = end - header.file_size
@@ -270,7 +289,7 @@ def _other_parts(header: Header) -> list[Header]:
         raise ModelFileError(
             f"{file} is one of {count} parts, and {len(missing)} of them "
             f"{'is' if len(missing) == 1 else 'are'} missing in {file.parent}: "
-            f"{_shorten(missing)}. Download all parts into the same folder."
+            f"{_listed(missing)}. Download all parts into the same folder."
         )
     if number != 0 or file.name != names[0]:
         raise ModelFileError(

@@ -16,6 +16,13 @@ WINDOW = 2**20
 _EAGER_BUDGET = 2**25
 
 
+def shorten(text: str, limit: int = 600) -> str:
+    """Leave out the middle of a text that quotes too much of a damaged file."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} […] {text[-limit // 2 :]}"
+
+
 class Cursor:
     """Reads a file front to back through a window, and knows its end."""
 
@@ -38,7 +45,7 @@ class Cursor:
 
     def fail(self, what: str) -> ModelFileError:
         return ModelFileError(
-            f"{self.path} is damaged: {what}. The header cannot be read any further. "
+            f"{self.path} is damaged: {shorten(what)}. The header cannot be read any further. "
             "Download or copy the file again."
         )
 

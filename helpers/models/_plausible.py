@@ -90,7 +90,6 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     yield from _scalars(header, arch)
     yield from _per_layer(header, arch)
     yield from _experts(header, arch)
-    yield from _heads(header, arch)
     if not tensors:
         yield (
             "has no tensors: it is a vocabulary or a header without weights. Download the model "
@@ -98,6 +97,7 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
         )
     yield from vocabulary_problems(header)
     yield from tensor_problems(header, arch, tensors)
+    yield from _heads(header, arch)
 
 
 def _architecture(header: Header) -> Iterator[str]:

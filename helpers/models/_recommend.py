@@ -14,10 +14,12 @@ _RAM_RESERVE = 1500.0
 _VRAM_RESERVE = 500.0
 # Compute buffers, beside weights and cache: a base and the scores of a batch (512 x tokens x 4).
 _COMPUTE_BASE = 100.0
-# MiB that a token's weights are read at, per second: ordinary dual-channel memory, and the memory of
+# MiB a second at which weights are read: ordinary dual-channel memory, and the memory of
 # a mid-range graphics card. Only the order of magnitude matters for the ranking.
 _RAM_SPEED = 25_000.0
 _VRAM_SPEED = 250_000.0
+# Tokens a second that people read.
+_READING_SPEED = 6.0
 # Loss of quality by recipe, in doublings of the model's size: small above four bits, then steep
 # (llama.cpp, tools/quantize/README.md, perplexity by recipe).
 _LOSS = {"Q3_K_M": 0.7, "Q4_0": 0.35, "Q4_1": 0.3, "Q4_K_M": 0.2, "Q5_K_M": 0.07, "Q6_K": 0.02}
@@ -146,8 +148,8 @@ def _fit(
     size = entry.n_params / 1e9 * math.sqrt(entry.shape.active_share())
     score = math.log2(size) - _LOSS.get(quantization, 0.0)
     score += 0.8 if purpose in entry.purposes else -0.8
-    # Below about 8 tokens a second people wait; each halving counts as two halvings of size.
-    score += 2 * min(math.log2(speed / 8), 0)
+    # Below this people wait; each halving of the speed counts as two halvings of the size.
+    score += 2 * min(math.log2(speed / _READING_SPEED), 0)
     return _Fit(entry, quantization, placement, on_gpu, weights, kv, total, spare, speed, score)
 
 
@@ -162,7 +164,7 @@ def _recommendation(rank: int, fit: _Fit, purpose: str, n_ctx: int) -> Recommend
     if entry.shape.n_experts:
         reasons.append(f"of which a token uses {entry.shape.active_share():.0%}")
     reasons.append(f"{where} with {fit.spare:,.0f} MiB to spare")
-    if fit.speed < 8:
+    if fit.speed < _READING_SPEED:
         reasons.append("slow here: a model that reads fewer weights would answer sooner")
     made = "made for" if purpose in entry.purposes else "not made for"
     reasons.append(f"{made} {purpose}")

@@ -1,0 +1,209 @@
+"""Small GGUF files for the tests: a tiny llama that loads and generates, and bare headers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def byte_vocabulary() -> tuple[list[str], list[int], list[str]]:
+    """Tokens, token types and merges of a byte-pair vocabulary that can write any text."""
+    # GPT-2's byte alphabet: printable bytes stand for themselves, the others for U+0100 onwards.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in printable}
+    for number, byte in enumerate(b for b in range(256) if b not in letters):
+        letters[byte] = chr(256 + number)
+    tokens = ["<|endoftext|>", "<|start|>", "<|end|>", *(letters[b] for b in range(256))]
+    merges = ["h e", "l l", "he ll", "hell o", "t h", "th e", "Ġ w"]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    return tokens, [3, 3, 3] + [1] * (len(tokens) - 3), merges
+
+
+def tiny_llama(
+    path: Path,
+    *,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    feed_forward: int = 96,
+    edit: Callable[[gguf.GGUFWriter], object] | None = None,
+    **options: Any,
+) -> Path:
+    """Write a llama with random weights (about 0.4 MB) that llama.cpp loads and runs."""
+    tokens, types, merges = byte_vocabulary()
+    writer = gguf.GGUFWriter(path, "llama", **options)
+    writer.add_name("Tiny")
+    writer.add_block_count(layers)
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    if edit is not None:
+        edit(writer)
+    random = np.random.default_rng(7)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, random.normal(0, 0.05, shape).astype(np.float32))
+
+    add("token_embd.weight", len(tokens), width)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    kv_width = width // heads * kv_heads
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        writer.add_tensor(f"{block}.attn_norm.weight", np.ones(width, np.float32))
+        writer.add_tensor(f"{block}.ffn_norm.weight", np.ones(width, np.float32))
+        add(f"{block}.attn_q.weight", width, width)
+        add(f"{block}.attn_k.weight", kv_width, width)
+        add(f"{block}.attn_v.weight", kv_width, width)
+        add(f"{block}.attn_output.weight", width, width)
+        add(f"{block}.ffn_gate.weight", feed_forward, width)
+        add(f"{block}.ffn_up.weight", feed_forward, width)
+        add(f"{block}.ffn_down.weight", width, feed_forward)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+class Draft:
+    """A GGUF header taken apart, to be changed and written again without any checks.
+
+    Attributes:
+        keys: [name, value type, raw bytes of the value] of each key.
+        tensors: [name, shape, type number, offset] of each tensor.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.magic = data[:4]
+        self.version, self.n_tensors, self.n_keys = struct.unpack_from("<IQQ", data, 4)
+        self._data, self._at = data, 24
+        self.keys: list[list[Any]] = []
+        self.tensors: list[list[Any]] = []
+        self.alignment = 32
+        for _ in range(self.n_keys):
+            name = self._text()
+            kind = self._take("<I")
+            start = self._at
+            self._skip_value(kind)
+            self.keys.append([name, kind, data[start : self._at]])
+        for _ in range(self.n_tensors):
+            name = self._text()
+            shape = [self._take("<Q") for _ in range(self._take("<I"))]
+            self.tensors.append([name, shape, self._take("<I"), self._take("<Q")])
+        self.data_offset = -(-self._at // 32) * 32
+        # None: written as they are; a number: written in place of the true count.
+        self.claimed_tensors: int | None = None
+        self.claimed_keys: int | None = None
+        del self._data
+
+    def _take(self, code: str) -> int:
+        (value,) = struct.unpack_from(code, self._data, self._at)
+        self._at += struct.calcsize(code)
+        return int(value)
+
+    def _text(self) -> bytes:
+        length = self._take("<Q")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def _skip_value(self, kind: int) -> None:
+        if kind == 8:
+            self._text()
+        elif kind == 9:
+            inner, count = self._take("<I"), self._take("<Q")
+            for _ in range(count):
+                self._skip_value(inner)
+        else:
+            self._at += {0: 1, 1: 1, 2: 2, 3: 2, 7: 1, 10: 8, 11: 8, 12: 8}.get(kind, 4)
+
+    def key(self, name: str) -> list[Any]:
+        return next(entry for entry in self.keys if entry[0] == name.encode())
+
+    def set(self, name: str, code: str, kind: int, value: Any) -> None:
+        """Give a key another value (`code` as in struct), adding it if it is not there."""
+        raw = struct.pack("<" + code, value)
+        for entry in self.keys:
+            if entry[0] == name.encode():
+                entry[1:] = [kind, raw]
+                return
+        self.keys.append([name.encode(), kind, raw])
+
+    def set_text(self, name: str, text: str) -> None:
+        raw = struct.pack("<Q", len(text.encode())) + text.encode()
+        for entry in self.keys:
+            if entry[0] == name.encode():
+                entry[1:] = [8, raw]
+                return
+        self.keys.append([name.encode(), 8, raw])
+
+    def remove(self, name: str) -> None:
+        self.keys = [entry for entry in self.keys if entry[0] != name.encode()]
+
+    def place_tensors(self) -> int:
+        """Give every tensor its proper offset; return the bytes of the data section."""
+        end = 0
+        for tensor in self.tensors:
+            tensor[3] = end
+            end += -(-tensor_bytes(tensor[1], tensor[2]) // self.alignment) * self.alignment
+        return end
+
+    def header(self) -> bytes:
+        def text(value: bytes) -> bytes:
+            return struct.pack("<Q", len(value)) + value
+
+        n_tensors = len(self.tensors) if self.claimed_tensors is None else self.claimed_tensors
+        n_keys = len(self.keys) if self.claimed_keys is None else self.claimed_keys
+        parts = [self.magic, struct.pack("<IQQ", self.version, n_tensors, n_keys)]
+        parts += [text(name) + struct.pack("<I", kind) + raw for name, kind, raw in self.keys]
+        for name, shape, kind, offset in self.tensors:
+            dims = b"".join(struct.pack("<Q", size % 2**64) for size in shape)
+            end = struct.pack("<IQ", kind, offset % 2**64)
+            parts.append(text(name) + struct.pack("<I", len(shape)) + dims + end)
+        return b"".join(parts)
+
+    def write(self, path: Path, data_bytes: int | None = None) -> Path:
+        """Write the header and a hole of the data's size (no disk space is used for it)."""
+        head = self.header()
+        if data_bytes is None:
+            data_bytes = max((t[3] + tensor_bytes(t[1], t[2]) for t in self.tensors), default=0)
+        with path.open("wb") as file:
+            file.write(head)
+            size = -(-len(head) // self.alignment) * self.alignment + data_bytes
+            file.truncate(min(size, 2**42))
+        return path
+
+
+def tensor_bytes(shape: list[int], kind: int) -> int:
+    try:
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+    except ValueError:
+        block, size = 1, 4
+    elements = 1
+    for dimension in shape:
+        elements *= dimension
+    return elements // block * size
