@@ -145,6 +145,8 @@ def test_nothing_tracked_belongs_to_one_machine() -> None:
     )
     found = []
     for path in tracked():
+        if path.name == "test_form.py":  # its data are such traces
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -97,6 +97,9 @@ def _lab(arguments: Sequence[str]) -> int:
         command.append(f"--ServerApp.port={options.port}")
     if options.no_browser:
         command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        # In a container there often is nobody else; Jupyter refuses without this word.
+        command.append("--allow-root")
     if (REPOSITORY / FIRST_NOTEBOOK).exists():
         command.append(str(REPOSITORY / FIRST_NOTEBOOK))
     # A kernel of the same name in the user's home must not stand in for this environment's.
