@@ -112,6 +112,8 @@ def _checked(name: str, value: Any, bounds: tuple[float, float] | None) -> Any:
     if name == "kv_overrides":
         if not isinstance(value or {}, Mapping):
             raise TypeError(f"kv_overrides={value!r} must be a dict of metadata keys and values.")
+        if any(not isinstance(key, str) for key in value or {}):
+            raise TypeError(f"kv_overrides={value!r}: metadata keys are strings.")
         return tuple(sorted((value or {}).items()))
     if bounds is None:
         if not isinstance(value, bool):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers._warnings import warn_caller
 from helpers.engine.options import EngineOptions
+from helpers.engine.overrides import check_overrides
 from helpers.engine.report import (
     LoadReport,
     read_buffers,
@@ -68,6 +69,9 @@ def settle(options: EngineOptions) -> EngineOptions:
         if n_batch != EngineOptions.n_batch:
             warn_caller(f"n_batch={n_batch} is more than n_ctx={n_ctx}; {n_ctx} is used.")
         n_batch = n_ctx
+    overrides = dict(options.model_settings).get("kv_overrides")
+    if overrides:
+        check_overrides(options.model_path, overrides)
     layers, isolate = _placement(options, info)
     settled = dataclasses.replace(
         options,

@@ -1,0 +1,88 @@
+"""`kv_overrides`: metadata given in place of the file's, held to what the file's own is held to.
+
+llama.cpp checks little of it: a `block_count` too large or an epsilon below zero is an assertion
+that ends the process, a value of the wrong type is passed over.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from helpers.models._check import checked_header
+from helpers.models._formats import VALUE_NAMES
+from helpers.models._header import Header
+from helpers.models._plausible import find_implausible
+
+_BOUNDS = {
+    "u8": (0, 2**8 - 1),
+    "i8": (-(2**7), 2**7 - 1),
+    "u16": (0, 2**16 - 1),
+    "i16": (-(2**15), 2**15 - 1),
+    "u32": (0, 2**32 - 1),
+    "i32": (-(2**31), 2**31 - 1),
+    "u64": (0, 2**63 - 1),
+    "i64": (-(2**63), 2**63 - 1),
+}
+_CODES = {name: code for code, name in VALUE_NAMES.items()}
+
+
+def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> None:
+    """Refuse overrides that llama.cpp would ignore, or with which no model could be loaded.
+
+    Args:
+        path: The model file, checked before.
+        pairs: Keys and values.
+
+    Raises:
+        ValueError: A value of another type than the file's, out of range, or impossible.
+    """
+    headers = checked_header(path)
+    changed = _Overridden(headers[0])
+    for key, value in pairs:
+        changed.replace(key, value)
+    problem = find_implausible(changed, [t for header in headers for t in header.tensors])
+    if problem is not None:
+        keys = ", ".join(key for key, _ in pairs)
+        raise ValueError(f"kv_overrides ({keys}): with them, the model {problem}")
+
+
+class _Overridden(Header):
+    """A header with some values replaced."""
+
+    def __init__(self, original: Header) -> None:
+        self.__dict__.update(original.__dict__)
+        self._values = copy.copy(original._values)
+        self._types = copy.copy(original._types)
+
+    def replace(self, key: str, value: Any) -> None:
+        kind = _kind_of(value)
+        found = self.type_of(key) if key in self else None
+        if found is None:
+            name = {"int": "u32", "float": "f32", "bool": "bool", "str": "str"}[kind]
+        elif len(found) > 1 or _family(found[0]) != kind:
+            raise ValueError(
+                f"kv_overrides: {key!r} is of type {' of '.join(found)} in the file; "
+                f"{value!r} is of another one, and llama.cpp would pass it over."
+            )
+        else:
+            name = found[0]
+        low, high = _BOUNDS.get(name, (None, None))
+        if low is not None and high is not None and not low <= value <= high:
+            raise ValueError(f"kv_overrides: {key!r} = {value!r} is out of range: {low} to {high}.")
+        self._values[key] = value
+        self._types[key] = (_CODES[name],)
+
+
+def _kind_of(value: Any) -> str:
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind.__name__
+    raise ValueError(f"kv_overrides: {value!r} must be a bool, a number or a string.")
+
+
+def _family(name: str) -> str:
+    if name in _BOUNDS:
+        return "int"
+    return "float" if name in ("f32", "f64") else name
