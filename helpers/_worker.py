@@ -6,14 +6,14 @@ It runs as `python -m helpers._worker` and ends when its input closes.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import sys
 import threading
+import traceback
 from typing import IO, Any
 
 from helpers.errors import HelpersError
-from helpers.isolation import read_frame, write_frame
+from helpers.isolation import frame, read_frame
 
 
 def main() -> None:
@@ -23,16 +23,20 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever native code prints must not end up between two messages
     worker = _Worker(replies)
+    status = 0
     try:
         while True:
             verb, *arguments = read_frame(requests)
             getattr(worker, f"do_{verb}")(*arguments)
     except EOFError:
         worker.close()
+    except BaseException:  # a message that cannot be read: the parent shows this text
+        traceback.print_exc()
+        status = 1
     finally:
         sys.stderr.flush()
         # Not sys.exit: a decode may still be running, and nothing here needs tidying up.
-        os._exit(0)
+        os._exit(status)
 
 
 class _Worker:
@@ -99,12 +103,13 @@ class _Worker:
 
     def _reply(self, verb: str, number: int, content: Any) -> None:
         try:
-            pickle.dumps(content)
+            raw = frame((verb, number, content))
         except Exception:
-            content = HelpersError(f"{type(content).__name__}: {content}")
+            raw = frame((verb, number, HelpersError(f"{type(content).__name__}: {content}")))
         with self._lock:
             try:
-                write_frame(self._replies, (verb, number, content))
+                self._replies.write(raw)
+                self._replies.flush()
             except OSError:
                 os._exit(0)  # the parent is gone
 

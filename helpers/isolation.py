@@ -31,11 +31,10 @@ from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileEr
 _HEADER = struct.Struct("<Q")
 
 
-def write_frame(stream: IO[bytes], message: object) -> None:
-    """Write one message: its length in 8 bytes, then the pickle."""
+def frame(message: object) -> bytes:
+    """One message as it goes through a pipe: its length in 8 bytes, then the pickle."""
     raw = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    stream.write(_HEADER.pack(len(raw)) + raw)
-    stream.flush()
+    return _HEADER.pack(len(raw)) + raw
 
 
 def read_frame(stream: IO[bytes]) -> Any:
@@ -129,15 +128,17 @@ class IsolatedCore:
                 "This model's process belongs to the process that this one was forked from. "
                 "Make the LlamaCpp in the process that uses it."
             )
-        batch = []
         with self._lock:
             if self._dead is not None:
                 raise self._dead
-            for job in jobs:
-                self._next += 1
-                self._jobs[self._next], self._numbers[job] = job, self._next
-                batch.append((self._next, job.request))
-        self._outgoing.put(("submit", batch))
+            first = self._next + 1
+            numbered = dict(enumerate(jobs, first))
+            # Pickled here, so that what cannot be pickled is the caller's exception.
+            raw = frame(("submit", [(number, job.request) for number, job in numbered.items()]))
+            self._next += len(numbered)
+            self._jobs.update(numbered)
+            self._numbers.update({job: number for number, job in numbered.items()})
+            self._outgoing.put(raw)
 
     def cancel(self, job: Job) -> None:
         """End a job as soon as possible."""
@@ -145,7 +146,7 @@ class IsolatedCore:
         with self._lock:
             number = self._numbers.get(job)
         if number is not None:
-            self._outgoing.put(("cancel", number))
+            self._outgoing.put(frame(("cancel", number)))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
@@ -175,8 +176,9 @@ class IsolatedCore:
             if self._dead is not None:
                 raise self._dead
             self._next += 1
+            raw = frame((verb, self._next, argument))
             self._replies[self._next] = replies
-            self._outgoing.put((verb, self._next, argument))
+            self._outgoing.put(raw)
         reply = replies.get()
         if isinstance(reply, BaseException):
             raise reply
@@ -189,15 +191,16 @@ class IsolatedCore:
         stream = self._process.stdin
         assert stream is not None
         with contextlib.suppress(OSError, ValueError):
-            while (message := self._outgoing.get()) is not None:
-                write_frame(stream, message)
+            while (raw := self._outgoing.get()) is not None:
+                stream.write(raw)
+                stream.flush()
         with contextlib.suppress(OSError):
             stream.close()
 
     def _read(self) -> None:
         stream = self._process.stdout
         assert stream is not None
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        with contextlib.suppress(Exception):  # the end, or a message that cannot be one
             while True:
                 verb, number, content = read_frame(stream)
                 if verb == "event":
@@ -230,7 +233,11 @@ class IsolatedCore:
 
     def _bury(self) -> None:
         """The child is gone: tell everybody who waits."""
-        status = self._process.wait()
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it lives, but nobody can understand it any more
+            self._process.kill()
+            status = self._process.wait()
         self._threads[2].join(timeout=1)
         with self._lock:
             if self._dead is None:
