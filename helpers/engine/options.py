@@ -99,6 +99,9 @@ class EngineOptions:
             _check_range("n_gpu_layers", self.n_gpu_layers, -1, 2**31 - 1)
         if isinstance(self.isolate, str):
             _check_choice("isolate", self.isolate, ("auto",))
+        if self.flash_attn is not None and not isinstance(self.flash_attn, bool):
+            raise ValueError(f"flash_attn={self.flash_attn!r} must be True, False or None.")
+        _check_range("lora_scale", self.lora_scale, -1e6, 1e6)
         for name in ("type_k", "type_v"):
             object.__setattr__(self, name, kv_type(name, getattr(self, name)))
 
@@ -138,7 +141,7 @@ class Request:
         stop: Strings that end the text.
         grammar: What the text must match, or None.
         logprobs: Give the log probabilities of this many likeliest tokens, or None.
-        logit_bias: `(token, value)` pairs added to logits.
+        logit_bias: `(token, value)` pairs added to logits; minus infinity bans a token.
         echo: Begin the text with the prompt.
         suffix: End the text with this, or None.
     """
@@ -178,6 +181,13 @@ class Request:
         _check_range("logprobs", self.logprobs, 0, 100_000)
         if any(not isinstance(stop, str) or not stop for stop in self.stop):
             raise ValueError(f"stop={list(self.stop)!r} must be a list of strings, none empty.")
+        for token, value in self.logit_bias:
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise TypeError(f"logit_bias: the token {token!r} must be a whole number.")
+            if token < 0:
+                raise ValueError(f"logit_bias: {token} is no token; they begin at 0.")
+            if value != -math.inf:  # which bans the token
+                _check_range(f"logit_bias[{token}]", value, -1e6, 1e6)
 
     def seed_or_random(self) -> int:
         """The seed, or a random one where none was given."""

@@ -6,6 +6,7 @@ wait on queues, where Ctrl-C and event loops can reach them.
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections import deque
@@ -133,8 +134,6 @@ class Scheduler:
             self._closing = True
             self._wake.notify()
         with self._guard:
-            for job in self._computing:
-                job.cancelled = True
             if self._context is not None:
                 self._context.abort()
         if wait and threading.current_thread() is not self.thread:
@@ -336,7 +335,7 @@ class Scheduler:
                 if not tokens and self._model.bos >= 0:
                     tokens = [self._model.bos]
             else:
-                tokens = list(prompt)
+                tokens = [operator.index(token) for token in prompt]
                 wrong = [t for t in tokens if not 0 <= t < self._model.n_vocab]
                 if wrong:
                     raise ValueError(

@@ -73,6 +73,11 @@ class Sequence:
             _LogProbs(request.logprobs, model) if request.logprobs is not None else None
         )
         self._penalties = _Penalties(request) if _Penalties.wanted(request) else None
+        for token, _ in request.logit_bias:
+            if token >= model.n_vocab:
+                raise ValueError(
+                    f"logit_bias: token {token} is not in the vocabulary: 0 to {model.n_vocab - 1}."
+                )
         self._bias = request.logit_bias
         self._chain = None
         if request.temperature > 0:
