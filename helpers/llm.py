@@ -11,13 +11,17 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field, PrivateAttr, model_validator
 
 from helpers._warnings import warn_caller
@@ -179,6 +183,7 @@ class LlamaCpp(BaseLLM):
     """Print the load report, and one line of timings for each call, to stderr."""
 
     _engine: Engine = PrivateAttr()
+    _checked: tuple[Any, Any, Grammar | None] = PrivateAttr(default=(None, None, None))
     _timings: _LastTimings = PrivateAttr(default_factory=lambda: _LastTimings())
 
     # -- making -----------------------------------------------------------------------------------
@@ -208,8 +213,7 @@ class LlamaCpp(BaseLLM):
     def model_post_init(self, context: Any, /) -> None:
         """Check the grammar, then load the model."""
         super().model_post_init(context)
-        self.grammar = _as_grammar(self.grammar, self.grammar_path)
-        self._request("", (), {})  # refuses sampling values before a slow load
+        self._request("", (), {})  # refuses a grammar or sampling values before a slow load
         self._engine = Engine(self._options())
         if self.verbose:
             print(self._engine.load_report, file=sys.stderr)
@@ -312,15 +316,15 @@ class LlamaCpp(BaseLLM):
         for name, value in values.items():
             if value is None and name != "max_tokens":
                 values[name] = defaults[name].default
-        values["logit_bias"] = (
-            tuple((values["logit_bias"] or {}).items())
-            if isinstance(values["logit_bias"], Mapping)
-            else ()
-        )
+        bias = values["logit_bias"] or {}
+        if not isinstance(bias, Mapping):
+            raise TypeError(f"logit_bias={bias!r} must be a dict from tokens to numbers.")
+        values["logit_bias"] = tuple(bias.items())
         last_n = given.get("last_n_tokens_size", self.last_n_tokens_size)
-        grammar = self.grammar
         if "grammar" in given or "grammar_path" in given:
             grammar = _as_grammar(given.get("grammar"), given.get("grammar_path"))
+        else:
+            grammar = self._own_grammar()
         own = [stop] if isinstance(stop, str) else list(stop or ())
         return Request(
             prompt=prompt,
@@ -329,6 +333,57 @@ class LlamaCpp(BaseLLM):
             grammar=grammar,
             **values,
         )
+
+    def _own_grammar(self) -> Grammar | None:
+        """The grammar of the fields, read and checked again only when one of them has changed."""
+        grammar, path, checked = self._checked
+        if grammar is not self.grammar or path != self.grammar_path:
+            checked = _as_grammar(self.grammar, self.grammar_path)
+            self._checked = (self.grammar, self.grammar_path, checked)
+        return checked
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Answer several prompts, up to `n_parallel` of them side by side.
+
+        Args:
+            inputs: The prompts.
+            config: One configuration for all, or one for each.
+            return_exceptions: Put the exception of a prompt that fails in its place instead of
+                raising it; the other answers are not lost.
+            **kwargs: Parameters of the call.
+
+        Returns:
+            The answers, in the order of the prompts.
+        """
+        if not return_exceptions:
+            return super().batch(inputs, config, **kwargs)
+        # LangChain gives one prompt's exception to the whole batch. A call for each, made in
+        # threads, keeps them apart; the engine decodes them side by side all the same.
+        configs = [
+            {**one, "max_concurrency": one.get("max_concurrency") or self.n_parallel}
+            for one in get_config_list(config, len(inputs))
+        ]
+        return Runnable.batch(self, inputs, configs, return_exceptions=True, **kwargs)  # type: ignore[arg-type]
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """`batch` without blocking the event loop."""
+        if not return_exceptions:
+            return await super().abatch(inputs, config, **kwargs)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=True, **kwargs)
 
     def _tells_tokens(self, requests: list[Request], handlers: list[Any]) -> bool:
         """Whether callbacks want each piece of text; several answers have but one manager."""
@@ -344,10 +399,12 @@ class LlamaCpp(BaseLLM):
         requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
         if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
             completion: Completion | None = None
-            for item in self._engine.stream(requests[0]):
-                if isinstance(item, Completion):
-                    completion = item
-                else:
+            # A callback may raise, and its traceback then keeps this frame: close, do not wait.
+            with closing(self._engine.stream(requests[0])) as items:
+                for item in items:
+                    if isinstance(item, Completion):
+                        completion = item
+                        break
                     chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
                     run_manager.on_llm_new_token(item.text, chunk=chunk)
             assert completion is not None
@@ -364,10 +421,11 @@ class LlamaCpp(BaseLLM):
         requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
         if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
             completion: Completion | None = None
-            async for item in self._engine.astream(requests[0]):
-                if isinstance(item, Completion):
-                    completion = item
-                else:
+            async with aclosing(self._engine.astream(requests[0])) as items:
+                async for item in items:
+                    if isinstance(item, Completion):
+                        completion = item
+                        break
                     chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
                     await run_manager.on_llm_new_token(item.text, chunk=chunk)
             assert completion is not None
@@ -381,14 +439,15 @@ class LlamaCpp(BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        for item in self._engine.stream(self._request(prompt, stop, kwargs)):
-            if isinstance(item, Completion):
-                yield self._last_chunk(item)
-                return
-            chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-            if run_manager is not None:
-                run_manager.on_llm_new_token(item.text, chunk=chunk)
-            yield chunk
+        with closing(self._engine.stream(self._request(prompt, stop, kwargs))) as items:
+            for item in items:
+                if isinstance(item, Completion):
+                    yield self._last_chunk(item)
+                    return
+                chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(item.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -397,14 +456,15 @@ class LlamaCpp(BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        async for item in self._engine.astream(self._request(prompt, stop, kwargs)):
-            if isinstance(item, Completion):
-                yield self._last_chunk(item)
-                return
-            chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(item.text, chunk=chunk)
-            yield chunk
+        async with aclosing(self._engine.astream(self._request(prompt, stop, kwargs))) as items:
+            async for item in items:
+                if isinstance(item, Completion):
+                    yield self._last_chunk(item)
+                    return
+                chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
+                yield chunk
 
     def _last_chunk(self, completion: Completion) -> GenerationChunk:
         self._note(completion)

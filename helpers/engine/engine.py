@@ -9,7 +9,7 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,8 +88,10 @@ class Engine:
         if self._closed:
             raise HelpersError("This model has been closed. Make a new one to go on.")
         if not self._shared.core.alive:  # closed through another engine, or its process died
-            self._finalizer()
-            self._shared = self._acquire()
+            with _lock:  # several threads may find out at once: one of them loads
+                if not self._shared.core.alive:
+                    self._finalizer()
+                    self._shared = self._acquire()
         return self._shared.core
 
     @property
@@ -135,7 +137,7 @@ class Engine:
                 raise result
         return [result for result in results if isinstance(result, Completion)]
 
-    def stream(self, request: Request) -> Iterator[Chunk | Completion]:
+    def stream(self, request: Request) -> Generator[Chunk | Completion]:
         """Generate one text piece by piece; the last item is the `Completion`.
 
         Leaving the loop early, or dropping the iterator, ends the generation at once.
@@ -144,7 +146,22 @@ class Engine:
         job = Job(request, events.put)
         core = self._core
         core.submit([job])
-        return _drain(core, job, events)
+        return self._drain(core, job, events)
+
+    def _drain(
+        self, core: Core, job: Job, events: queue.SimpleQueue[Event]
+    ) -> Generator[Chunk | Completion]:
+        # A method: the stream keeps its engine, and with it the model, alive.
+        try:
+            while True:
+                event = _get(events)
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, Completion):
+                    return
+        finally:
+            core.cancel(job)
 
     async def agenerate_many(self, requests: Sequence[Request]) -> list[Completion]:
         """`generate_many` without blocking the event loop; cancelling the task cancels it."""
@@ -167,7 +184,7 @@ class Engine:
                 raise result
         return [result for result in results if isinstance(result, Completion)]
 
-    async def astream(self, request: Request) -> AsyncIterator[Chunk | Completion]:
+    async def astream(self, request: Request) -> AsyncGenerator[Chunk | Completion]:
         """`stream` without blocking the event loop."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -201,6 +218,10 @@ class Engine:
             self._closed = True
             self._shared.core.close()
             self._finalizer()
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[EngineOptions]]:
+        """A copy shares the loaded model; a pickle carries the options and loads it again."""
+        return (Engine, (self.options,))
 
     def __enter__(self) -> Engine:
         return self
@@ -239,19 +260,6 @@ def _close_all() -> None:
     """End every engine's thread while the interpreter is still whole."""
     for shared in list(_cores.values()):
         shared.core.close()
-
-
-def _drain(core: Core, job: Job, events: queue.SimpleQueue[Event]) -> Iterator[Chunk | Completion]:
-    try:
-        while True:
-            event = _get(events)
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-            if isinstance(event, Completion):
-                return
-    finally:
-        core.cancel(job)
 
 
 def _get(events: queue.SimpleQueue[Any]) -> Any:
