@@ -80,7 +80,7 @@ class DeviceError(HelpersError):
     """A device (GPU, accelerator, RPC server) is missing, lost, or out of memory."""
 
 
-class EngineCrashed(HelpersError):  # noqa: N818  (the name is part of the public contract)
+class EngineCrashed(HelpersError):  # the name is part of the public contract
     """The process that held the model ended without being asked to.
 
     Attributes:
