@@ -37,8 +37,9 @@ def find_model(
     5. A file on the Hugging Face Hub, "owner/name/file.gguf" or "owner/name:Q4_K_M" or a link to
        one. `HF_ENDPOINT` chooses another server, `HF_HUB_CACHE` another place for the files.
 
-    A download goes on where it broke off, shows its progress, and is compared with the size and the
-    checksum that the Hub announced; what does not agree is deleted.
+    A download shows its progress, takes a broken connection up again where it broke off (five
+    times), and is compared with the size and the checksum that the Hub announced; what does not
+    agree is deleted.
 
     Args:
         name: See above. None is "default".
@@ -59,7 +60,7 @@ def find_model(
     path = _as_path(name)
     if path is None:
         text = os.fspath(name) if name is not None else _DEFAULT
-        path = _by_name(str(text).strip(), download_missing)
+        path = _by_name(str(text), download_missing)
     check_model_file(path)
     return path
 
@@ -82,14 +83,15 @@ def _as_path(name: str | os.PathLike[str] | None) -> Path | None:
 def _by_name(name: str, download_missing: bool) -> Path:
     if name in ("", _DEFAULT):
         return default_model()
+    name = name.strip()
     entry, quantization = _from_catalogue(name)
     if entry is not None and entry.embedded:
         return embedded_model()
     hub = HubName(entry.repository, None, quantization) if entry else parse_hub_name(name)
     local = local_models()
     found = _local(name, hub, local)
-    if found is not None:
-        return found
+    if found is not None and not (hub and download_missing and _is_damaged(found)):
+        return found.path
     if hub is None:
         raise ModelFileError(f"There is no model {name!r}. {_help(name, local)}")
     if not download_missing:
@@ -109,21 +111,32 @@ def _from_catalogue(name: str) -> tuple[CatalogueEntry | None, str | None]:
     return entry, quantization or entry.quantization
 
 
-def _local(name: str, hub: HubName | None, local: Sequence[LocalModel]) -> Path | None:
+def _is_damaged(model: LocalModel) -> bool:
+    """Say whether a file of the Hub's cache should be fetched again; others are not ours."""
+    if model.source != "Hub cache":
+        return False
+    try:
+        check_model_file(model.path)
+    except ModelFileError:
+        return True
+    return False
+
+
+def _local(name: str, hub: HubName | None, local: Sequence[LocalModel]) -> LocalModel | None:
     """Find a model on this machine by its name, its file's name, or its name on the Hub."""
     wanted = name.lower()
     for model in local:
         label = model.name.lower()
         if wanted in (label, label.removesuffix(".gguf"), label.removesuffix(":latest")):
-            return model.path
+            return model
     for model in local:
         file = model.path.name.lower()
         if model.source != "Ollama" and wanted in (file, file.removesuffix(".gguf")):
-            return model.path
+            return model
     return _local_hub(hub, local) if hub is not None else None
 
 
-def _local_hub(hub: HubName, local: Sequence[LocalModel]) -> Path | None:
+def _local_hub(hub: HubName, local: Sequence[LocalModel]) -> LocalModel | None:
     """A file that was downloaded from the Hub by another program, or copied into a workshop."""
     if hub.file is None and hub.quantization is None:
         return None  # a whole repository: the Hub knows its files
@@ -137,9 +150,9 @@ def _local_hub(hub: HubName, local: Sequence[LocalModel]) -> Path | None:
         if not in_repository and not in_folder:
             continue
         if hub.file is not None and model.path.name.lower() == hub.file.lower().rpartition("/")[2]:
-            return model.path
+            return model
         if hub.quantization and match_quantization([model.path.name], hub.quantization):
-            return model.path
+            return model
     return None
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,18 @@ def _explained(error: Exception, name: object) -> ModelFileError:
 
 def _choose(name: HubName) -> list[str]:
     """Find the files of a recipe in a repository's list."""
-    from huggingface_hub import HfApi
-
+    # Documented names of the library, which its type information does not export.
+    utils: Any = import_module("huggingface_hub.utils")
     try:
-        files = HfApi(endpoint=_endpoint()).list_repo_files(name.repository)
+        # One question without retries, so that a machine without network knows at once (HfApi asks
+        # six times, for 20 s).
+        answer = utils.get_session().get(
+            f"{_endpoint()}/api/models/{name.repository}",
+            headers=utils.build_hf_headers(token=utils.get_token()),
+            timeout=_TIMEOUT,
+        )
+        utils.hf_raise_for_status(answer)
+        files = [str(entry["rfilename"]) for entry in answer.json()["siblings"]]
     except Exception as error:
         raise _explained(error, name) from error
     found = first_parts(match_quantization(files, name.quantization))
@@ -239,10 +248,11 @@ def _fetch(repository: str, file: str, metadata: Any) -> Path:
             )
         )
     except Exception as error:
-        if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        if getattr(error, "response", None) is None:
+            reason = " ".join(str(error).split())[:200]
             raise ModelFileError(
-                f"The download of {name} ended too early ({str(error).splitlines()[0]}). Nothing "
-                "of it was kept: start it again."
+                f"The download of {name} broke off ({type(error).__name__}: {reason}). Nothing of "
+                "it was kept: start it again."
             ) from error
         raise _explained(error, name) from error
     if metadata.size is not None and path.stat().st_size != metadata.size:

@@ -38,7 +38,6 @@ _SCALARS: tuple[tuple[str, str, float, float, bool], ...] = (
     ("expert_group_count", "u32", 0, MAX_EXPERTS, False),
     ("expert_group_used_count", "u32", 0, MAX_EXPERTS, False),
     ("expert_shared_count", "u32", 0, MAX_EXPERTS, False),
-    ("expert_feed_forward_length", "u32", 0, 2**24, False),
     ("attention.key_length", "u32", 1, 2**16, False),
     ("attention.value_length", "u32", 1, 2**16, False),
     ("rope.dimension_count", "u32", 0, 2**16, False),
@@ -52,8 +51,10 @@ _PER_LAYER = (
     ("attention.head_count", 2**16),
     ("attention.head_count_kv", 2**16),
     ("feed_forward_length", 2**24),
+    ("expert_feed_forward_length", 2**24),
     ("expert_used_count", MAX_EXPERTS),
 )
+_WINDOWED = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 # Keys of `general.` and `tokenizer.` that are read with a fixed type.
 _TYPES = {
     "general.name": "str",
@@ -205,7 +206,9 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
             f"has heads of {key} values for keys and {value} for values, which its architecture "
             f"({arch}) does not allow. {_AGAIN}"
         )
-    if arch in WHOLE_HEAD_ROTATED and rotated != key:
+    # Windowed layers may have numbers of their own, and then these are not compared.
+    own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
+    if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
         yield (
             f"has {arch + '.rope.dimension_count'!r} = {rotated}, but its heads have {key} "
             f"values. {_AGAIN}"

@@ -80,7 +80,8 @@ def recommend(
 
     A model is better the larger it is (of a mixture of experts counts the mean of all and of the
     used weights), worse with fewer bits, and much worse when it would write slower than people
-    read. Sizes are computed (`CatalogueEntry.weights_mib`), speeds only estimated for the ranking.
+    read; for "teaching" the smallest come first. Sizes are computed
+    (`CatalogueEntry.weights_mib`), speeds only estimated, for the ranking.
 
     Args:
         ram_mib: Memory of the machine in MiB; 1.5 GiB of it are left to the system.
@@ -150,6 +151,9 @@ def _fit(
     score += 0.8 if purpose in entry.purposes else -0.8
     # Below this people wait; each halving of the speed counts as two halvings of the size.
     score += 2 * min(math.log2(speed / _READING_SPEED), 0)
+    if purpose == "teaching":
+        # Here the answer does not matter: what loads and runs at once comes first.
+        score = -math.log2(size)
     return _Fit(entry, quantization, placement, on_gpu, weights, kv, total, spare, speed, score)
 
 

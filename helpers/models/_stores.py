@@ -56,10 +56,11 @@ def local_models() -> list[LocalModel]:
         >>> [m.name for m in local_models() if m.source == "Ollama"]  # doctest: +SKIP
         ['llama3.2:1b']
     """
-    found: dict[Path, LocalModel] = {}
+    # The newest snapshot of the Hub's cache comes first; the others of the same name are left out.
+    found: dict[tuple[str, str], LocalModel] = {}
     for stores in (_workshop(), _lm_studio(), _ollama(), _hub_cache()):
         for model in sorted(stores, key=lambda model: model.name.lower()):
-            found.setdefault(model.path, model)
+            found.setdefault((model.source, model.name), model)
     return list(found.values())
 
 

@@ -14,6 +14,8 @@ _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 # The one table of numbers among the weights (src/models/deepseek4.cpp).
 _TABLES = ("tid2eid",)
+# Architectures whose input is not (only) a token's embedding of the model's own width.
+_OTHER_INPUTS = frozenset({"wavtokenizer-dec", "qwen3tts", "pockettts", "gemma4-assistant"})
 # Architectures that are a plain row of attention and feed-forward blocks with these tensors.
 _PLAIN = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -53,6 +55,8 @@ def _layer_problems(
             f"has tensors of layer {max(present)}, but says that it has {layers} layers "
             f"({arch}.block_count). {_AGAIN}"
         )
+    if arch == "deci" or f"{arch}.num_loops" in header or f"{arch}.hrm.layers_per_stack" in header:
+        return  # layers without any tensor, or gone through several times
     wanted = layers - header.get(f"{arch}.nextn_predict_layers", 0)
     lacking = [index for index in range(wanted) if index not in present]
     if present and lacking:
@@ -64,7 +68,7 @@ def _layer_problems(
 
 def _embedding_problems(header: Header, arch: str, by_name: Mapping[str, Tensor]) -> Iterator[str]:
     tensor = by_name.get("token_embd.weight")
-    if tensor is None or arch == "wavtokenizer-dec":
+    if tensor is None or arch in _OTHER_INPUTS:
         return
     width = int(header[f"{arch}.embedding_length"])
     if tensor.shape[0] != width:

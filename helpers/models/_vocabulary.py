@@ -9,7 +9,6 @@ from helpers.models._header import Header
 
 _AGAIN = "Download or copy the file again."
 _WITH_MERGES = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
-_WITH_BYTES = _WITH_MERGES | {"llama", "t5"}
 _BYTE_TYPE = 6
 _TOKENIZERS = _WITH_MERGES | {"llama", "bert", "t5", "rwkv", "plamo2", "test", "no_vocab", "none"}
 
@@ -59,9 +58,9 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
 
 
 def _token_types(header: Header, model: str) -> Iterator[str]:
-    """Only these tokenizers know tokens that stand for a byte (token_to_byte aborts otherwise)."""
+    """A vocabulary of this kind has no tokens that stand for a byte (token_to_byte aborts)."""
     key = "tokenizer.ggml.token_type"
-    if model not in _WITH_BYTES and key in header and _BYTE_TYPE in header[key]:
+    if model == "bert" and key in header and _BYTE_TYPE in header[key]:
         yield f"is damaged: its {model!r} vocabulary has byte tokens ({key}). {_AGAIN}"
 
 

@@ -90,6 +90,70 @@ def tiny_llama(
     return path
 
 
+def sparse_model(
+    path: Path,
+    architecture: str,
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    feed_forward: int,
+    tokens: int,
+    type_id: int,
+    output_type_id: int,
+    file_type: int = 0,
+    experts: int = 0,
+    experts_used: int = 0,
+) -> Path:
+    """Write a header of any size of model, with a hole where its weights would be."""
+    draft = Draft(tiny_llama(path, layers=1).read_bytes())
+    for entry in draft.keys:
+        entry[0] = entry[0].replace(b"llama.", architecture.encode() + b".")
+    draft.set_text("general.architecture", architecture)
+    head = width // heads
+    numbers = {
+        "block_count": layers,
+        "embedding_length": width,
+        "feed_forward_length": feed_forward,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "rope.dimension_count": head,
+    }
+    if experts:
+        numbers |= {"expert_count": experts, "expert_used_count": experts_used}
+    for name, value in numbers.items():
+        draft.set(f"{architecture}.{name}", "I", 4, value)
+    draft.set("general.file_type", "I", 4, file_type)
+    words = [b"<|endoftext|>", b"<|start|>", b"<|end|>", *(b"t%d" % n for n in range(tokens - 3))]
+    raw = b"".join(struct.pack("<Q", len(word)) + word for word in words)
+    draft.key("tokenizer.ggml.tokens")[2] = struct.pack("<IQ", 8, tokens) + raw
+    draft.set_array("tokenizer.ggml.token_type", "i", 5, [3, 3, 3] + [1] * (tokens - 3))
+    norm, stack = [[width], 0], [experts] if experts else []
+    kind = "_exps" if experts else ""
+    block = {
+        "attn_norm": norm,
+        "ffn_norm": norm,
+        "attn_q": [[width, width], type_id],
+        "attn_k": [[width, head * kv_heads], type_id],
+        "attn_v": [[width, head * kv_heads], type_id],
+        "attn_output": [[width, width], type_id],
+        f"ffn_gate{kind}": [[width, feed_forward, *stack], type_id],
+        f"ffn_up{kind}": [[width, feed_forward, *stack], type_id],
+        f"ffn_down{kind}": [[feed_forward, width, *stack], type_id],
+    }
+    draft.tensors = [
+        [b"token_embd.weight", [width, tokens], type_id, 0],
+        [b"output_norm.weight", [width], 0, 0],
+        [b"output.weight", [width, tokens], output_type_id, 0],
+    ]
+    for layer in range(layers):
+        for name, (shape, stored) in block.items():
+            draft.tensors.append([f"blk.{layer}.{name}.weight".encode(), list(shape), stored, 0])
+    draft.place_tensors()
+    return draft.write(path)
+
+
 class Draft:
     """A GGUF header taken apart, to be changed and written again without any checks.
 
@@ -160,6 +224,11 @@ class Draft:
                 entry[1:] = [8, raw]
                 return
         self.keys.append([name.encode(), 8, raw])
+
+    def set_array(self, name: str, code: str, kind: int, values: list[Any]) -> None:
+        raw = struct.pack(f"<IQ{len(values)}{code}", kind, len(values), *values)
+        self.remove(name)
+        self.keys.append([name.encode(), 9, raw])
 
     def remove(self, name: str) -> None:
         self.keys = [entry for entry in self.keys if entry[0] != name.encode()]
