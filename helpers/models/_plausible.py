@@ -152,6 +152,8 @@ def _scalars(header: Header, arch: str) -> Iterator[str]:
 
 def _per_layer(header: Header, arch: str) -> Iterator[str]:
     layers = header[f"{arch}.block_count"]
+    # Layers that predict further tokens may be left out of an array.
+    lengths = (layers, layers - header.get(f"{arch}.nextn_predict_layers", 0))
     for name, largest in _PER_LAYER:
         key = f"{arch}.{name}"
         if key not in header:
@@ -159,7 +161,7 @@ def _per_layer(header: Header, arch: str) -> Iterator[str]:
         kind = header.type_of(key)
         if kind == ("u32",):
             values = [header[key]]
-        elif kind in (("array", "u32"), ("array", "i32")) and header.length(key) == layers:
+        elif kind in (("array", "u32"), ("array", "i32")) and header.length(key) in lengths:
             values = header[key]
         else:
             yield (
