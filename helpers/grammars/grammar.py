@@ -88,6 +88,35 @@ class Grammar:
         except GrammarError as error:
             raise GrammarError(f"{file}: {error}", line=error.line, column=error.column) from error
 
+    @classmethod
+    def from_json_schema(
+        cls, schema: dict[str, Any] | bool | str | bytes, *, strict: bool = True
+    ) -> Grammar:
+        """Make a grammar of the JSON that a JSON Schema allows (2020-12 and older drafts).
+
+        The specification's own formats are enforced; other names in `format` are annotations.
+
+        Args:
+            schema: The schema, parsed or as JSON text.
+            strict: Whether a keyword that no grammar can enforce is an error. If not, it is left
+                out and listed in `relaxed`: validate the result with `jsonschema`.
+
+        Returns:
+            The grammar.
+
+        Raises:
+            GrammarError: With `keyword` and `pointer` of what cannot be enforced, or is wrong.
+
+        >>> person = Grammar.from_json_schema(
+        ...     {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+        ... )
+        >>> person.matches('{"age": 7}'), person.matches('{"age": "7"}')
+        (True, False)
+        """
+        from .json_schema import JsonGrammar, load_schema
+
+        return JsonGrammar(load_schema(schema), strict=strict)
+
     @property
     def gbnf(self) -> str | None:
         """The grammar in GBNF, or None where GBNF cannot say it."""
@@ -98,11 +127,15 @@ class Grammar:
         """The grammar as GBNF rules, or None where it has none."""
         return self._rules
 
-    def matches(self, text: str) -> bool:
+    def matches(self, text: str, *, any_order: bool = False) -> bool:
         """Whether a text is a complete text of this grammar.
+
+        A grammar made from a schema judges a text as the model would have to write it: JSON with
+        any whitespace and any escapes, object keys in the schema's order.
 
         Args:
             text: The text.
+            any_order: For grammars made from a schema: whether keys may come in any order.
 
         Returns:
             True if the grammar allows exactly this text.
@@ -130,6 +163,19 @@ class Grammar:
               ^
         """
         return explain_rules(self._compiled_program(), text)
+
+    def problems(self, text: str) -> list[str]:
+        """What is wrong with a text beyond what the grammar enforces.
+
+        Args:
+            text: The text.
+
+        Returns:
+            One line per fault. Grammars made from a schema ask the `jsonschema` package, which
+            also checks what is `relaxed`; others have nothing to add to `explain`.
+        """
+        found = self.explain(text)
+        return [] if found.matches else [found.message]
 
     def matcher(self, vocabulary: Vocabulary, *, backend: Backend = "auto") -> Matcher:
         """A fresh matcher for one sequence of a model.

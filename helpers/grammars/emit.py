@@ -1,0 +1,380 @@
+"""Writes shapes as the plain JSON Schema that llguidance compiles exactly.
+
+Only what it handles without approximation is used: one type at a time, `anyOf`, `$ref`, whole
+patterns. Conditions over several elements (`uniqueItems`, `contains`, numbers of members) are
+written out as alternatives where these are few.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+from . import regex
+from .algebra import Algebra, CannotSay
+from .normalize import Normalizer
+from .shapes import (
+    ANYTHING,
+    NEVER,
+    Arr,
+    Bool,
+    Link,
+    Null,
+    Num,
+    Obj,
+    Shape,
+    Simple,
+    Str,
+    Union,
+    all_different,
+    listed,
+)
+
+MAX_ARRAYS = 400
+"""Arrays that are written out one by one for `uniqueItems`."""
+MAX_SUBSETS = 64
+"""Sets of members that are written out for `minProperties` and `maxProperties`."""
+
+
+class Emitter:
+    """Writes the shapes of one schema.
+
+    Args:
+        normalizer: Has worked out the schema; is told what cannot be written.
+    """
+
+    def __init__(self, normalizer: Normalizer) -> None:
+        self.normalizer = normalizer
+        self.links = normalizer.links
+        self.algebra: Algebra = normalizer.algebra
+        self.names: dict[Link, str] = {}
+        self.todo: list[Link] = []
+
+    def run(self, shape: Shape) -> dict[str, Any]:
+        """The whole schema for llguidance.
+
+        Args:
+            shape: The root's shape.
+
+        Returns:
+            A JSON Schema of draft 2020-12.
+        """
+        root = self.write(shape)
+        definitions = {}
+        while self.todo:
+            link = self.todo.pop()
+            definitions[self.names[link]] = self.options(self.links.open(link))
+        written = root if isinstance(root, dict) else {"anyOf": [root]}
+        return {**written, "$defs": definitions} if definitions else written
+
+    def write(self, shape: Shape | None) -> dict[str, Any] | bool:
+        """One shape; false if no value has it."""
+        if shape is None or shape == ANYTHING:
+            return True
+        if isinstance(shape, Link):
+            try:
+                opened = self.links.open(shape)
+            except RecursionError:
+                self.normalizer.cannot("$ref", "", "a reference that leads to itself")
+                return True
+            if opened == ANYTHING:
+                return True
+            if self.algebra.is_empty(opened):
+                return False
+            if shape not in self.names:
+                self.names[shape] = f"n{len(self.names)}"
+                self.todo.append(shape)
+            return {"$ref": f"#/$defs/{self.names[shape]}"}
+        return self.options(shape)
+
+    def options(self, shape: Union) -> dict[str, Any] | bool:
+        """The alternatives of a shape."""
+        parts: list[dict[str, Any] | bool] = []
+        for option in shape.options:
+            if isinstance(option, Link):
+                part = self.write(option)
+                parts += [part] if part is not False else []
+            elif not self.algebra.is_empty(Union((option,))):
+                parts += [part for part in self.simple(option) if part is not False]
+        if True in parts:
+            return True
+        unique = [part for at, part in enumerate(parts) if part not in parts[:at]]
+        if not unique:
+            return False
+        return unique[0] if len(unique) == 1 else {"anyOf": unique}
+
+    def simple(self, option: Simple) -> list[dict[str, Any] | bool]:
+        """One alternative, as one or more schemas."""
+        if isinstance(option, Null):
+            return [{"type": "null"}]
+        if isinstance(option, Bool):
+            if len(option.values) == 2:
+                return [{"type": "boolean"}]
+            return [{"const": value} for value in option.values]
+        if isinstance(option, Num):
+            return [self.number(option)]
+        if isinstance(option, Str):
+            return [self.text(option)]
+        where, keyword = option.where, "uniqueItems"
+        try:
+            if isinstance(option, Arr):
+                keyword = "contains" if option.contains else "uniqueItems"
+                return [self.array(each) for each in self.arrays(option)]
+            keyword = "minProperties" if option.low else "maxProperties"
+            return [self.object(each) for each in self.objects(option)]
+        except CannotSay as error:
+            self.normalizer.cannot(error.keyword, where, error.reason)
+        if isinstance(option, Arr):
+            return [self.array(replace(option, unique=False, contains=()))]
+        assert keyword
+        return [self.object(replace(option, low=0, high=None))]
+
+    # -- numbers and texts ------------------------------------------------------------------
+
+    def number(self, option: Num) -> dict[str, Any]:
+        """A range of numbers."""
+        written: dict[str, Any] = {"type": "integer" if option.integer else "number"}
+        for value, is_open, is_low in (
+            (option.low, option.low_open, True),
+            (option.high, option.high_open, False),
+        ):
+            if value is None:
+                continue
+            bound = _representable(value, is_low, option.integer)
+            if bound is None:
+                continue
+            # A bound that moved inwards is part of the range.
+            name = ("exclusive", "")[not is_open or bound != value]
+            key = ("maximum", "minimum")[is_low]
+            written[name + key.capitalize() if name else key] = bound
+        if option.multiple is not None:
+            step = Fraction(option.multiple.numerator) if option.integer else option.multiple
+            number: int | float = int(step) if step.denominator == 1 else float(step)
+            exact = Fraction(Decimal(repr(number)))
+            scale = 10 ** max(0, -int(Decimal(repr(number)).normalize().as_tuple().exponent))
+            if exact != step or exact * scale >= 2**32 or scale > 10**9:
+                self.normalizer.cannot("multipleOf", option.where, "too many digits")
+            else:
+                written["multipleOf"] = number
+        return written
+
+    def text(self, option: Str) -> dict[str, Any]:
+        """Some texts."""
+        if option.texts is not None:
+            return {"enum": list(option.order or sorted(option.texts))}
+        written: dict[str, Any] = {"type": "string"}
+        if option.low:
+            written["minLength"] = option.low
+        if option.high is not None:
+            written["maxLength"] = option.high
+        nodes = list(option.patterns)
+        if option.excluded:
+            nodes.append(regex.all_but(option.excluded))
+        patterns = [f"^(?:{regex.show_regex(node)})$" for node in nodes]
+        if len(patterns) == 1:
+            written["pattern"] = patterns[0]
+        elif patterns:
+            written["allOf"] = [{"pattern": pattern} for pattern in patterns]
+        return written
+
+    # -- arrays -----------------------------------------------------------------------------
+
+    def arrays(self, option: Arr) -> list[Arr]:
+        """The same arrays, without conditions over several elements."""
+        if option.contains:
+            option = self.containing(option)
+            if option.contains:
+                return self.placed(option)
+        if not option.unique or (option.high is not None and option.high <= 1):
+            return [replace(option, unique=False)]
+        return self.different(option)
+
+    def containing(self, option: Arr) -> Arr:
+        """Take out what every element is anyway."""
+        kept = []
+        for shape, low, high in option.contains:
+            plain = not option.first and high is None
+            if plain and low == 0:
+                continue
+            if plain and self.within(option.rest, shape):
+                option = replace(option, low=max(option.low, low))
+                continue
+            kept.append((shape, low, high))
+        return replace(option, contains=tuple(kept))
+
+    def within(self, inner: Shape | None, outer: Shape) -> bool:
+        """Whether every value of one shape surely has the other."""
+        try:
+            return self.algebra.disjoint(inner or ANYTHING, self.algebra.complement(outer))
+        except CannotSay:
+            return False
+
+    def placed(self, option: Arr) -> list[Arr]:
+        """An array with a certain element at each place where that may be."""
+        if len(option.contains) > 1 or option.unique:
+            raise CannotSay("contains", "several conditions over all elements")
+        shape, low, high = option.contains[0]
+        last = option.high if option.high is not None else 10**9
+        if low != 1 or high is not None:
+            raise CannotSay("contains", "minContains and maxContains")
+        if last > MAX_SUBSETS:
+            raise CannotSay("contains", "an element somewhere in an array without a small maxItems")
+        found = []
+        for at in range(last):
+            items = [
+                option.first[i] if i < len(option.first) else option.rest or ANYTHING
+                for i in range(max(at + 1, len(option.first)))
+            ]
+            items[at] = self.algebra.both(items[at], shape)
+            found.append(
+                replace(option, first=tuple(items), low=max(option.low, at + 1), contains=())
+            )
+        return found
+
+    def different(self, option: Arr) -> list[Arr]:
+        """All arrays without two equal elements, one by one."""
+        choices: list[list[Any]] = []
+        for at in range(len(option.first) + 1):
+            shape = option.first[at] if at < len(option.first) else option.rest
+            values = None if shape is None else listed(shape, self.links, 8)
+            if values is None:
+                raise CannotSay("uniqueItems", "elements that are not few and listed")
+            choices.append(values)
+        arrays: list[list[Any]] = [[]]
+        found: list[list[Any]] = []
+        while arrays:
+            longer = []
+            for array in arrays:
+                if len(array) >= option.low:
+                    found.append(array)
+                if option.high is None or len(array) < option.high:
+                    for value in choices[min(len(array), len(choices) - 1)]:
+                        if all_different([*array, value]):
+                            longer.append([*array, value])
+            if len(found) + len(longer) > MAX_ARRAYS:
+                raise CannotSay("uniqueItems", "too many different arrays")
+            arrays = longer
+        from .shapes import constant
+
+        shapes = [constant(array) for array in found]
+        return [arr for shape in shapes for arr in shape.options if isinstance(arr, Arr)]  # type: ignore[union-attr]
+
+    def array(self, option: Arr) -> dict[str, Any]:
+        """An array without conditions over several elements."""
+        written: dict[str, Any] = {"type": "array"}
+        first = option.first if option.high is None else option.first[: option.high]
+        heads = [self.write(shape) for shape in first]
+        if heads:
+            written["prefixItems"] = heads
+        rest = self.write(option.rest)
+        if rest is not True:
+            written["items"] = rest
+        if option.low:
+            written["minItems"] = option.low
+        if option.high is not None:
+            written["maxItems"] = option.high
+        return written
+
+    # -- objects ----------------------------------------------------------------------------
+
+    def objects(self, option: Obj) -> list[Obj]:
+        """The same objects, their number of members only limited where all of them are required."""
+        known = {name for name, _ in option.members}
+        more = tuple((n, option.member(n) or ANYTHING) for n in option.required if n not in known)
+        option = replace(option, members=option.members + more)
+        possible = [name for name, shape in option.members if not self.algebra.is_empty(shape)]
+        optional = [name for name in possible if name not in option.required]
+        closed = not option.by_pattern and self.algebra.is_empty(option.rest)
+        count = len(option.required)
+        if option.low <= count:
+            option = replace(option, low=0)
+        if option.high is not None and closed and option.high >= len(possible):
+            option = replace(option, high=None)
+        if (not option.low and option.high is None) or not optional:
+            return [_closed_counts(option, closed)] if not optional else [option]
+        if option.low == count + 1 and option.high is None:
+            return self.at_least_one(option, optional, closed)
+        if 2 ** len(optional) > MAX_SUBSETS:
+            raise CannotSay(
+                "minProperties" if option.low else "maxProperties",
+                f"numbers of members among {len(optional)} optional ones",
+            )
+        found = []
+        for size in range(len(optional) + 1):
+            for chosen in combinations(optional, size):
+                total = count + size
+                if (option.high is not None and total > option.high) or (
+                    closed and total < option.low
+                ):
+                    continue
+                left_out = set(optional) - set(chosen)
+                found.append(_closed_counts(_with(option, chosen, left_out), closed))
+        return found
+
+    def at_least_one(self, option: Obj, optional: list[str], closed: bool) -> list[Obj]:
+        """One more than the required members: which one comes first tells the cases apart."""
+        found = [
+            replace(_with(option, (name,), set(optional[:at])), low=0)
+            for at, name in enumerate(optional)
+        ]
+        return found if closed else [*found, _with(option, (), set(optional))]
+
+    def object(self, option: Obj) -> dict[str, Any]:
+        """An object."""
+        written: dict[str, Any] = {"type": "object"}
+        members = {name: self.write(shape) for name, shape in option.members}
+        if members:
+            written["properties"] = members
+        if option.by_pattern:
+            written["patternProperties"] = {
+                f"^(?:{regex.show_regex(node)})$": self.write(shape)
+                for node, shape in option.by_pattern
+            }
+        rest = self.write(option.rest)
+        if rest is not True:
+            written["additionalProperties"] = rest
+        if option.required:
+            written["required"] = list(option.required)
+        if option.low:
+            written["minProperties"] = option.low
+        if option.high is not None:
+            written["maxProperties"] = option.high
+        return written
+
+
+def _with(option: Obj, chosen: tuple[str, ...], left_out: set[str]) -> Obj:
+    members = tuple((n, NEVER if n in left_out else shape) for n, shape in option.members)
+    return replace(option, members=members, required=(*option.required, *chosen))
+
+
+def _closed_counts(option: Obj, closed: bool) -> Obj:
+    """Without counts that say nothing any more, all members being required."""
+    count = len(option.required)
+    if option.low <= count:
+        option = replace(option, low=0)
+    if closed and option.high is not None and option.high >= count:
+        option = replace(option, high=None)
+    return option
+
+
+def _representable(value: int | Decimal, is_low: bool, integer: bool) -> int | float | None:
+    """A bound that llguidance reads exactly: itself, or the nearest one inside of the range."""
+    if integer:
+        value = math.ceil(value) if is_low else math.floor(value)
+    limit = 2**63 - 1024
+    if not -limit <= value <= limit:
+        outside = value < 0 if is_low else value > 0
+        return (-limit if is_low else limit) if outside else (limit if is_low else -limit)
+    if isinstance(value, int) and -(2**53) <= value <= 2**53:
+        return value
+    number = float(value)
+    toward = math.inf if is_low else -math.inf
+    while Fraction(number) < Fraction(value) if is_low else Fraction(number) > Fraction(value):
+        if isinstance(value, Decimal) and Decimal(repr(number)) == value:
+            break  # llguidance reads the shortest decimal, as it was written
+        number = math.nextafter(number, toward)
+    return int(number) if isinstance(value, int) else number
