@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from helpers.native import Device as Device
     from helpers.native import capture_log as capture_log
     from helpers.native import devices as devices
+    from helpers.plots import plot_bars as plot_bars
+    from helpers.plots import plot_lines as plot_lines
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
@@ -75,6 +77,8 @@ _MODULE_OF = {
     "inspect_model": "models",
     "install_command": "install",
     "local_models": "models",
+    "plot_bars": "plots",
+    "plot_lines": "plots",
     "plot_timings": "plots",
     "plot_tokens": "plots",
     "recommend": "models",

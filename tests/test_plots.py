@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from helpers import Timings, plot_timings, plot_tokens
+from helpers import Timings, plot_bars, plot_lines, plot_timings, plot_tokens
 from helpers.plots._style import duration
 
 CALL = Timings(
@@ -311,3 +311,26 @@ def test_jupyter_shows_the_figure_once(first: str) -> None:
 )
 def test_durations_are_told_in_words_of_three_digits(ms: float, text: str) -> None:
     assert duration(ms) == text
+
+
+def test_bars_have_the_lengths_and_the_notes_that_were_given():
+    figure = plot_bars({"one": 2.0, "two": 40.0}, unit="ms", title="T", notes=["a", "b"])
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 40.0]
+    assert [label.get_text() for label in axes.texts] == ["2.0  a", "40.0  b"]
+    assert axes.get_xlabel() == "ms"
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_bars({}, unit="ms", title="T")
+    with pytest.raises(ValueError, match="2 bars, but 1 notes"):
+        plot_bars({"one": 1, "two": 2}, unit="ms", title="T", notes=["a"])
+
+
+def test_lines_go_through_the_measured_points():
+    figure = plot_lines({"eval": ([1, 2], [9, 18])}, xlabel="tokens", ylabel="ms", title="T")
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == [9, 18]
+    with pytest.raises(ValueError, match="2 x values and 1 y values"):
+        plot_lines({"eval": ([1, 2], [9])}, xlabel="x", ylabel="y", title="T")
+    with pytest.raises(ValueError, match="1 to 4 lines, not 5"):
+        plot_lines({str(i): ([1], [1]) for i in range(5)}, xlabel="x", ylabel="y", title="T")

@@ -1,0 +1,45 @@
+"""`python -m helpers bench`: run a comparison and print its table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the arguments name.
+
+    Args:
+        argv: Arguments after `bench`; None for those of the process.
+
+    Returns:
+        The exit status: 0, or 2 for arguments that make no sense.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers bench",
+        description="Compare the engine with llama.cpp itself, side by side, on this machine.",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times each pair is measured (5)")
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    parser.add_argument("--llama-bench", metavar="PATH", help="compare with this llama-bench too")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds} must be 1 or more")
+    if arguments.llama_bench is not None and not Path(arguments.llama_bench).is_file():
+        parser.error(f"--llama-bench {arguments.llama_bench}: there is no such file")
+
+    from helpers.bench.compare import compare
+
+    result = compare(
+        rounds=arguments.rounds,
+        llama_bench=arguments.llama_bench,
+        say=lambda line: print(f"  {line} …", file=sys.stderr, flush=True),
+    )
+    print(result)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    return 0
