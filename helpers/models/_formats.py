@@ -197,6 +197,16 @@ WHOLE_HEAD_ROTATED = _words(
     """
 )
 
+# More architectures that rotate a part of the head at least: with none, ggml never comes back.
+SOME_HEAD_ROTATED = WHOLE_HEAD_ROTATED | _words(
+    """
+    afmoe bailingmoe bailingmoe2 bitnet chatglm cohere2 command-r deepseek2 gemma gemma2 gemma3
+    gemma3n gemma4 glm4 glm4moe gpt-oss gptneox granitemoe hunyuan-dense lfm2 lfm2moe llama-embed
+    mimo2 minicpm minicpm3 mistral4 openelm phi2 phi3 phimoe plamo2 plamo3 qwen qwen35 qwen35moe
+    qwen3next stablelm step35
+    """
+)
+
 # `{architecture}.rope.scaling.type` (LLAMA_ROPE_SCALING_TYPES); anything else aborts.
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 

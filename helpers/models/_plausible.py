@@ -18,6 +18,7 @@ from helpers.models._formats import (
     MAX_LAYERS,
     PROJECTOR_ARCHITECTURES,
     ROPE_SCALING_TYPES,
+    SOME_HEAD_ROTATED,
     WHOLE_HEAD_ROTATED,
 )
 from helpers.models._header import Header, Tensor
@@ -203,6 +204,17 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
     key = header.get(f"{arch}.attention.key_length", default)
     value = header.get(f"{arch}.attention.value_length", default)
     rotated = header.get(f"{arch}.rope.dimension_count", key)
+    # GGML_ASSERT in ggml_compute_forward_rope (ggml-cpu/ops.cpp), and an endless loop for zero.
+    windowed = header.get(f"{arch}.rope.dimension_count_swa", rotated)
+    windowed_key = header.get(f"{arch}.attention.key_length_swa", key)
+    for number, length in ((rotated, key), (windowed, windowed_key)):
+        explicit = f"{arch}.rope.dimension_count" in header or arch in SOME_HEAD_ROTATED
+        impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
+        if explicit and impossible:
+            yield (
+                f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
+                f"which is not an even part of them. {_AGAIN}"
+            )
     if arch not in FREE_HEAD_LENGTHS and key != value:
         yield (
             f"has heads of {key} values for keys and {value} for values, which its architecture "

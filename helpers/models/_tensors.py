@@ -16,6 +16,8 @@ _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 _TABLES = ("tid2eid",)
 # Architectures whose input is not (only) a token's embedding of the model's own width.
 _OTHER_INPUTS = frozenset({"wavtokenizer-dec", "qwen3tts", "pockettts", "gemma4-assistant"})
+# Keys of layers that have no attention.
+_RECURRENT = ("ssm.", "wkv.", "shortconv.", "kda.", "full_attention_interval", "nextn_predict")
 # Architectures that are a plain row of attention and feed-forward blocks with these tensors.
 _PLAIN = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -27,6 +29,7 @@ def tensor_problems(header: Header, arch: str, tensors: Sequence[Tensor]) -> Ite
     for tensor in tensors:
         yield from _type_problems(tensor)
     yield from _layer_problems(header, arch, layers, by_name)
+    yield from _attention_problems(header, arch, layers, by_name)
     yield from _embedding_problems(header, arch, by_name)
     if arch in _PLAIN:
         yield from _plain_problems(header, arch, layers, by_name)
@@ -34,6 +37,8 @@ def tensor_problems(header: Header, arch: str, tensors: Sequence[Tensor]) -> Ite
 
 def _type_problems(tensor: Tensor) -> Iterator[str]:
     """Types for which ggml has no operation: it aborts, or calls a null pointer, when it runs."""
+    if tensor.name.endswith((".ssm_a", ".ssm_d")) and tensor.type != "F32":
+        yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
     if not tensor.name.endswith((".weight", ".bias")):
         return
     if tensor.type in _NOT_FOR_WEIGHTS and not any(table in tensor.name for table in _TABLES):
@@ -64,6 +69,24 @@ def _layer_problems(
             f"says that it has {layers} layers, but has no tensor of layer {lacking[0]} "
             f"({len(lacking)} layers are missing). {_AGAIN}"
         )
+
+
+def _attention_problems(
+    header: Header, arch: str, layers: int, by_name: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """A layer without its queries: some graphs follow a null pointer (create_tensor_qkv)."""
+    uniform = isinstance(header.get(f"{arch}.attention.head_count"), int)
+    mixed = any(key.startswith(f"{arch}.{kind}") for key in header for kind in _RECURRENT)
+    if not uniform or mixed:
+        return
+    having = {
+        int(match[1]) for name in by_name if (match := _BLOCK.match(name)) and ".attn_q" in name
+    }
+    lacking = [layer for layer in range(layers) if layer not in having]
+    others = {int(match[1]) for name in by_name if (match := _BLOCK.match(name))} - having
+    for layer in lacking:
+        if having and layer in others:
+            yield f"is incomplete: layer {layer} has no tensor for its queries (attn_q). {_AGAIN}"
 
 
 def _embedding_problems(header: Header, arch: str, by_name: Mapping[str, Tensor]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from gguf_builders import Draft, tiny_llama
+from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import HelpersError, ModelFileError, check_model_file, default_model
 from helpers.models._formats import ARCHITECTURES
@@ -232,6 +232,8 @@ DAMAGES: dict[str, tuple[Callable[[Draft], object], str]] = {
     "wrong width": (_only("embedding_length", 128), "values (llama.embedding_length)"),
     "wrong feed-forward": (_only("feed_forward_length", 97), "ask for (64, 97)"),
     "wrong KV heads": (_only("attention.head_count_kv", 1), "ask for (64, 16)"),
+    "odd part of the head rotated": (_only("rope.dimension_count", 7), "not an even part"),
+    "nothing rotated": (_only("rope.dimension_count", 0), "not an even part"),
     "key and value heads": (_only("attention.value_length", 32), "does not allow"),
     "more experts used than there": (_only("expert_used_count", 2), "numbers of experts"),
     "rope scaling": (lambda d: d.set_text("llama.rope.scaling.type", "magic"), "yarn"),
@@ -321,3 +323,45 @@ def test_known_architectures_are_those_of_the_library() -> None:
     library = set(gguf.MODEL_ARCH_NAMES.values())
     assert len(ARCHITECTURES & library) > 100
     assert {"llama", "qwen3", "gemma3", "gpt-oss", "mamba", "phi3"} <= ARCHITECTURES
+
+
+# Found by damaging headers of other architectures: each of these ended llama.cpp, or never ended.
+OTHERS: dict[str, tuple[str, Callable[[Draft], object], str]] = {
+    "nothing rotated": (
+        "gemma3",
+        lambda d: d.set("gemma3.rope.dimension_count", "I", 4, 0),
+        "not an even part",
+    ),
+    "more rotated than there is": (
+        "gemma3",
+        lambda d: d.set("gemma3.rope.dimension_count", "I", 4, 4096),
+        "not an even part",
+    ),
+    "a layer without queries": (
+        "phi3",
+        _without_tensor(b"blk.1.attn_q.weight"),
+        "layer 1 has no tensor for its queries",
+    ),
+    "recurrent weights in 16 bits": (
+        "mamba",
+        lambda d: d.tensors.append([b"blk.0.ssm_d", [64], 1, d.place_tensors()]),
+        "'blk.0.ssm_d' is stored as F16",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", OTHERS)
+def test_damages_of_other_architectures(tmp_path: Path, damage: str) -> None:
+    architecture, edit, words = OTHERS[damage]
+    path = sparse_model(
+        tmp_path / "model.gguf",
+        architecture,
+        layers=2, width=64, heads=4, kv_heads=2, feed_forward=96, tokens=300, type_id=0,
+        output_type_id=0,
+    )  # fmt: skip
+    check_model_file(path)
+    draft = Draft(path.read_bytes())
+    edit(draft)
+    with pytest.raises(ModelFileError) as caught:
+        check_model_file(draft.write(tmp_path / "damaged.gguf"))
+    assert words in str(caught.value)
