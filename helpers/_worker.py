@@ -13,7 +13,7 @@ import traceback
 from typing import IO, Any
 
 from helpers.errors import HelpersError
-from helpers.isolation import frame, read_frame
+from helpers.isolation import BEGIN, frame, read_frame
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever native code prints must not end up between two messages
+    replies.write(BEGIN)
     worker = _Worker(replies)
     status = 0
     try:

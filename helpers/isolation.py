@@ -29,6 +29,8 @@ from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileError
 
 _HEADER = struct.Struct("<Q")
+BEGIN = b"\0llama-notebooks worker\0"
+"""What a child writes first: before it, start-up code of other packages may have printed."""
 
 
 def frame(message: object) -> bytes:
@@ -51,6 +53,13 @@ def read_frame(stream: IO[bytes]) -> Any:
     if len(raw) < size:
         raise EOFError
     return pickle.loads(raw)
+
+
+def _one_byte(stream: IO[bytes]) -> bytes:
+    byte = stream.read(1)
+    if not byte:
+        raise EOFError
+    return byte
 
 
 class IsolatedCore:
@@ -201,6 +210,9 @@ class IsolatedCore:
         stream = self._process.stdout
         assert stream is not None
         with contextlib.suppress(Exception):  # the end, or a message that cannot be one
+            seen = b""
+            while not seen.endswith(BEGIN):
+                seen = seen[-len(BEGIN) :] + _one_byte(stream)
             while True:
                 verb, number, content = read_frame(stream)
                 if verb == "event":
