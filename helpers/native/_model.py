@@ -11,7 +11,7 @@ from typing import Any
 
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.native._devices import device_pointer
-from helpers.native._library import fast, llama
+from helpers.native._library import fast, llama, return_freed_memory
 from helpers.native._log import capture_log
 
 
@@ -192,6 +192,7 @@ class Model:
                 with capture_log():
                     llama().llama_model_free(self.pointer)
                 self.pointer = None
+                return_freed_memory()
 
 
 def _progress_callback(module: Any, interrupted: list[BaseException]) -> Any:
