@@ -26,6 +26,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from helpers._warnings import warn_caller
 from helpers.engine import Completion, Engine, EngineOptions, LoadReport, Request
+from helpers.errors import ModelFileError
 from helpers.grammars import Grammar
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, reject_unknown, split_model_kwargs
@@ -234,7 +235,7 @@ class LlamaCpp(BaseLLM):
         names = ("type_k", "type_v", "flash_attn")
         options.update({name: getattr(self, name) for name in names if name not in options})
         return EngineOptions(
-            model_path=str(Path(self.model_path).resolve()),
+            model_path=_real_path(self.model_path),
             n_ctx=self.n_ctx,
             n_batch=512 if self.n_batch is None else self.n_batch,
             n_gpu_layers=0 if self.n_gpu_layers is None else self.n_gpu_layers,
@@ -532,6 +533,13 @@ def _current_task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None
+
+
+def _real_path(path: str) -> str:
+    try:
+        return os.path.realpath(path)  # not Path.resolve, which raises for a link to itself
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path!r} cannot be the path of a model: {error}.") from None
 
 
 def _as_grammar(grammar: Any, path: str | Path | None) -> Grammar | None:
