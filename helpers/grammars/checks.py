@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GrammarError
-from .gbnf import Parsed, fault
+from .gbnf import Parsed, fault, line_of
 from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token, children
 
 MAX_ELEMENTS = 200_000
@@ -47,7 +47,7 @@ def check(parsed: Parsed) -> list[str]:
     _check_size(parsed)
     reached = reachable(rules)
     return [
-        f"line {source.count(chr(10), 0, places[name]) + 1}: rule '{name}' is never used."
+        f"line {line_of(source, places[name])}: rule '{name}' is never used."
         for name in rules
         if name not in reached
     ]

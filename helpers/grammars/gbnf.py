@@ -74,6 +74,11 @@ def fault(source: str, offset: int, message: str, *, end: int | None = None) -> 
     )
 
 
+def line_of(source: str, offset: int) -> int:
+    """The line of an index, from 1."""
+    return len(re.findall(r"\r\n|\r|\n", source[:offset])) + 1
+
+
 class Parsed:
     """A grammar that has been read, with the place of each rule for later messages."""
 
@@ -126,7 +131,7 @@ class _Parser:
             start = self.at
             name = self.rule_name()
             if name in rules:
-                first = self.source.count("\n", 0, places[name]) + 1
+                first = line_of(self.source, places[name])
                 raise self.fault(
                     f"rule '{name}' is defined twice, first in line {first}; "
                     "join both with '|' or rename one.",
@@ -173,6 +178,8 @@ class _Parser:
             return " There is no '(' that this ')' closes."
         if char in "*+?{":
             return f" There is nothing before this '{char}' that it could repeat."
+        if char == "|":
+            return " A rule goes on in the next line only after a '|', or inside parentheses."
         if char == "=" or char == ":":
             return " A rule is written name ::= …"
         return f" Found {char!r}."
@@ -273,7 +280,7 @@ class _Parser:
         self.skip(lines=True)
         node = self.alternatives(depth + 1)
         if self.peek() != ")":
-            line = self.source.count("\n", 0, start) + 1
+            line = line_of(self.source, start)
             raise self.fault(
                 f"expected {_ITEMS}, '|' or the ')' that closes the '(' of line {line}."
                 f"{self.hint()}"

@@ -117,6 +117,59 @@ class Grammar:
 
         return JsonGrammar(load_schema(schema), strict=strict)
 
+    @classmethod
+    def from_pydantic(cls, model: Any, *, strict: bool = True) -> Grammar:
+        """Make a grammar of the JSON that parses into a pydantic model.
+
+        Only declared fields may appear, unless the model says `extra="allow"`. Decimals are
+        numbers. Validators written in Python are unknown to the grammar.
+
+        Args:
+            model: A pydantic model, a dataclass, or any type that pydantic understands.
+            strict: As in `from_json_schema`.
+
+        Returns:
+            The grammar; its `schema` is the JSON Schema it was made from.
+
+        Raises:
+            GrammarError: If pydantic has no schema for it, or the schema cannot be a grammar.
+
+        >>> from typing import Literal
+        >>> Grammar.from_pydantic(list[Literal["red", "blue"]]).matches('["red"]')
+        True
+        """
+        from .json_schema import JsonGrammar
+        from .pydantic_schema import pydantic_schema
+
+        return JsonGrammar(pydantic_schema(model), strict=strict)
+
+    @classmethod
+    def from_typescript(
+        cls, source: str, root: str | None = None, *, strict: bool = True
+    ) -> Grammar:
+        """Make a grammar of the JSON that has a TypeScript type.
+
+        Args:
+            source: Interfaces, type aliases and enums; generics, `extends`, unions, tuples,
+                records, optional and readonly members, recursion and comments are understood.
+            root: Name of the type that the text has; default: the one that no other uses.
+            strict: As in `from_json_schema`.
+
+        Returns:
+            The grammar; its `schema` is the JSON Schema it was made from.
+
+        Raises:
+            GrammarError: With line and column, for anything that is not supported.
+
+        >>> point = Grammar.from_typescript("interface Point { x: number; y?: number }")
+        >>> point.matches('{"x": 1.5}'), point.matches('{"y": 2}')
+        (True, False)
+        """
+        from .json_schema import JsonGrammar
+        from .typescript import typescript_schema
+
+        return JsonGrammar(typescript_schema(source, root), strict=strict)
+
     @property
     def gbnf(self) -> str | None:
         """The grammar in GBNF, or None where GBNF cannot say it."""
