@@ -1,0 +1,137 @@
+"""Nothing that a user does ends the interpreter: each hostile use, in an interpreter of its own."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hostile_uses import PRELUDE, USES, Exits, Gives, Raises, Says, Use
+
+_ROOT = Path(__file__).resolve().parent.parent
+_MARK = "~outcome~ "
+_SECONDS = 120
+_FRAME = """
+try:
+    exec(compile(_code, "<hostile use>", "exec"), globals())
+except SystemExit:
+    raise
+except BaseException as caught:
+    _outcome = ("raised", [kind.__name__ for kind in type(caught).__mro__], str(caught))
+else:
+    _outcome = ("gave", globals().get("result"))
+print("\\n" + {mark!r} + ascii(_outcome), flush=True)
+"""
+
+
+class Pool:
+    """Runs uses ahead of the tests that ask for them, one on each of two cores."""
+
+    def __init__(self, uses: list[Use], folder: Path) -> None:
+        self._uses = uses
+        self._folder = folder
+        self._executor = ThreadPoolExecutor(2)
+        self._started: dict[int, Future[subprocess.CompletedProcess[str]]] = {}
+
+    def outcome(self, use: Use) -> subprocess.CompletedProcess[str]:
+        index = self._uses.index(use)
+        for ahead in range(index, min(index + 3, len(self._uses))):
+            if ahead not in self._started:
+                self._started[ahead] = self._executor.submit(self._run, ahead)
+        return self._started[index].result()
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def _run(self, index: int) -> subprocess.CompletedProcess[str]:
+        folder = self._folder / str(index)
+        folder.mkdir()
+        code = textwrap.dedent(self._uses[index].code)
+        script = f"{PRELUDE}\n_code = {code!r}\n{_FRAME.format(mark=_MARK)}"
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONFAULTHANDLER": "1"}
+        try:
+            return subprocess.run(
+                [sys.executable, "-X", "utf8", "-c", script],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_SECONDS,
+            )
+        finally:
+            for file in folder.rglob("*.gguf"):  # copies of a model: many, and large
+                file.unlink()
+
+
+@pytest.fixture(scope="module")
+def pool(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pool]:
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    chosen = [call.params["use"] for call in calls if call is not None and "use" in call.params]
+    made = Pool(chosen, tmp_path_factory.mktemp("hostile"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: f"{use.group}: {use.name}")
+def test_ends_by_itself_with_the_expected_outcome(use: Use, pool: Pool) -> None:
+    if use.posix and sys.platform == "win32":
+        pytest.skip("signals, fork and special files of POSIX")
+    done = pool.outcome(use)
+    tail = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    if isinstance(use.expected, Exits):
+        assert done.returncode == use.expected.status, tail
+        assert use.expected.printed in done.stdout
+        return
+    assert done.returncode == 0, f"ended with status {done.returncode}\n{tail}"
+    *_, line = [line for line in done.stdout.splitlines() if line.startswith(_MARK)] or [""]
+    assert line, f"no outcome\n{tail}"
+    kind, *details = ast.literal_eval(line.removeprefix(_MARK))
+    if isinstance(use.expected, Raises):
+        assert kind == "raised", f"nothing was raised, but {details}\n{tail}"
+        kinds, message = details
+        assert use.expected.kind in kinds, (kinds, message)
+        for word in use.expected.words:
+            assert word in message
+        return
+    assert kind == "gave", f"{details}\n{tail}"
+    if isinstance(use.expected, Gives):
+        assert details[0] == use.expected.value, tail
+    elif isinstance(use.expected, Says):
+        for word in use.expected.words:
+            assert word in str(details[0])
+
+
+def test_the_table_is_broad() -> None:
+    count = collections.Counter(use.group for use in USES)
+    assert len(USES) >= 40
+    assert min(count.values()) >= 5
+    assert set(count) == {
+        "grammars", "files", "parameters", "prompts", "concurrency", "lifecycle", "isolation",
+    }  # fmt: skip
+    names = [(use.group, use.name) for use in USES]
+    assert len(set(names)) == len(names)
+
+
+def test_a_use_that_kills_is_seen(tmp_path: Path) -> None:
+    """The frame itself: an abort, a wrong answer and a hang must not pass for an outcome."""
+    uses = [
+        Use("frame", "abort", "os.abort()", Gives(None)),
+        Use("frame", "another answer", "result = 2", Gives(1)),
+        Use("frame", "no exception", "result = 1", Raises("ValueError")),
+    ]
+    pool = Pool(uses, tmp_path)
+    for use in uses:
+        with pytest.raises(AssertionError):
+            test_ends_by_itself_with_the_expected_outcome(use, pool)
+    pool.close()
