@@ -9,6 +9,11 @@ from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, 
 MAX_ELEMENTS = 200_000
 """Elements after repetitions are written out; both matchers hold them in memory."""
 
+MAX_WARNINGS = 20
+MAX_DEPTH = 200
+"""Rules and groups inside each other; llguidance reads them by recursion, on a stack of 1 MB at
+worst (Windows), and some five kilobytes each."""
+
 
 def check(parsed: Parsed) -> list[str]:
     """Check a grammar that has been read.
@@ -45,12 +50,16 @@ def check(parsed: Parsed) -> list[str]:
     _check_left_recursion(parsed)
     _check_ends(parsed)
     _check_size(parsed)
+    _check_depth(parsed)
     reached = reachable(rules)
-    return [
+    unused = [name for name in rules if name not in reached]
+    warnings = [
         f"line {line_of(source, places[name])}: rule '{name}' is never used."
-        for name in rules
-        if name not in reached
+        for name in unused[:MAX_WARNINGS]
     ]
+    if len(unused) > MAX_WARNINGS:
+        warnings.append(f"{len(unused) - MAX_WARNINGS} more rules are never used.")
+    return warnings
 
 
 def references(node: Node) -> list[Ref]:
@@ -221,6 +230,44 @@ def _check_size(parsed: Parsed) -> None:
                 "elements. Use smaller bounds, '*' or '+'.",
                 end=place + len(name),
             )
+
+
+def _check_depth(parsed: Parsed) -> None:
+    """Follow the rules as llguidance does: depth first, each of them once."""
+    inner = {name: _depths(node) for name, node in parsed.rules.items()}
+    seen = {"root"}
+    stack = [(0, iter(inner["root"]))]
+    while stack:
+        depth, rest = stack[-1]
+        found = next(rest, None)
+        if found is None:
+            stack.pop()
+            continue
+        ref, below = found
+        if depth + below > MAX_DEPTH:
+            raise fault(
+                parsed.source,
+                ref.offset if ref else 0,
+                f"rules and groups lead more than {MAX_DEPTH} deep into each other.",
+            )
+        if ref is not None and ref.name not in seen:
+            seen.add(ref.name)
+            stack.append((depth + below, iter(inner[ref.name])))
+
+
+def _depths(node: Node) -> list[tuple[Ref | None, int]]:
+    """The references in a node with their depth, and the depth of its deepest group."""
+    found: list[tuple[Ref | None, int]] = []
+    todo = [(node, 1)]
+    deepest = 1
+    while todo:
+        node, depth = todo.pop()
+        deepest = max(deepest, depth)
+        if isinstance(node, Ref):
+            found.append((node, depth))
+        below = depth if isinstance(node, Sequence) else depth + 1
+        todo.extend((child, below) for child in reversed(children(node)))
+    return [*found, (None, deepest)]
 
 
 def element_count(node: Node) -> int:

@@ -30,6 +30,8 @@ MAX_REPETITIONS = 2000
 """Largest repetition count, as in llama.cpp, which silently drops any larger upper bound."""
 MAX_LENGTH = 400_000
 """Characters in a grammar's text: some megabytes would take longer than a second to read."""
+MAX_NAME = 200
+"""Characters in the name of a rule, so that messages stay readable."""
 MAX_STACKED = 8
 """Repetitions of a repetition, as in `x*+?`: more than one is hardly ever meant."""
 MAX_DEPTH = 100
@@ -188,8 +190,13 @@ class _Parser:
         found = _NAME.match(self.source, self.at)
         if found is None:
             raise self.fault(f"expected the name of a rule.{self.hint()}")
+        self.check_name(found[0])
         self.at = found.end()
         return found[0]
+
+    def check_name(self, name: str) -> None:
+        if len(name) > MAX_NAME:
+            raise self.fault(f"the name of a rule has at most {MAX_NAME} characters.")
 
     # -- what a rule is made of -------------------------------------------------------------
 
@@ -255,6 +262,7 @@ class _Parser:
         found = _NAME.match(self.source, self.at)
         if found is None:
             return None
+        self.check_name(found[0])
         start, self.at = self.at, found.end()
         self.check_not_next_rule(found[0], start)
         return Ref(found[0], start)

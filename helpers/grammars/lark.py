@@ -68,7 +68,8 @@ class _Writer:
         if isinstance(node, Sequence):
             return " ".join(self.grouped(item) for item in node.items)
         if isinstance(node, Choice):
-            return " | ".join(self.grouped(option) for option in _share_beginnings(node).options)
+            options = node.options if isinstance(node, _Tree) else _share_beginnings(node)
+            return " | ".join(self.grouped(option) for option in options)
         return f"({self.write(node.item)}){_bounds(node)}"
 
     def token(self, node: Token) -> str:
@@ -87,13 +88,17 @@ class _Writer:
         return self.classes.setdefault(ranges, f"C{len(self.classes)}")
 
 
-def _share_beginnings(node: Choice) -> Choice:
+class _Tree(Choice):
+    """A choice whose options begin differently already."""
+
+
+def _share_beginnings(node: Choice) -> tuple[Node, ...]:
     """Write `"one" | "only"` as `"on" ("e" | "ly")`: llguidance follows each option separately."""
     texts = {option.text for option in node.options if isinstance(option, Literal)}
     if len(texts) < 20:
-        return node
+        return node.options
     others = [option for option in node.options if not isinstance(option, Literal)]
-    return Choice((*others, *_tree(sorted(texts), 0, 0)))
+    return (*others, *_tree(sorted(texts), 0, 0))
 
 
 def _tree(texts: list[str], at: int, depth: int) -> list[Node]:
@@ -114,7 +119,7 @@ def _tree(texts: list[str], at: int, depth: int) -> list[Node]:
         if last - first == 1:
             options.append(Literal(texts[first][at:]))
         else:
-            rest = Choice(tuple(_tree(texts[first:last], at + shared, depth + 1)))
+            rest = _Tree(tuple(_tree(texts[first:last], at + shared, depth + 1)))
             options.append(Sequence((Literal(texts[first][at : at + shared]), rest)))
         first = last
     return options
