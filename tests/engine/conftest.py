@@ -1,0 +1,44 @@
+"""One loaded model for the engine's tests, and llama-cpp-python's own class beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from engine_options import options
+
+from helpers.engine import Engine
+from helpers.models import default_model
+from helpers.native import usable_cores
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    with Engine(options()) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def isolated() -> Iterator[Engine]:
+    with Engine(options(isolate=True)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def raw() -> Iterator[Any]:
+    """llama-cpp-python's `Llama` with the engine's settings."""
+    import llama_cpp
+
+    cores = usable_cores()
+    made = llama_cpp.Llama(
+        str(default_model()),
+        n_ctx=1024,
+        n_batch=512,
+        n_threads=cores,
+        n_threads_batch=cores,
+        flash_attn=True,
+        verbose=False,
+    )
+    yield made
+    made.close()
