@@ -65,6 +65,16 @@ _APPLICATORS = (
     "unevaluatedProperties",
     "unevaluatedItems",
 )
+_LATE = (
+    "not",
+    "if",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+)
+"""Conditions on members that other keywords name first."""
 SIMPLE = {
     "type": _TYPES,
     "minimum": ("number",),
@@ -268,7 +278,7 @@ class Normalizer:
         base_done = False
         # Members take the order in which the schema first names them, so keywords go in order.
         lead = "properties" if "properties" in schema else None
-        for keyword in schema:
+        for keyword in sorted(schema, key=lambda key: key in _LATE):
             if keyword in SIMPLE and not base_done and keyword == (lead or keyword):
                 base_done = True
                 result = self.meet(result, self.base(schema, pointer, depth), keyword, pointer)
