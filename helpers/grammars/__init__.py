@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .explain import Explanation
     from .grammar import Grammar
-    from .mask import Matcher, Vocabulary
+    from .mask import Matcher
+    from .vocabulary import Vocabulary
 
 _MODULE_OF = {
     "Explanation": "explain",
     "Grammar": "grammar",
     "Matcher": "mask",
-    "Vocabulary": "mask",
+    "Vocabulary": "vocabulary",
 }
 
 __all__ = ["Explanation", "Grammar", "Matcher", "Vocabulary"]

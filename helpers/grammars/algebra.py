@@ -6,11 +6,17 @@ Everything here is exact or raises `CannotSay`: a grammar must not accept what i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from fractions import Fraction
-from math import lcm
 
 from . import regex
+from .scalars import (
+    CannotSay,
+    least,
+    meet_numbers,
+    meet_texts,
+    no_number,
+    other_numbers,
+    other_texts,
+)
 from .shapes import (
     ANYTHING,
     NEVER,
@@ -25,22 +31,11 @@ from .shapes import (
     Simple,
     Str,
     Union,
-    number_in,
-    text_in,
 )
 from .syntax import Node
 
 MAX_OPTIONS = 256
 """Alternatives of one shape: products of conditions double quickly."""
-
-
-class CannotSay(Exception):
-    """A combination that no grammar expresses, with the JSON Schema keyword at fault."""
-
-    def __init__(self, keyword: str, reason: str) -> None:
-        super().__init__(reason)
-        self.keyword = keyword
-        self.reason = reason
 
 
 class Algebra:
@@ -109,7 +104,7 @@ class Algebra:
         count = max(len(one.first), len(other.first))
         first = tuple(self.both(_item(one, at), _item(other, at)) for at in range(count))
         rest = None if one.rest is None and other.rest is None else self.both(one.rest, other.rest)
-        low, high = max(one.low, other.low), _least(one.high, other.high)
+        low, high = max(one.low, other.low), least(one.high, other.high)
         if high is not None and high < low:
             return None
         contains = tuple(dict.fromkeys(one.contains + other.contains))
@@ -132,7 +127,7 @@ class Algebra:
             by_pattern.append((pattern, self.both(shape, one.rest)))
         rest = None if one.rest is None and other.rest is None else self.both(one.rest, other.rest)
         required = tuple(dict.fromkeys(one.required + other.required))
-        low, high = max(one.low, other.low), _least(one.high, other.high)
+        low, high = max(one.low, other.low), least(one.high, other.high)
         if high is not None and max(low, len(required)) > high:
             return None
         where = other.where if other.low or other.high is not None else one.where
@@ -169,9 +164,9 @@ class Algebra:
             rest = frozenset({True, False}) - option.values
             return (Bool(rest),) if rest else ()
         if isinstance(option, Num):
-            return _other_numbers(option)
+            return other_numbers(option)
         if isinstance(option, Str):
-            return _other_texts(option)
+            return other_texts(option)
         if isinstance(option, Arr):
             return self._other_arrays(option)
         return self._other_objects(option)
@@ -266,14 +261,14 @@ class Algebra:
             met = meet_texts(one, other)
             return met is None or self._nothing_in(met, depth)
         if isinstance(one, Arr) and isinstance(other, Arr):
-            low, high = max(one.low, other.low), _least(one.high, other.high)
+            low, high = max(one.low, other.low), least(one.high, other.high)
             return (high is not None and high < low) or any(
                 self.disjoint(_item(one, at), _item(other, at), depth - 1)
                 for at in range(min(low, 50))
             )
         if isinstance(one, Obj) and isinstance(other, Obj):
             names = dict.fromkeys(one.required + other.required)
-            low, high = max(one.low, other.low, len(names)), _least(one.high, other.high)
+            low, high = max(one.low, other.low, len(names)), least(one.high, other.high)
             return (high is not None and high < low) or any(
                 self.disjoint(one.member(name), other.member(name), depth - 1) for name in names
             )
@@ -297,7 +292,7 @@ class Algebra:
         if isinstance(option, Bool):
             return not option.values
         if isinstance(option, Num):
-            return _no_number(option)
+            return no_number(option)
         if isinstance(option, Str):
             if option.texts is not None:
                 return not option.texts
@@ -331,7 +326,7 @@ class Algebra:
 
 def _may_overlap(patterns: list[Node]) -> bool:
     from ..errors import GrammarError
-    from .mask import byte_tokenizer, check_guidance
+    from .vocabulary import byte_tokenizer, check_guidance
 
     terms = " & ".join(f"/{regex.show_regex(pattern)}/" for pattern in patterns)
     try:
@@ -355,10 +350,6 @@ def _item(option: Arr, at: int) -> Shape | None:
     return option.first[at] if at < len(option.first) else option.rest
 
 
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((x for x in (one, other) if x is not None), default=None)
-
-
 def _place(one: Arr, other: Arr, name: str) -> str:
     return one.where if getattr(one, name) or not other.where else other.where
 
@@ -367,88 +358,3 @@ def _lengths(option: Str) -> list[Node]:
     if option.low or option.high is not None:
         return [regex.of_length(option.low, option.high)]
     return []
-
-
-def meet_numbers(one: Num, other: Num) -> Num | None:
-    """Numbers in both ranges, or None if there are none."""
-    low, low_open = one.low, one.low_open
-    if other.low is not None and (low is None or other.low > low):
-        low, low_open = other.low, other.low_open
-    elif other.low == low:
-        low_open = low_open or other.low_open
-    high, high_open = one.high, one.high_open
-    if other.high is not None and (high is None or other.high < high):
-        high, high_open = other.high, other.high_open
-    elif other.high == high:
-        high_open = high_open or other.high_open
-    multiple = one.multiple or other.multiple
-    if one.multiple and other.multiple:
-        a, b = one.multiple, other.multiple
-        scale = lcm(a.denominator, b.denominator)
-        multiple = Fraction(lcm(int(a * scale), int(b * scale)), scale)
-    where = other.where if other.multiple or other.low is not None else one.where
-    integer = one.integer or other.integer
-    met = Num(integer, low, low_open, high, high_open, multiple, where)
-    return None if _no_number(met) else met
-
-
-def _no_number(option: Num) -> bool:
-    low, high = option.low, option.high
-    if low is None or high is None:
-        return False
-    if low > high or (low == high and not number_in(option, low)):
-        return True
-    if (option.integer or option.multiple) and low < high:
-        step = option.multiple or Fraction(1)
-        if option.integer:
-            step = Fraction(step.numerator)  # the integers among the multiples of p/q
-        first = -((-Fraction(low)) // step) * step
-        if option.low_open and first == low:
-            first += step
-        return first > high or (option.high_open and first == high)
-    return False
-
-
-def _other_numbers(option: Num) -> list[Simple]:
-    if option.multiple is not None:
-        raise CannotSay("not", "the opposite of multipleOf")
-    if option.integer and not (option.low is not None and option.low == option.high):
-        raise CannotSay("not", "numbers that are not integers")
-    found: list[Simple] = []
-    if option.low is not None:
-        found.append(Num(high=option.low, high_open=not option.low_open))
-    if option.high is not None:
-        found.append(Num(low=option.high, low_open=not option.high_open))
-    return found
-
-
-def _other_texts(option: Str) -> list[Simple]:
-    if option.texts is not None:
-        return [Str(excluded=option.texts)]
-    if option.patterns:
-        raise CannotSay("not", "the opposite of a pattern or format")
-    found: list[Simple] = []
-    if option.low:
-        found.append(Str(high=option.low - 1))
-    if option.high is not None:
-        found.append(Str(low=option.high + 1))
-    if option.excluded:
-        order = tuple(sorted(option.excluded))
-        found.append(Str(texts=option.excluded, order=order))
-    return found
-
-
-def meet_texts(one: Str, other: Str) -> Str | None:
-    """Texts in both, or None if there are surely none."""
-    if one.texts is not None or other.texts is not None:
-        listed, rest = (one, other) if one.texts is not None else (other, one)
-        order = listed.order or tuple(sorted(listed.texts or ()))
-        kept = tuple(text for text in order if text_in(rest, text))
-        return Str(texts=frozenset(kept), order=kept) if kept else None
-    low, high = max(one.low, other.low), _least(one.high, other.high)
-    if high is not None and high < low:
-        return None
-    patterns = tuple(dict.fromkeys(one.patterns + other.patterns))
-    where = one.where if one.patterns else other.where
-    excluded = one.excluded | other.excluded
-    return replace(one, low=low, high=high, patterns=patterns, excluded=excluded, where=where)

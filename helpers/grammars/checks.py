@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GrammarError
-from .gbnf import Parsed, fault, line_of
+from .places import Parsed, fault, line_of
 from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token, children
 
 MAX_ELEMENTS = 200_000

@@ -15,8 +15,9 @@ from itertools import combinations
 from typing import Any
 
 from . import regex
-from .algebra import Algebra, CannotSay
+from .algebra import Algebra
 from .normalize import Normalizer
+from .scalars import CannotSay
 from .shapes import (
     ANYTHING,
     NEVER,

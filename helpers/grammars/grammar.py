@@ -11,8 +11,9 @@ from . import checks, gbnf, syntax
 from .explain import Explanation, explain_rules
 
 if TYPE_CHECKING:
-    from .mask import Backend, Matcher, Vocabulary
+    from .mask import Backend, Matcher
     from .recognizer import Program
+    from .vocabulary import Vocabulary
 
 
 class Grammar:
@@ -245,12 +246,14 @@ class Grammar:
         Raises:
             GrammarError: If the backend refuses the grammar.
         """
-        from .mask import GuidanceMatcher, NativeMatcher
+        from .mask import GuidanceMatcher
 
         if backend != "native":
             return GuidanceMatcher(vocabulary, self)
         if self.rules is None:
             raise GrammarError("This grammar cannot be written as GBNF for llama.cpp's sampler.")
+        from .native_mask import NativeMatcher
+
         return NativeMatcher(vocabulary, self.rules)
 
     def guidance(self, vocabulary: Vocabulary | None = None, *, forcing: bool = False) -> str:
@@ -279,7 +282,7 @@ class Grammar:
         """Let llguidance read the grammar once, so that nothing is left to fail at generation."""
         if any(isinstance(node, syntax.Token) for node in syntax.walk(self._rules)):
             return  # token numbers mean something only to a model
-        from .mask import check_guidance
+        from .vocabulary import check_guidance
 
         check_guidance(self.guidance())
 

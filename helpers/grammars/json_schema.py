@@ -11,15 +11,16 @@ from . import json_text
 from .emit import Emitter
 from .explain import Explanation, describe, matching
 from .grammar import Grammar
-from .normalize import SIMPLE, Normalizer, escape
+from .keywords import SIMPLE, escape
+from .normalize import Normalizer
 from .shapes import ANYTHING, Links, Shape, ordered
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-    from .mask import Vocabulary
     from .recognizer import Program
     from .syntax import Rules
+    from .vocabulary import Vocabulary
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
@@ -147,13 +148,13 @@ class JsonGrammar(Grammar):
         return f"{head}start: %json {json.dumps(self._compiled)}\n"
 
     def _check_json(self) -> None:
-        from .mask import check_guidance
+        from .vocabulary import check_guidance
 
         self._bytes = check_guidance(self.guidance())
 
     def _end_of_match(self, text: str) -> tuple[int, bool, LLMatcher]:
         """How many characters match, whether the text is complete, and the matcher after them."""
-        from .mask import byte_tokenizer
+        from .vocabulary import byte_tokenizer
 
         if self._bytes is None:
             self._check_json()

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.mask import byte_tokenizer, check_guidance
+from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 
 FOLDER = Path(__file__).parents[2] / "grammars"
 FILES = sorted(FOLDER.glob("*.gbnf"))

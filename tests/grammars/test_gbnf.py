@@ -11,7 +11,7 @@ import pytest
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
 from helpers.grammars.gbnf import parse
-from helpers.grammars.mask import byte_tokenizer, check_guidance
+from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 from helpers.grammars.syntax import show_rules
 
 

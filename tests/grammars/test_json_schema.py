@@ -405,7 +405,7 @@ def written(grammar: Grammar, rng: random.Random) -> str | None:
     """A text that llguidance lets a model write, byte by byte, ends preferred."""
     import numpy as np
 
-    from helpers.grammars.mask import byte_tokenizer, check_guidance
+    from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 
     matcher = check_guidance(grammar.guidance())
     text = b""

@@ -17,7 +17,7 @@ from pydantic import UUID4, BaseModel, ConfigDict, Field, HttpUrl, NaiveDatetime
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.mask import byte_tokenizer, check_guidance
+from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 
 T = TypeVar("T")
 

@@ -1,0 +1,111 @@
+"""Intersection and complement of numbers and texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import lcm
+
+from .shapes import Num, Simple, Str, number_in, text_in
+
+
+class CannotSay(Exception):
+    """A combination that no grammar expresses, with the JSON Schema keyword at fault."""
+
+    def __init__(self, keyword: str, reason: str) -> None:
+        super().__init__(reason)
+        self.keyword = keyword
+        self.reason = reason
+
+
+def least(one: int | None, other: int | None) -> int | None:
+    """The smaller of two bounds, None being none."""
+    return min((x for x in (one, other) if x is not None), default=None)
+
+
+def meet_numbers(one: Num, other: Num) -> Num | None:
+    """Numbers in both ranges, or None if there are none."""
+    low, low_open = one.low, one.low_open
+    if other.low is not None and (low is None or other.low > low):
+        low, low_open = other.low, other.low_open
+    elif other.low == low:
+        low_open = low_open or other.low_open
+    high, high_open = one.high, one.high_open
+    if other.high is not None and (high is None or other.high < high):
+        high, high_open = other.high, other.high_open
+    elif other.high == high:
+        high_open = high_open or other.high_open
+    multiple = one.multiple or other.multiple
+    if one.multiple and other.multiple:
+        a, b = one.multiple, other.multiple
+        scale = lcm(a.denominator, b.denominator)
+        multiple = Fraction(lcm(int(a * scale), int(b * scale)), scale)
+    where = other.where if other.multiple or other.low is not None else one.where
+    integer = one.integer or other.integer
+    met = Num(integer, low, low_open, high, high_open, multiple, where)
+    return None if no_number(met) else met
+
+
+def no_number(option: Num) -> bool:
+    """Whether a range holds no number."""
+    low, high = option.low, option.high
+    if low is None or high is None:
+        return False
+    if low > high or (low == high and not number_in(option, low)):
+        return True
+    if (option.integer or option.multiple) and low < high:
+        step = option.multiple or Fraction(1)
+        if option.integer:
+            step = Fraction(step.numerator)  # the integers among the multiples of p/q
+        first = -((-Fraction(low)) // step) * step
+        if option.low_open and first == low:
+            first += step
+        return first > high or (option.high_open and first == high)
+    return False
+
+
+def other_numbers(option: Num) -> list[Simple]:
+    """The numbers outside of a range."""
+    if option.multiple is not None:
+        raise CannotSay("not", "the opposite of multipleOf")
+    if option.integer and not (option.low is not None and option.low == option.high):
+        raise CannotSay("not", "numbers that are not integers")
+    found: list[Simple] = []
+    if option.low is not None:
+        found.append(Num(high=option.low, high_open=not option.low_open))
+    if option.high is not None:
+        found.append(Num(low=option.high, low_open=not option.high_open))
+    return found
+
+
+def other_texts(option: Str) -> list[Simple]:
+    """The texts that are not among some."""
+    if option.texts is not None:
+        return [Str(excluded=option.texts)]
+    if option.patterns:
+        raise CannotSay("not", "the opposite of a pattern or format")
+    found: list[Simple] = []
+    if option.low:
+        found.append(Str(high=option.low - 1))
+    if option.high is not None:
+        found.append(Str(low=option.high + 1))
+    if option.excluded:
+        order = tuple(sorted(option.excluded))
+        found.append(Str(texts=option.excluded, order=order))
+    return found
+
+
+def meet_texts(one: Str, other: Str) -> Str | None:
+    """Texts in both, or None if there are surely none."""
+    if one.texts is not None or other.texts is not None:
+        listed, rest = (one, other) if one.texts is not None else (other, one)
+        order = listed.order or tuple(sorted(listed.texts or ()))
+        kept = tuple(text for text in order if text_in(rest, text))
+        return Str(texts=frozenset(kept), order=kept) if kept else None
+    low, high = max(one.low, other.low), least(one.high, other.high)
+    if high is not None and high < low:
+        return None
+    patterns = tuple(dict.fromkeys(one.patterns + other.patterns))
+    where = one.where if one.patterns else other.where
+    excluded = one.excluded | other.excluded
+    return replace(one, low=low, high=high, patterns=patterns, excluded=excluded, where=where)

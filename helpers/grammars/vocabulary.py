@@ -1,0 +1,204 @@
+"""A model's tokens as llguidance wants them, and the limits on what llguidance may spend."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import GrammarError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from . import syntax
+
+
+class Compiled(Protocol):
+    """What a matcher needs to know of a grammar."""
+
+    def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str:
+        """The grammar as llguidance reads it."""
+
+    @property
+    def rules(self) -> syntax.Rules | None:
+        """The grammar as GBNF rules, or None where it has none."""
+
+
+def parser_limits() -> Any:
+    """Bounds on what llguidance may spend; beyond them it reports an error instead of hanging."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        max_items_in_row=2_000,  # each new item is compared with all others of its row
+        initial_lexer_fuel=5_000_000,
+        step_lexer_fuel=1_000_000,
+        step_max_items=3_000_000,
+        max_lexer_states=50_000,  # about 100 MB
+        verbose_errors=False,
+    )
+
+
+def model_vocab(model: Any) -> Any:
+    """The vocabulary pointer of a `llama_cpp.Llama`."""
+    import llama_cpp
+
+    return llama_cpp.llama_model_get_vocab(model.model)
+
+
+class Vocabulary:
+    """The tokens of one model, prepared for llguidance; takes about a quarter of a second.
+
+    Args:
+        model: A `llama_cpp.Llama`, or whatever owns the model that `vocab` belongs to. It is kept
+            alive: llguidance calls the model's tokenizer.
+        vocab: Pointer to the vocabulary (`llama_vocab_p`); default: that of `model`.
+
+    Attributes:
+        size: Number of tokens.
+        eog: Numbers of the tokens that end a generation, the model's end-of-text token first.
+    """
+
+    _of_model: weakref.WeakKeyDictionary[Any, Vocabulary] = weakref.WeakKeyDictionary()
+
+    def __init__(self, model: Any, vocab: Any = None) -> None:
+        import llama_cpp
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
+        self.vocab = vocab if vocab is not None else model_vocab(model)
+        self.size: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        ends = [t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self.vocab, t)]
+        main: int = llama_cpp.llama_vocab_eos(self.vocab)
+        if main in ends:
+            ends.remove(main)
+        self.eog: tuple[int, ...] = ((main,) if main >= 0 else ()) + tuple(ends)
+        # A vocabulary without an end (-1 from llama.cpp) still needs a number for llguidance.
+        with warnings.catch_warnings():
+            # llguidance calls llama-cpp-python by names that have newer ones by now.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.tokenizer: LLTokenizer = lltokenizer_from_vocab(
+                self.vocab,
+                eos_token=list(self.eog) or [self.size],
+                n_vocab=self.size + (not self.eog),
+            )
+        self.closed = False
+        self._eog_set = frozenset(self.eog)
+        self._owner = model
+        self._prototypes: weakref.WeakKeyDictionary[Any, dict[bool, LLMatcher]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @classmethod
+    def for_model(cls, model: Any) -> Vocabulary:
+        """The vocabulary of a `llama_cpp.Llama`, prepared at the first call and then kept with it.
+
+        Args:
+            model: The loaded model.
+
+        Returns:
+            Always the same object for the same model.
+        """
+        found = cls._of_model.get(model)
+        if found is None:
+            # The cache must not keep its own key alive, so the owner is held weakly here.
+            found = cls._of_model[model] = cls(weakref.proxy(model), model_vocab(model))
+            weakref.finalize(model, found.close)
+        return found
+
+    def close(self) -> None:
+        """Say that the model is gone: its tokenizer must not be called any more."""
+        self.closed = True
+
+    def check_open(self) -> None:
+        """Raise if the model is gone.
+
+        Raises:
+            ValueError: After `close`.
+        """
+        if self.closed:
+            raise ValueError("The model of this matcher has been closed; make a new matcher.")
+
+    def is_eog(self, token: int) -> bool:
+        """Whether a token ends a generation."""
+        return token in self._eog_set
+
+    def token_number(self, text: str) -> int:
+        """The one token that a text such as `<think>` stands for.
+
+        Args:
+            text: The text, with its angle brackets.
+
+        Returns:
+            The token's number.
+
+        Raises:
+            GrammarError: If the text is several tokens in this vocabulary.
+        """
+        numbers = self.tokenizer.tokenize_str(text, parse_special=True)
+        if len(numbers) != 1:
+            raise GrammarError(
+                f"{text} is not a single token of this model but {len(numbers)}; "
+                f'write the text "{text}" as a literal instead.'
+            )
+        return int(numbers[0])
+
+    def prototype(self, grammar: Compiled, *, forcing: bool) -> LLMatcher:
+        """A fresh llguidance matcher, to be copied; compiled once per grammar and model.
+
+        Args:
+            grammar: The grammar.
+            forcing: Whether forced texts are cut into tokens as the tokenizer would do it; such a
+                matcher's masks leave out the other ways to cut them.
+
+        Returns:
+            The matcher; do not change it.
+
+        Raises:
+            GrammarError: If llguidance refuses the grammar.
+        """
+        from llguidance import LLMatcher
+
+        self.check_open()
+        made = self._prototypes.setdefault(grammar, {})
+        if forcing not in made:
+            text = grammar.guidance(self, forcing=forcing)
+            matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=parser_limits())
+            if matcher.is_error():
+                raise GrammarError(
+                    f"llguidance cannot use this grammar: {matcher.get_error()[:500]}"
+                )
+            made[forcing] = matcher
+        return made[forcing]
+
+
+def byte_tokenizer() -> LLTokenizer:
+    """A tokenizer whose tokens are the 256 bytes: judges texts without a model."""
+    global _byte_tokenizer
+    if _byte_tokenizer is None:
+        from llguidance import LLTokenizer
+
+        _byte_tokenizer = LLTokenizer("byte")
+    return _byte_tokenizer
+
+
+def check_guidance(text: str) -> LLMatcher:
+    """Let llguidance read a grammar, and give back a matcher over bytes.
+
+    Args:
+        text: The grammar, as `Grammar.guidance` writes it.
+
+    Returns:
+        A fresh matcher on `byte_tokenizer`.
+
+    Raises:
+        GrammarError: If llguidance refuses the grammar.
+    """
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=parser_limits())
+    if matcher.is_error():
+        raise GrammarError(f"llguidance cannot use this grammar: {matcher.get_error()[:500]}")
+    return matcher
+
+
+_byte_tokenizer: LLTokenizer | None = None
