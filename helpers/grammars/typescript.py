@@ -7,47 +7,20 @@ would need a type checker (conditional and mapped types) is refused with its lin
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GrammarError
+from ._typescript_parts import Env, Members, Schema, comment_text, identifiers
+from ._typescript_types import TypeReader
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-Schema = dict[str, Any]
-Env = dict[str, Schema]
-
 MAX_LENGTH = 200_000
 MAX_TYPES = 2_000
-MAX_DEPTH = 80
-_UNDEFINED = "x-undefined"
 _DECLARATIONS = ("interface_declaration", "type_alias_declaration", "enum_declaration")
-_NUMBER_TEXT = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
-
-
-@dataclass
-class _Members:
-    """What is in an object: named members in order, and what other names may hold."""
-
-    named: dict[str, tuple[Schema, bool]] = field(default_factory=dict)  # schema, optional
-    index: Schema | None = None
-    patterns: dict[str, Schema] = field(default_factory=dict)
-
-    def schema(self) -> Schema:
-        made: Schema = {
-            "type": "object",
-            "properties": {name: schema for name, (schema, _) in self.named.items()},
-            "required": [name for name, (_, optional) in self.named.items() if not optional],
-            "additionalProperties": False if self.index is None else self.index,
-        }
-        if self.patterns:
-            made["patternProperties"] = self.patterns
-        return made
 
 
 def typescript_schema(source: str, root: str | None = None) -> Schema:
@@ -78,7 +51,7 @@ def typescript_schema(source: str, root: str | None = None) -> Schema:
     return _Reader(data).read(tree.root_node, root)
 
 
-class _Reader:
+class _Reader(TypeReader):
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.declared: dict[str, list[Node]] = {}
@@ -94,7 +67,7 @@ class _Reader:
         comment = ""
         for node in tree.named_children:
             if node.type == "comment":
-                comment = _comment(self.text(node))
+                comment = comment_text(self.text(node))
                 continue
             inner = node
             while inner.type in ("export_statement", "ambient_declaration"):
@@ -128,7 +101,7 @@ class _Reader:
         used = set()
         for own, nodes in self.declared.items():
             for node in nodes:
-                used |= {n for n in _identifiers(node, self.text) if n != own}
+                used |= {n for n in identifiers(node, self.text) if n != own}
         free = [own for own in self.declared if own not in used]
         if len(free) == 1 or len(self.declared) == 1:
             return (free or list(self.declared))[0]
@@ -147,29 +120,6 @@ class _Reader:
             todo.extend(child for child in reversed(node.children) if child.has_error)
             todo.extend(child for child in reversed(node.children) if child.is_missing)
         raise self.fault(tree, "a fault of syntax")
-
-    def text(self, node: Node) -> str:
-        return self.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
-
-    def part(self, node: Node, name: str) -> Node:
-        found = node.child_by_field_name(name)
-        if found is None:
-            raise self.fault(node, f"'{node.type}' without {name}")
-        return found
-
-    def fault(self, node: Node, message: str) -> GrammarError:
-        row, start = node.start_point.row, self.data.rfind(b"\n", 0, node.start_byte) + 1
-        column = len(self.data[start : node.start_byte].decode("utf-8", "replace"))
-        end = self.data.find(b"\n", start)
-        shown = self.data[start : end if end >= 0 else len(self.data)].decode("utf-8", "replace")
-        return GrammarError(
-            f"line {row + 1}, column {column + 1}: {message}.\n    {shown}\n    {' ' * column}^",
-            line=row + 1,
-            column=column + 1,
-        )
-
-    def cannot(self, node: Node, what: str) -> GrammarError:
-        return self.fault(node, f"{what} cannot be written as JSON or needs a type checker")
 
     # -- types by name ----------------------------------------------------------------------
 
@@ -218,8 +168,8 @@ class _Reader:
             raise self.fault(at, f"the type takes {len(names)} type arguments, not {len(args)}")
         return env
 
-    def interface(self, name: str, args: list[Schema], at: Node) -> _Members:
-        members = _Members()
+    def interface(self, name: str, args: list[Schema], at: Node) -> Members:
+        members = Members()
         for node in self.declared[name]:
             env = self.bind(node, args, at)
             for child in node.named_children:
@@ -228,376 +178,3 @@ class _Reader:
                         self.join(members, self.members(base, env))
             self.join(members, self.body(self.part(node, "body"), env))
         return members
-
-    def join(self, members: _Members, more: _Members) -> None:
-        members.named.update(more.named)
-        members.patterns.update(more.patterns)
-        members.index = members.index if more.index is None else more.index
-
-    def enum(self, node: Node) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        counter: int | None = 0
-        for item in self.part(node, "body").named_children:
-            if item.type == "comment":
-                continue
-            if item.type == "enum_assignment":
-                name = _unquote(self.text(self.part(item, "name")))
-                value = self.literal(self.part(item, "value"))
-                counter = value + 1 if isinstance(value, int) else None
-            else:
-                name, value = _unquote(self.text(item)), counter
-                if counter is None:
-                    raise self.fault(item, "a member after a text needs a value")
-                counter += 1
-            values[name] = value
-        if not values:
-            raise self.fault(node, "an enum without members")
-        return values
-
-    def literal(self, node: Node) -> Any:
-        text = self.text(node)
-        if node.type == "string":
-            return _unquote(text)
-        if re.fullmatch(r"-?\s*[0-9][0-9_]*", text):
-            return int(text.replace("_", "").replace(" ", ""))
-        if re.fullmatch(r"-?\s*[0-9_]*\.?[0-9_]+([eE][-+]?[0-9]+)?", text):
-            return float(text.replace("_", "").replace(" ", ""))
-        if re.fullmatch(r"0[xXoObB][0-9A-Fa-f_]+", text):
-            return int(text.replace("_", ""), 0)
-        if node.type in ("true", "false"):
-            return node.type == "true"
-        if node.type == "null":
-            return None
-        raise self.cannot(node, f"{text[:40]!r}")
-
-    # -- type expressions -------------------------------------------------------------------
-
-    def type(self, node: Node, env: Env) -> Schema:
-        self.depth += 1
-        try:
-            if self.depth > MAX_DEPTH:
-                raise self.fault(node, f"types nest more than {MAX_DEPTH} deep")
-            return self.type_now(node, env)
-        finally:
-            self.depth -= 1
-
-    def type_now(self, node: Node, env: Env) -> Schema:
-        kind = node.type
-        makers: dict[str, Callable[[Node, Env], Schema]] = {
-            "predefined_type": self.predefined,
-            "literal_type": self.literal_type,
-            "type_identifier": self.identifier,
-            "generic_type": self.generic,
-            "union_type": self.union,
-            "intersection_type": lambda n, e: self.intersection(n, e),
-            "object_type": lambda n, e: self.body(n, e).schema(),
-            "tuple_type": self.tuple,
-            "template_literal_type": self.template,
-            "nested_type_identifier": self.enum_member,
-            "index_type_query": self.keys,
-        }
-        if kind in makers:
-            return makers[kind](node, env)
-        inner = [child for child in node.named_children if child.type != "comment"]
-        if kind in ("parenthesized_type", "readonly_type") and inner:
-            return self.type(inner[0], env)
-        if kind == "array_type":
-            return {"type": "array", "items": self.type(inner[0], env)}
-        what = kind.replace("_", " ")
-        raise self.cannot(node, f"'{self.text(node)[:40]}' ({what})")
-
-    def predefined(self, node: Node, env: Env) -> Schema:
-        name = self.text(node)
-        simple: dict[str, Schema] = {
-            "string": {"type": "string"},
-            "number": {"type": "number"},
-            "boolean": {"type": "boolean"},
-            "any": {},
-            "unknown": {},
-            "object": {"type": "object"},
-            "never": {"not": {}},
-            "void": {_UNDEFINED: True},
-        }
-        if name not in simple:
-            raise self.cannot(node, f"'{name}'")
-        return simple[name]
-
-    def literal_type(self, node: Node, env: Env) -> Schema:
-        inner = node.named_children[0] if node.named_children else node.children[0]
-        if inner.type == "undefined":
-            return {_UNDEFINED: True}
-        return {"const": self.literal(inner)}
-
-    def identifier(self, node: Node, env: Env) -> Schema:
-        name = self.text(node)
-        if name in env:
-            return env[name]
-        if name in self.declared:
-            return self.named(name, [], node)
-        if name == "Date":
-            return {"type": "string", "format": "date-time"}
-        close = ", ".join([*self.declared][:8])
-        raise self.fault(node, f"'{name}' is not declared here; declared are: {close}")
-
-    def generic(self, node: Node, env: Env) -> Schema:
-        name = self.text(self.part(node, "name"))
-        nodes = [n for n in self.part(node, "type_arguments").named_children if n.type != "comment"]
-        if name in self.declared:
-            return self.named(name, [self.type(arg, env) for arg in nodes], node)
-        if name in ("Array", "ReadonlyArray", "Set", "ReadonlySet") and len(nodes) == 1:
-            return {"type": "array", "items": self.type(nodes[0], env)}
-        if name in ("Record", "Map") and len(nodes) == 2:
-            return self.record(nodes[0], self.type(nodes[1], env), env).schema()
-        if name in ("Partial", "Required", "Readonly", "Pick", "Omit"):
-            return self.members(node, env).schema()
-        if name == "NonNullable" and len(nodes) == 1:
-            return {"allOf": [self.type(nodes[0], env), {"not": {"type": "null"}}]}
-        if name in ("Exclude", "Extract") and len(nodes) == 2:
-            mine, other = (self.texts(arg, env) for arg in nodes)
-            wanted = name == "Extract"
-            return {"enum": [text for text in mine if (text in other) == wanted]}
-        raise self.cannot(node, f"'{name}<…>'")
-
-    def union(self, node: Node, env: Env) -> Schema:
-        options: list[Schema] = []
-        todo = [child for child in node.named_children if child.type != "comment"]
-        for child in todo:
-            schema = self.type(child, env)
-            options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
-        if options and all(set(option) <= {"const", "enum"} for option in options):
-            values = [v for o in options for v in (o["enum"] if "enum" in o else [o["const"]])]
-            return {"enum": values}
-        return {"anyOf": options}
-
-    def intersection(self, node: Node, env: Env) -> Schema:
-        parts = [child for child in node.named_children if child.type != "comment"]
-        try:
-            return self.members(node, env).schema()
-        except GrammarError:
-            # No objects with known members on both sides, such as string & {…}: both must hold.
-            if any(part.type in ("object_type", "intersection_type") for part in parts):
-                raise
-        return {"allOf": [self.type(part, env) for part in parts]}
-
-    def tuple(self, node: Node, env: Env) -> Schema:
-        first: list[Schema] = []
-        needed = 0
-        rest: Schema | bool = False
-        for child in node.named_children:
-            if child.type == "comment":
-                continue
-            kind, inner = child.type, child
-            if kind in ("required_parameter", "optional_parameter"):  # a labelled element
-                name = child.child_by_field_name("name")
-                inner = self.part(child, "type").named_children[0]
-                kind = "optional_type" if kind == "optional_parameter" else inner.type
-                if name is not None and name.type == "rest_pattern":
-                    kind = "rest_type"
-            elif kind in ("optional_type", "rest_type"):
-                inner = child.named_children[0]
-            if rest is not False:
-                raise self.cannot(child, "an element after the rest")
-            schema = self.type(inner, env)
-            if kind == "rest_type":
-                if schema.get("type") != "array":
-                    raise self.cannot(child, "a rest that is no array")
-                rest = schema.get("items", {})
-            else:
-                first.append(schema)
-                needed = needed if kind == "optional_type" else len(first)
-        made: Schema = {"type": "array", "prefixItems": first, "items": rest, "minItems": needed}
-        return made if first else {"type": "array", "items": rest}
-
-    def template(self, node: Node, env: Env) -> Schema:
-        """A template literal type such as `${number}px`, as a pattern."""
-        pattern = ""
-        at = node.start_byte + 1
-        for child in [*node.named_children, None]:
-            end = child.start_byte if child is not None else node.end_byte - 1
-            between = self.data[at:end].decode("utf-8", "replace")
-            if child is not None and child.type not in ("template_type",):
-                continue
-            pattern += _quote_pattern(between)
-            if child is None:
-                break
-            inner = child.named_children[0]
-            name = self.text(inner)
-            if name == "string":
-                pattern += r"[\s\S]*"
-            elif name == "number":
-                pattern += f"({_NUMBER_TEXT})"
-            elif name == "boolean":
-                pattern += "(true|false)"
-            else:
-                options = [_quote_pattern(text) for text in self.texts(inner, env)]
-                pattern += "(" + "|".join(options) + ")"
-            at = child.end_byte
-        return {"type": "string", "pattern": f"^{pattern}$"}
-
-    def enum_member(self, node: Node, env: Env) -> Schema:
-        name, _, member = self.text(node).partition(".")
-        found = self.declared.get(name, [])
-        if found and found[0].type == "enum_declaration":
-            values = self.enum(found[0])
-            if member in values:
-                return {"const": values[member]}
-        raise self.fault(node, f"'{self.text(node)}' is no member of an enum declared here")
-
-    def keys(self, node: Node, env: Env) -> Schema:
-        """`keyof` an object type."""
-        return {"enum": list(self.members(node.named_children[0], env).named)}
-
-    def texts(self, node: Node, env: Env) -> list[str]:
-        """The texts of a type that is a choice between texts."""
-        schema = self.type(node, env)
-        seen = 0
-        while "$ref" in schema and seen < MAX_DEPTH:
-            schema, seen = self.made[schema["$ref"].rsplit("/", 1)[1]], seen + 1
-        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-        if values is None or not all(isinstance(value, str) for value in values):
-            raise self.cannot(node, f"'{self.text(node)[:40]}' is not a choice between texts; it")
-        return list(values)
-
-    # -- objects ----------------------------------------------------------------------------
-
-    def members(self, node: Node, env: Env) -> _Members:
-        """The members of a type that is an object."""
-        self.depth += 1
-        try:
-            if self.depth > MAX_DEPTH:
-                raise self.fault(node, "the type extends itself")
-            return self.members_now(node, env)
-        finally:
-            self.depth -= 1
-
-    def members_now(self, node: Node, env: Env) -> _Members:
-        if node.type == "object_type":
-            return self.body(node, env)
-        if node.type in ("parenthesized_type", "readonly_type"):
-            return self.members(node.named_children[0], env)
-        if node.type == "intersection_type":
-            joined = _Members()
-            for child in node.named_children:
-                if child.type != "comment":
-                    more = self.members(child, env)
-                    for name, (schema, optional) in more.named.items():
-                        if name in joined.named and joined.named[name][0] != schema:
-                            old, was = joined.named[name]
-                            joined.named[name] = {"allOf": [old, schema]}, was and optional
-                            more.named[name] = joined.named[name]
-                    self.join(joined, more)
-            return joined
-        name = self.text(node.child_by_field_name("name") or node)
-        arguments = node.child_by_field_name("type_arguments")
-        nodes = [n for n in (arguments.named_children if arguments else []) if n.type != "comment"]
-        if name in self.declared and name not in env:
-            args = [self.type(arg, env) for arg in nodes]
-            declared = self.declared[name][0]
-            if declared.type == "interface_declaration":
-                return self.interface(name, args, node)
-            if declared.type == "type_alias_declaration":
-                return self.members(self.part(declared, "value"), self.bind(declared, args, node))
-        if name == "Record" and len(nodes) == 2:
-            return self.record(nodes[0], self.type(nodes[1], env), env)
-        if name in ("Partial", "Required", "Readonly") and len(nodes) == 1:
-            base = self.members(nodes[0], env)
-            if name != "Readonly":
-                optional = name == "Partial"
-                base.named = {key: (schema, optional) for key, (schema, _) in base.named.items()}
-            return base
-        if name in ("Pick", "Omit") and len(nodes) == 2:
-            base, wanted = self.members(nodes[0], env), set(self.texts(nodes[1], env))
-            base.named = {k: v for k, v in base.named.items() if (k in wanted) == (name == "Pick")}
-            return base
-        raise self.cannot(node, f"'{self.text(node)[:40]}' is no object with known members; it")
-
-    def record(self, key: Node, value: Schema, env: Env) -> _Members:
-        if key.type == "predefined_type" and self.text(key) == "string":
-            return _Members(index=value)
-        if key.type == "predefined_type" and self.text(key) == "number":
-            return _Members(patterns={f"^{_NUMBER_TEXT}$": value})
-        return _Members(dict.fromkeys(self.texts(key, env), (value, False)))
-
-    def body(self, node: Node, env: Env) -> _Members:
-        members = _Members()
-        comment = ""
-        row = -1  # where the last member ended: a comment behind it is about that member
-        for child in node.named_children:
-            if child.type == "comment":
-                comment = _comment(self.text(child))
-                if child.start_point.row == row and members.named:
-                    name, (schema, optional) = list(members.named.items())[-1]
-                    members.named[name] = {"description": comment, **schema}, optional
-                    comment = ""
-                continue
-            row = child.end_point.row
-            if child.type == "property_signature":
-                name = _unquote(self.text(self.part(child, "name")))
-                annotation = child.child_by_field_name("type")
-                schema = {} if annotation is None else self.type(annotation.named_children[0], env)
-                optional = any(part.type == "?" for part in child.children)
-                schema, absent = _without_undefined(schema)
-                if comment:
-                    schema = {**schema, "description": comment}
-                members.named[name] = schema, optional or absent
-            elif child.type == "index_signature":
-                self.index(child, members, env)
-            else:
-                raise self.cannot(child, f"'{self.text(child)[:40]}' ({child.type})")
-            comment = ""
-        return members
-
-    def index(self, node: Node, members: _Members, env: Env) -> None:
-        key = node.child_by_field_name("index_type")
-        annotation = self.part(node, "type")
-        if key is None or annotation.type != "type_annotation":
-            raise self.cannot(node, "a mapped type")
-        more = self.record(key, self.type(annotation.named_children[0], env), env)
-        self.join(members, more)
-
-
-def _without_undefined(schema: Schema) -> tuple[Schema, bool]:
-    """A member's schema without `undefined`, which in JSON means that the member is not there."""
-    if _UNDEFINED in schema:
-        return {"not": {}}, True
-    options = schema.get("anyOf")
-    if options and any(_UNDEFINED in option for option in options):
-        kept = [option for option in options if _UNDEFINED not in option]
-        return (kept[0] if len(kept) == 1 else {"anyOf": kept}), True
-    return schema, False
-
-
-def _identifiers(node: Node, text: Callable[[Node], str]) -> set[str]:
-    found: set[str] = set()
-    todo = [node]
-    while todo:
-        node = todo.pop()
-        if node.type == "type_identifier":
-            found.add(text(node))
-        elif node.type == "nested_type_identifier":
-            found.add(text(node).partition(".")[0])
-        todo.extend(node.named_children)
-        if node.type == "extends_type_clause":
-            found |= {text(child) for child in node.named_children}
-    return found
-
-
-def _comment(text: str) -> str:
-    body = text[2:].removesuffix("*/") if text.startswith("/*") else text[2:]
-    lines = [line.strip().lstrip("*").strip() for line in body.splitlines()]
-    return " ".join(line for line in lines if line)
-
-
-def _unquote(text: str) -> str:
-    if text[:1] not in ("'", '"'):
-        return text
-    # JavaScript and Python agree on these escapes, but for \u{…} and \/.
-    text = re.sub(r"\\u\{([0-9A-Fa-f]+)\}", lambda m: f"\\U{int(m[1], 16):08x}", text)
-    try:
-        return str(ast.literal_eval(text.replace("\\/", "/")))
-    except (ValueError, SyntaxError):
-        return text[1:-1]
-
-
-def _quote_pattern(text: str) -> str:
-    return re.sub(r"([\\^$.*+?()\[\]{}|/])", r"\\\1", text)
