@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from helpers._warnings import warn_caller
+from helpers.engine.lane import Lane
 from helpers.engine.options import EngineOptions
 from helpers.engine.overrides import check_overrides
 from helpers.engine.report import (
@@ -17,7 +18,7 @@ from helpers.engine.report import (
     read_flash_attention,
     read_offloaded,
 )
-from helpers.engine.scheduler import Lane, Scheduler
+from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.models import ModelInfo, check_model_file, inspect_model

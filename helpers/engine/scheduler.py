@@ -1,7 +1,7 @@
-"""The thread that owns a loaded model: takes jobs, decodes them, side by side where several wait.
+"""Takes a model's jobs and decodes them, side by side where several wait.
 
-One thread does all native work on a model, so two calls can never meet inside llama.cpp; callers
-wait on queues, where Ctrl-C and event loops can reach them.
+All native work on a model happens in the engine thread, so two calls can never meet inside
+llama.cpp; callers wait on queues, where Ctrl-C and event loops can reach them.
 """
 
 from __future__ import annotations
@@ -13,62 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from helpers.engine.lane import Lane
 from helpers.engine.options import Completion
 from helpers.engine.sequence import Job, Sequence
+from helpers.engine.thread import engine_thread
 from helpers.errors import ContextOverflowError, HelpersError
 from helpers.grammars.mask import Matcher, Vocabulary
-from helpers.native import Context, DecodeAborted, Model, keep_quiet
+from helpers.native import Context, DecodeAborted, Model
 from helpers.timings import Timings
-
-_WORTH_COPYING = 64
-"""Shared prompt tokens from which copying a sequence's KV cache beats computing them again."""
-
-
-class Lane:
-    """A context and what each of its sequences holds.
-
-    Args:
-        context: The context.
-        n_ctx: Tokens that each sequence may hold.
-    """
-
-    def __init__(self, context: Context, n_ctx: int) -> None:
-        self.context = context
-        self.n_ctx = min(n_ctx, context.n_ctx)
-        self.held: list[list[int]] = [[] for _ in range(context.params.n_seq_max)]
-        self.active: dict[int, Sequence] = {}
-
-    def forget(self) -> None:
-        """Empty every sequence: used after anything went wrong inside a decode."""
-        self.context.clear()
-        for tokens in self.held:
-            tokens.clear()
-
-    def free_slot(self, tokens: list[int]) -> int:
-        """The idle sequence that already holds most of these tokens."""
-        idle = [slot for slot in range(len(self.held)) if slot not in self.active]
-        return max(idle, key=lambda slot: _shared(self.held[slot], tokens))
-
-    def reuse(self, slot: int, tokens: list[int]) -> int:
-        """Make `slot` hold as much of the prompt as is computed anywhere; returns how much.
-
-        The last token of the prompt is always computed again: its logits are needed.
-        """
-        limit = len(tokens) - 1
-        own = min(_shared(self.held[slot], tokens), limit)
-        others = [
-            (min(_shared(held, tokens), limit), index) for index, held in enumerate(self.held)
-        ]
-        best, source = max(others)
-        if best >= own + _WORTH_COPYING:
-            self.context.copy_sequence(source, slot)
-            self.held[slot] = list(self.held[source])
-            own = best
-        if len(self.held[slot]) > own and not self.context.truncate(slot, own):
-            self.context.truncate(slot, 0)
-            own = 0
-        del self.held[slot][own:]
-        return own
 
 
 class Scheduler:
@@ -95,13 +47,15 @@ class Scheduler:
         self._n_parallel = n_parallel
         self._vocabulary: Vocabulary | None = None
         self._waiting: deque[Job] = deque()
-        self._wake = threading.Condition()
+        self._thread = engine_thread()
+        self._wake = self._thread.wake
+        self._current: Lane | None = None
+        self._closed = threading.Event()
         self._computing: tuple[Job, ...] = ()
         self._context: Context | None = None
         self._guard = threading.RLock()  # the garbage collector may close us inside it
         self._closing = False
-        self.thread = threading.Thread(target=self._run, name="llama-engine", daemon=True)
-        self.thread.start()
+        self._thread.add(self)
 
     # -- from other threads ---------------------------------------------------------------------
 
@@ -136,32 +90,62 @@ class Scheduler:
         with self._guard:
             if self._context is not None:
                 self._context.abort()
-        if wait and threading.current_thread() is not self.thread:
-            self.thread.join()
+        if wait and not self._thread.is_current:
+            self._closed.wait()
 
-    # -- the thread -----------------------------------------------------------------------------
+    # -- in the engine thread -------------------------------------------------------------------
 
-    def _run(self) -> None:
-        keep_quiet()
+    @property
+    def ready(self) -> bool:
+        """Whether a turn would do anything."""
+        return self._closing or self._current is not None or bool(self._waiting)
+
+    def turn(self) -> None:
+        """Begin to work on a lane, or decode the next token of each of its sequences.
+
+        The main lane runs one job and looks again; the parallel lane takes in all that come and
+        fit, until none of its sequences is active.
+        """
+        if self._closing:
+            self._finish()
+            return
+        lane = self._current
         try:
-            while True:
-                with self._wake:
-                    while not self._waiting and not self._closing:
-                        self._wake.wait()
-                    if self._closing:
-                        break
-                    together = len(self._waiting) > 1
-                self._run_lane(self._parallel_lane() if together else self._lane)
-        finally:
-            self._closing = True
-            for job in [*self._waiting]:
-                _deliver(job, HelpersError("The model was closed before this call began."))
-            for lane in (self._batch_lane, self._lane):
-                if lane is not None:
-                    lane.context.close()
-            if self._vocabulary is not None:
-                self._vocabulary.close()
-            self._model.close()
+            if lane is None:
+                lane = self._parallel_lane() if len(self._waiting) > 1 else self._lane
+                self._current = lane
+                self._admit(lane)
+            else:
+                self._step(lane)
+                if lane is not self._lane:
+                    self._admit(lane)
+        except Exception as error:
+            lane = lane or self._lane
+            for slot in list(lane.active):
+                sequence = lane.active.pop(slot)
+                sequence.close()
+                _deliver(sequence.job, error)
+            lane.forget()
+        if not lane.active:
+            self._current = None
+
+    def _finish(self) -> None:
+        """End all jobs, free the model, and take no more turns."""
+        for lane in (self._batch_lane, self._lane):
+            if lane is not None:
+                for slot in list(lane.active):
+                    self._end(lane, slot)
+                lane.context.close()
+        with self._wake:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for job in waiting:
+            _deliver(job, HelpersError("The model was closed before this call began."))
+        if self._vocabulary is not None:
+            self._vocabulary.close()
+        self._model.close()
+        self._thread.remove(self)
+        self._closed.set()
 
     def _parallel_lane(self) -> Lane:
         """The lane for several sequences, made or enlarged to fit what waits; else the main one."""
@@ -198,21 +182,6 @@ class Scheduler:
         limit = job.request.max_tokens
         room = limit if limit is not None and limit > 0 else self._lane.n_ctx
         return min(n_prompt + room, self._lane.n_ctx)
-
-    def _run_lane(self, lane: Lane) -> None:
-        """Run jobs on a lane: one on the main lane, all that come and fit on the parallel one."""
-        try:
-            self._admit(lane)
-            while lane.active:
-                self._step(lane)
-                if lane is not self._lane:
-                    self._admit(lane)
-        except Exception as error:
-            for slot in list(lane.active):
-                sequence = lane.active.pop(slot)
-                sequence.close()
-                _deliver(sequence.job, error)
-            lane.forget()
 
     def _admit(self, lane: Lane) -> None:
         """Give free sequences the next jobs, in the order in which they came."""
@@ -265,7 +234,7 @@ class Scheduler:
     def _step(self, lane: Lane) -> None:
         """Decode one token of every active sequence and choose the next ones."""
         for slot, sequence in list(lane.active.items()):
-            if sequence.job.cancelled or self._closing:
+            if sequence.job.cancelled:
                 self._end(lane, slot)
         slots = list(lane.active)
         if not slots:
@@ -375,21 +344,6 @@ class _Decoding:
         scheduler = self._scheduler
         with scheduler._guard:
             scheduler._computing, scheduler._context = (), None
-
-
-def _shared(held: list[int], tokens: list[int]) -> int:
-    """Length of the common beginning of two token lists."""
-    length = min(len(held), len(tokens))
-    if held[:length] == tokens[:length]:
-        return length
-    low, high = 0, length  # bisect: slices compare at C speed
-    while high - low > 1:
-        middle = (low + high) // 2
-        if held[low:middle] == tokens[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _deliver(job: Job, event: Completion | BaseException) -> None:
