@@ -258,7 +258,7 @@ class KeywordReader(ABC):
         for name, sub in maps["properties"].items():
             shape = self.shape(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
             for node, inner in patterns:
-                if regex.compiled(node).fullmatch(name):
+                if regex.fits(node, name):
                     shape = self.meet(shape, inner, "patternProperties", pointer)
             members.append((name, shape))
         made = Obj(

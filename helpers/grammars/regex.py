@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from .syntax import (
     MAX_CODE_POINT,
@@ -20,9 +21,13 @@ from .syntax import (
     Ranges,
     Repeat,
     Sequence,
+    children,
     choice,
     sequence,
 )
+
+if TYPE_CHECKING:
+    from .recognizer import Program
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 60
@@ -375,6 +380,43 @@ def _code(code: int, python: bool) -> str:
     if python:
         return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
     return f"\\x{{{code:x}}}"
+
+
+def fits(node: Node, text: str) -> bool:
+    """Whether a node describes a whole text, in a time that grows with its length alone.
+
+    Python's `re` tries one way after the other, and some patterns have exponentially many: those
+    go to the grammars' own recogniser, which follows all ways at once.
+    """
+    if len(text) < 20 or _is_tame(node, len(text)):
+        return compiled(node).fullmatch(text) is not None
+    from .recognizer import Recognizer
+
+    reader = Recognizer(_program(node))
+    return all(reader.step(char) for char in text) and reader.accepting
+
+
+@lru_cache(maxsize=500)
+def _program(node: Node) -> Program:
+    from .recognizer import Program
+
+    return Program({"root": node})
+
+
+def _is_tame(node: Node, length: int) -> bool:
+    """Whether backtracking is at most quadratic in texts of this length."""
+    loops, nested = _loops(node)
+    return not nested and (loops < 3 or length**loops < 1_000_000)
+
+
+@lru_cache(maxsize=5000)
+def _loops(node: Node) -> tuple[int, bool]:
+    """How many repetitions without small bounds there are, and whether any is inside another."""
+    parts = [_loops(child) for child in children(node)]
+    loops, nested = sum(part[0] for part in parts), any(part[1] for part in parts)
+    if isinstance(node, Repeat) and (node.high is None or node.high > 3):
+        return loops + 1, nested or loops > 0
+    return loops, nested
 
 
 @lru_cache(maxsize=5000)

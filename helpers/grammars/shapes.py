@@ -14,7 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .regex import compiled
+from .regex import fits
 from .syntax import Node
 
 Number = int | Decimal
@@ -89,7 +89,7 @@ class Obj:
             if known == name:
                 return shape
         for pattern, shape in self.by_pattern:
-            if compiled(pattern).fullmatch(name):
+            if fits(pattern, name):
                 return shape
         return self.rest
 
@@ -224,9 +224,7 @@ def text_in(option: Str, value: str) -> bool:
         return value in option.texts
     if len(value) < option.low or (option.high is not None and len(value) > option.high):
         return False
-    return value not in option.excluded and all(
-        compiled(pattern).fullmatch(value) for pattern in option.patterns
-    )
+    return value not in option.excluded and all(fits(pattern, value) for pattern in option.patterns)
 
 
 def _array_in(option: Arr, value: list[Any], links: Links) -> bool:

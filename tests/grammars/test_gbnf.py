@@ -11,8 +11,8 @@ import pytest
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
 from helpers.grammars.gbnf import parse
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 from helpers.grammars.syntax import show_rules
+from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
 
 
 def by_guidance(grammar: Grammar, text: str) -> bool:

@@ -327,6 +327,29 @@ def test_deep_and_wide_schemas_end_in_a_grammar_or_an_error() -> None:
             assert error.keyword is not None and error.pointer is not None
 
 
+def test_patterns_that_ruin_backtracking_do_no_harm() -> None:
+    import time
+
+    start = time.perf_counter()
+    for pattern in ("^(a+)+$", "^(a|aa)*b?$", "(x+x+)+y", "^(([a-z])+.)+[A-Z]([a-z])+$"):
+        grammar = Grammar.from_json_schema({"type": "string", "pattern": pattern})
+        for text in ("a" * 300 + "!", "x" * 300):
+            assert not grammar.matches(json.dumps(text), any_order=True)
+            assert not grammar.matches(json.dumps(text))
+    schema = {"enum": ["a" * 60 + "!", "aaa"], "pattern": "^(a+)+$"}
+    assert judged(schema, "aaa") and not judged(schema, "a" * 60 + "!")
+    assert time.perf_counter() - start < 20
+
+
+def test_texts_that_nest_without_end_are_judged() -> None:
+    grammar = Grammar.from_json_schema(
+        {"$ref": "#/$defs/l", "$defs": {"l": {"items": {"$ref": "#/$defs/l"}, "type": "array"}}}
+    )
+    for any_order in (False, True):
+        assert grammar.matches("[" * 900 + "]" * 900, any_order=any_order)
+        assert not grammar.matches("[" * 50_000, any_order=any_order)
+
+
 KEYWORDS = st.fixed_dictionaries(
     {},
     optional={
