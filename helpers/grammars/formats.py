@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .regex import search
+from .ecma import search
 from .syntax import Node
 
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"

@@ -153,8 +153,7 @@ class KeywordReader(ABC):
         high = self.count(schema, "maxLength", pointer)
         patterns: list[Node] = []
         if "pattern" in schema:
-            node = self.pattern(schema["pattern"], "pattern", pointer)
-            patterns += [node] if node is not None else []
+            patterns += self.pattern(schema["pattern"], "pattern", pointer)
         form = schema.get("format")
         if isinstance(form, str):
             found = format_node(form)
@@ -166,20 +165,21 @@ class KeywordReader(ABC):
                 self.cannot("format", pointer, f"{form!r} is not a regular language")
         return Str(None, (), low, high, tuple(patterns), frozenset(), pointer)
 
-    def pattern(self, value: Any, keyword: str, pointer: str) -> Node | None:
-        """A regular expression as a node; None if it is left out."""
+    def pattern(self, value: Any, keyword: str, pointer: str) -> list[Node]:
+        """A regular expression as nodes that all have to fit; none if it is left out."""
         if not isinstance(value, str):
             raise self.broken(keyword, pointer, "a regular expression is a string")
         try:
-            node = regex.search(value)
-            regex.compiled(node)
+            nodes = regex.search_all(value)
+            for node in nodes:
+                regex.compiled(node)
         except regex.RegexError as error:
             self.cannot(keyword, pointer, f"{value[:80]!r}: {error}")
         except (re.error, RecursionError, OverflowError) as error:
             self.cannot(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
         else:
-            return None if node == regex.search("") else node
-        return None
+            return [node for node in nodes if node != regex.search("")]
+        return []
 
     def count(self, schema: dict[str, Any], key: str, pointer: str) -> int | None:
         """A keyword whose value is a whole number, such as `maxItems`."""
@@ -246,11 +246,13 @@ class KeywordReader(ABC):
         unclear = False
         for text, sub in maps["patternProperties"].items():
             inner = self.shape(sub, f"{pointer}/patternProperties/{escape(text)}", depth + 1)
-            node = self.pattern(text, "patternProperties", pointer)
-            if node is None and regex.search("") != self._search(text):
+            nodes = self.pattern(text, "patternProperties", pointer)
+            if len(nodes) > 1 or (not nodes and regex.search("") != self._search(text)):
+                if nodes:
+                    self.cannot("patternProperties", pointer, "look-ahead in a name's pattern")
                 unclear = True
                 continue
-            patterns.append((node or regex.ANYTHING, inner))
+            patterns.append((nodes[0] if nodes else regex.ANYTHING, inner))
         patterns, overlap = self._separate(patterns, pointer)
         if unclear or overlap:
             rest = ANYTHING

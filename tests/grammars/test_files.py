@@ -101,3 +101,16 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "windows.gbnf"
     file.write_bytes('\ufeffroot ::= "a"\r\n\r\n# é\r\nb ::= "c"\r\n'.encode())
     assert Grammar.from_file(file).warnings == ("line 4: rule 'b' is never used.",)
+
+
+def test_importing_grammars_costs_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from helpers.grammars import Grammar; "
+        "Grammar.from_file; heavy = {'llguidance', 'pydantic', 'tree_sitter', 'jsonschema', "
+        "'numpy', 'llama_cpp'}; print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -45,6 +45,16 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
     ({"type": "string", "pattern": r"b|^a"}, ["ax", "xbx"], ["xa", ""]),
     ({"type": "string", "pattern": r"^.$"}, ["x"], ["\n", "\r", "\u2028", "xx"]),
     ({"type": "string", "pattern": "a", "maxLength": 2}, ["ab"], ["abc", "b"]),
+    (
+        {"type": "string", "pattern": r"^(?=.*[A-Z])(?=.*\d)(?!Admin|Root).{4,}$"},
+        ["Abc1", "1xYz", "Adm1n"],
+        ["abc1", "ABCD", "A1", "Admin1", "Root22"],
+    ),
+    (
+        {"type": "string", "pattern": r"^(?!(?:null|\d)$)"},
+        ["", "nul", "nulls", "12"],
+        ["null", "7"],
+    ),
     ({"type": "string", "format": "date"}, ["2024-02-29"], ["2023-02-29", "2024-2-1", ""]),
     ({"type": "string", "format": "date-time"}, ["2024-01-01T00:00:00Z"], ["2024-01-01 00:00:00Z"]),
     ({"type": "string", "format": "uri-reference"}, ["a/b", "//x", "#f", ""], ["a b", "%zz"]),
