@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+"""Between two parts of a document: without an end, some models write blanks for ever."""
 
 
 class JsonGrammar(Grammar):
@@ -145,7 +147,8 @@ class JsonGrammar(Grammar):
     def guidance(self, vocabulary: Vocabulary | None = None, *, forcing: bool = False) -> str:
         """The grammar in the form that llguidance reads."""
         head = "" if forcing else '%llguidance {"no_forcing": true}\n'
-        return f"{head}start: %json {json.dumps(self._compiled)}\n"
+        compiled = {**self._compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+        return f"{head}start: %json {json.dumps(compiled)}\n"
 
     def _check_json(self) -> None:
         from .vocabulary import check_guidance

@@ -211,3 +211,40 @@ def test_a_matcher_outlives_its_model_safely() -> None:
     for call in (matcher.forced, matcher.mask):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+def test_schemas_have_masks_too(vocabulary: Vocabulary) -> None:
+    grammar = Grammar.from_json_schema(
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer"}},
+            "required": ["name", "age"],
+            "additionalProperties": False,
+        }
+    )
+    matcher = grammar.matcher(vocabulary)
+    text = '{"name": "Ada", "age": 36}'
+    for token in vocabulary.tokenizer.tokenize_str(text):
+        mask = allowed(matcher)
+        assert token in mask and matcher.allows(token)
+        for other in range(0, vocabulary.size, 997):
+            assert matcher.allows(other) == (other in mask)
+        matcher.accept(token)
+    assert matcher.is_accepting and grammar.matches(text)
+    opening = grammar.matcher(vocabulary)
+    assert opening.forced() == [] or vocabulary.tokenizer.decode_str(opening.forced())[0] == "{"
+    with pytest.raises(GrammarError, match="cannot be written as GBNF"):
+        grammar.matcher(vocabulary, backend="native")
+
+
+def test_blanks_come_to_an_end(vocabulary: Vocabulary) -> None:
+    matcher = Grammar.from_json_schema({"type": "array"}).matcher(vocabulary)
+    (opening,) = vocabulary.tokenizer.tokenize_str("[")
+    (blank,) = vocabulary.tokenizer.tokenize_str(" ")
+    matcher.accept(opening)
+    count = 0
+    while matcher.allows(blank):
+        matcher.accept(blank)
+        count += 1
+        assert count < 100
+    assert count >= 20
