@@ -60,27 +60,23 @@ class Comparison:
         return "\n".join(lines)
 
     def add(
-        self,
-        what: str,
-        pairs: list[tuple[float, float]],
-        *,
-        target: float | None,
-        unit: str,
-        higher: bool,
+        self, what: str, pairs: list[tuple[float, float]], *, target: float | None, unit: str
     ) -> None:
-        """Add a line from `(ours, theirs)` pairs; `higher` says that more is better."""
+        """Add a line from `(ours, theirs)` pairs.
+
+        Args:
+            what: What was compared, as a fraction.
+            pairs: Two measurements taken next to each other, for each round.
+            target: What the ratio should reach, or None.
+            unit: Unit of the measurements; times and sizes count as better when smaller.
+        """
+        higher = unit == "tokens/s"
         ratios = [(a / b if higher else b / a) for a, b in pairs]
         ours = statistics.median(a for a, _ in pairs)
         theirs = statistics.median(b for _, b in pairs)
+        detail = f"{ours:.1f} against {theirs:.1f} {unit}"
         self.rows.append(
-            Row(
-                what,
-                statistics.median(ratios),
-                target,
-                min(ratios),
-                max(ratios),
-                f"{ours:.1f} against {theirs:.1f} {unit}",
-            )
+            Row(what, statistics.median(ratios), target, min(ratios), max(ratios), detail)
         )
 
 
