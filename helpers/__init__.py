@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Type checkers do not see lazy names: these lines are for them alone.
+    from helpers.convert import convert_ggml as convert_ggml
+    from helpers.convert import perplexity as perplexity
+    from helpers.convert import quantize as quantize
     from helpers.doctor import backend_report as backend_report
     from helpers.engine import LoadReport as LoadReport
     from helpers.errors import ContextOverflowError as ContextOverflowError
@@ -68,6 +71,7 @@ _MODULE_OF = {
     "backend_report": "doctor",
     "capture_log": "native",
     "check_model_file": "models",
+    "convert_ggml": "convert",
     "default_model": "models",
     "detect_backend": "install",
     "devices": "native",
@@ -77,10 +81,12 @@ _MODULE_OF = {
     "inspect_model": "models",
     "install_command": "install",
     "local_models": "models",
+    "perplexity": "convert",
     "plot_bars": "plots",
     "plot_lines": "plots",
     "plot_timings": "plots",
     "plot_tokens": "plots",
+    "quantize": "convert",
     "recommend": "models",
 }
 

@@ -1,0 +1,101 @@
+"""The file to be made: where it goes, whether there is room, and never half of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from helpers.errors import ModelFileError
+from helpers.models import check_model_file
+
+_MIB = 2**20
+
+
+def choose_output(
+    source: Path, output: str | os.PathLike[str] | None, suggestion: str, overwrite: bool
+) -> Path:
+    """Return where the result goes: what was asked for, else `suggestion` beside the source.
+
+    Raises:
+        ValueError: It would replace the source.
+        ModelFileError: It exists, or cannot be written there.
+    """
+    target = (
+        source.with_name(suggestion) if output is None else Path(output).expanduser().absolute()
+    )
+    if target.is_dir():
+        target = target / suggestion
+    if _same(source, target):
+        raise ValueError(
+            f"The output is the file that is read, {target.name}. Give another name with output=…"
+        )
+    if output is None and Path(sys.prefix) in source.parents:
+        raise ModelFileError(
+            f"{source.name} belongs to an installed package, and a new file beside it would be "
+            f'lost with the environment. Say where it goes: output="{suggestion}".'
+        )
+    if target.exists() and not overwrite:
+        raise ModelFileError(
+            f"{target} exists already. Pass overwrite=True to replace it, or another output."
+        )
+    if not target.parent.is_dir():
+        raise ModelFileError(f"There is no folder {target.parent}. Create it, or choose another.")
+    return target
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.absolute() == other.absolute()
+
+
+def need_room(folder: Path, n_bytes: int) -> None:
+    """Check that a file of this size fits on the disk.
+
+    Raises:
+        ModelFileError: It does not, with both figures.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise ModelFileError(
+            f"The result needs about {n_bytes / _MIB:,.0f} MiB, but {folder} has "
+            f"{free / _MIB:,.0f} MiB free. Make room, or choose another folder with output=…"
+        )
+
+
+@contextmanager
+def written_whole(target: Path, source: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; the target appears only as a whole, checked model.
+
+    Whatever goes wrong inside, an existing target stays as it was and nothing is left over.
+
+    Raises:
+        ModelFileError: What was written does not pass `check_model_file`, or cannot be written.
+    """
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial")
+    try:
+        try:
+            partial.touch()
+        except OSError as error:
+            raise ModelFileError(
+                f"{target.parent} cannot be written to ({error.strerror}). Choose another folder "
+                "with output=…"
+            ) from None
+        yield partial
+        try:
+            check_model_file(partial)
+        except ModelFileError as error:
+            reason = str(error).replace(str(partial), "the result")
+            raise ModelFileError(
+                f"What was made of {source} is no model, so {source.name} is probably damaged "
+                f"itself: {reason}"
+            ) from None
+        partial.replace(target)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
