@@ -474,7 +474,7 @@ def test_chains_and_configurations(llm: LlamaCpp, answers: dict[str, str]) -> No
 
 def test_configurable_fields_make_a_model_that_shares_the_loaded_one(tmp_path: Path) -> None:
     file = tmp_path / "answer.gbnf"
-    file.write_text('root ::= "yes" | "no"', "utf-8")
+    file.write_text('root ::= "1" | "2"', "utf-8")
     for fields in ({}, {"grammar_path": file}, {"stop": ["x"], "seed": 3}):
         llm = make(**fields)
         flexible = llm.configurable_fields(max_tokens=ConfigurableField(id="length"))

@@ -140,6 +140,7 @@ class Request:
         seed: Same seed, same text; None or -1 for a random one.
         stop: Strings that end the text.
         grammar: What the text must match, or None.
+        fast_forward: Decode tokens that the grammar leaves no choice for together.
         logprobs: Give the log probabilities of this many likeliest tokens, or None.
         logit_bias: `(token, value)` pairs added to logits; minus infinity bans a token.
         echo: Begin the text with the prompt.
@@ -160,6 +161,7 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    fast_forward: bool = True
     logprobs: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     echo: bool = False

@@ -239,22 +239,23 @@ class Scheduler:
         slots = list(lane.active)
         if not slots:
             return
-        steps = [(lane.active[s].answer[-1], len(lane.held[s]), s) for s in slots]
+        runs = [(lane.active[s].pending, len(lane.held[s]), s) for s in slots]
         jobs = tuple(lane.active[s].job for s in slots)
         started = time.perf_counter()
         try:
             with _Decoding(self, lane.context, jobs):
-                lane.context.decode_step(steps)
+                rows = lane.context.decode_runs(runs)
         except DecodeAborted:
             for slot in slots:
                 lane.context.truncate(slot, len(lane.held[slot]))
             return
         seconds = time.perf_counter() - started
-        for row, (token, _, slot) in enumerate(steps):
-            lane.held[slot].append(token)
+        for row, (tokens, _, slot) in zip(rows, runs, strict=True):
+            lane.held[slot].extend(tokens)
             sequence = lane.active[slot]
             sequence.eval_seconds += seconds
-            sequence.eval_tokens += 1
+            sequence.eval_tokens += len(tokens)
+            sequence.shared_decodes |= len(tokens) > 1
             try:
                 self._advance(lane, slot, row)
             except Exception as error:
@@ -270,7 +271,8 @@ class Scheduler:
         lane.held[slot].clear()
 
     def _advance(self, lane: Lane, slot: int, row: int) -> None:
-        if lane.active[slot].step(lane.context, row) is None:
+        limit = lane.context.params.n_batch // len(lane.held)
+        if not lane.active[slot].step(lane.context, row, limit):
             self._end(lane, slot)
 
     def _end(self, lane: Lane, slot: int) -> None:
@@ -283,9 +285,11 @@ class Scheduler:
             return
         native: dict[str, float] = {"load_ms": self._model.load_ms}
         evaluated = len(sequence.prompt) - sequence.cached
-        if len(lane.held) == 1 and evaluated % lane.context.params.n_batch != 1:
+        alone = len(lane.held) == 1 and not sequence.shared_decodes
+        if alone and evaluated % lane.context.params.n_batch != 1:
             # A lone sequence's times are what llama.cpp counted itself. It takes a decode of one
-            # token for generation, so a prompt that ends in such a one is left to our own clock.
+            # token for generation and any other for a prompt, so a prompt that ends in a single
+            # token, or an answer with several in one decode, is left to our own clock.
             perf = lane.context.perf()
             native["prompt_ms"] = perf.prompt_ms
             if sequence.eval_tokens:

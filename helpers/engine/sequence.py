@@ -57,12 +57,16 @@ class Sequence:
         self.job = job
         self.prompt = tokens
         self.answer: list[int] = []
+        self.pending: list[int] = []
         self.cached = 0
         self.finish_reason: str | None = None
         self.prompt_seconds = self.eval_seconds = self.sample_seconds = 0.0
         self.eval_tokens = 0
+        self.shared_decodes = False
         self._model = model
         self._matcher = matcher
+        # Tokens that are taken along have no logits, so there is nothing to report of them.
+        self._fast_forward = request.fast_forward and request.logprobs is None
         self._stream = TextStream(request.stop)
         self._text: list[str] = []
         self._times: list[float] = []
@@ -92,32 +96,55 @@ class Sequence:
         if request.echo and isinstance(request.prompt, str):
             self._emit(request.prompt)
 
-    def step(self, context: Context, row: int) -> int | None:
+    def step(self, context: Context, row: int, limit: int) -> bool:
         """Choose the next token from the logits in `row` and pass its text on.
 
+        Where the grammar leaves no choice for what follows, those tokens are taken along: they
+        need no logits and are decoded together with the chosen one.
+
+        Args:
+            context: Where the logits are.
+            row: Row of the last decode.
+            limit: Most tokens that the next decode may have of this sequence.
+
         Returns:
-            The token, to be decoded next; None when the answer has ended.
+            True if `pending` is to be decoded next, False when the answer has ended.
         """
         started = time.perf_counter()
         token = self._choose(context, row)
         now = time.perf_counter()
         self.sample_seconds += now - started
+        self.pending = []
         if self._model.is_end(token):
             self.finish_reason = "stop"
-            return None
-        self._times.append(now)
-        self.answer.append(token)
+            return False
         if self._logprobs is not None:
             self._logprobs.chose(token)
+        if self._take(token, now):
+            return False
+        if self._matcher is not None and self._fast_forward:
+            for forced in self._matcher.forced()[: limit - 1]:
+                if self._model.is_end(forced):
+                    break
+                self._matcher.accept(forced)
+                if self._penalties is not None:
+                    self._penalties.accept(forced)
+                if self._take(forced, time.perf_counter()):
+                    return False
+        return True
+
+    def _take(self, token: int, now: float) -> bool:
+        """Add a token to the answer; True when that ends it."""
+        self._times.append(now)
+        self.answer.append(token)
+        self.pending.append(token)
         text = self._stream.feed(self._model.piece(token))
         self._emit(text, self._logprobs.take() if self._logprobs is not None else None)
         if self._stream.stopped or (self._matcher is not None and self._matcher.is_finished):
             self.finish_reason = "stop"
-            return None
-        if len(self.answer) >= self._room:
+        elif len(self.answer) >= self._room:
             self.finish_reason = "length"
-            return None
-        return token
+        return self.finish_reason is not None
 
     def _choose(self, context: Context, row: int) -> int:
         logits = context.logits(row)

@@ -133,19 +133,28 @@ class Context:
         batch.logits[count - 1] = logits
         self._run(count)
 
-    def decode_step(self, steps: Sequence[tuple[int, int, int]]) -> None:
-        """Compute one token of each of several sequences; row i of `logits` belongs to step i.
+    def decode_runs(self, runs: Sequence[tuple[Tokens, int, int]]) -> list[int]:
+        """Compute the next tokens of several sequences together.
 
         Args:
-            steps: `(token, position, sequence)` triples, at most `n_seq_max`.
+            runs: `(tokens, position of the first, sequence)` triples; at most `n_batch` tokens.
+
+        Returns:
+            For each run, the row of `logits` that belongs to its last token.
         """
         batch = self._batch
-        for i, (token, position, sequence) in enumerate(steps):
-            batch.token[i] = token
-            batch.position[i] = position
-            batch.sequence[i] = sequence
-            batch.logits[i] = 1
-        self._run(len(steps))
+        count, rows = 0, []
+        for tokens, position, sequence in runs:
+            for offset, token in enumerate(tokens):
+                batch.token[count] = token
+                batch.position[count] = position + offset
+                batch.sequence[count] = sequence
+                batch.logits[count] = 0
+                count += 1
+            batch.logits[count - 1] = 1
+            rows.append(count - 1)
+        self._run(count)
+        return rows
 
     def _run(self, count: int) -> None:
         self._batch.native.n_tokens = count

@@ -1,38 +1,26 @@
-"""`LlamaCpp`: llama.cpp as a LangChain language model, in this process and safe.
-
-A drop-in for the archived `langchain_community.llms.LlamaCpp`: same field names, same meaning.
-"""
+"""The fields of a llama.cpp model in LangChain: loading, sampling, and what there is to know."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-import threading
-import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.llms import BaseLLM
-from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_config_list
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from helpers._warnings import warn_caller
-from helpers.engine import Completion, Engine, EngineOptions, LoadReport, Request
+from helpers.engine import Engine, EngineOptions, LoadReport, Request
 from helpers.errors import ModelFileError
 from helpers.grammars import Grammar
+from helpers.llm.results import LastTimings
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, reject_unknown, split_model_kwargs
 from helpers.timings import Timings
 
-_SAMPLING = (
+SAMPLING = (
     "max_tokens",
     "temperature",
     "top_k",
@@ -48,18 +36,11 @@ _SAMPLING = (
     "echo",
     "suffix",
 )
-_PER_CALL = (*_SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
+_PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
 
 
-class LlamaCpp(BaseLLM):
-    """A GGUF model run by llama.cpp.
-
-    Loading is checked before anything native sees the file, calls from any number of threads and
-    tasks are safe, and every result carries its `Timings`.
-
-    >>> from helpers import LlamaCpp, default_model
-    >>> LlamaCpp(model_path=default_model(), max_tokens=8).invoke("Hello")  # doctest: +SKIP
-    """
+class ModelFields(BaseModel):
+    """What every LangChain face of a model shares: its fields, its engine, its requests."""
 
     model_path: str
     """The GGUF file; `str` or `PathLike`, `~` is expanded."""
@@ -175,17 +156,12 @@ class LlamaCpp(BaseLLM):
     grammar_path: str | Path | None = None
     """A GBNF file instead of `grammar`."""
 
-    # -- LangChain
-
-    streaming: bool = True
-    """Tell the callbacks about each new piece of text, in `invoke` too."""
-
     verbose: bool = False
     """Print the load report, and one line of timings for each call, to stderr."""
 
     _engine: Engine = PrivateAttr()
     _checked: tuple[Any, Any, Grammar | None] = PrivateAttr(default=(None, None, None))
-    _timings: _LastTimings = PrivateAttr(default_factory=lambda: _LastTimings())
+    _timings: LastTimings = PrivateAttr(default_factory=LastTimings)
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -198,12 +174,12 @@ class LlamaCpp(BaseLLM):
         for name in [name for name in values if name in DEAD_FIELDS]:
             value = values.pop(name)
             warn_caller(
-                f"LlamaCpp: {name!r} has no effect any more: {DEAD_FIELDS[name]}.",
+                f"{cls.__name__}: {name!r} has no effect any more: {DEAD_FIELDS[name]}.",
                 DeprecationWarning,
             )
             if name == "callback_manager" and value is not None:
                 values.setdefault("callbacks", value)
-        reject_unknown(values, cls.model_fields, "LlamaCpp")
+        reject_unknown(values, cls.model_fields, cls.__name__)
         path = values.get("model_path")
         if isinstance(path, (str, os.PathLike)):
             values["model_path"] = str(Path(os.fspath(path)).expanduser())
@@ -284,7 +260,7 @@ class LlamaCpp(BaseLLM):
         """Free the model's memory, device memory included."""
         self._engine.close()
 
-    def __enter__(self) -> LlamaCpp:
+    def __enter__(self) -> Self:
         """Use the model in a `with` block; it is closed at its end."""
         return self
 
@@ -297,22 +273,13 @@ class LlamaCpp(BaseLLM):
         """Close the model."""
         self.close()
 
-    @property
-    def _llm_type(self) -> str:
-        return "llamacpp"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        names = ("model_path", "n_ctx", *_SAMPLING, "last_n_tokens_size", "stop", "grammar")
-        return {name: getattr(self, name) for name in names}
-
     # -- calls ------------------------------------------------------------------------------------
 
     def _request(
         self, prompt: str, stop: Sequence[str] | None, given: Mapping[str, Any]
     ) -> Request:
-        reject_unknown(given, _PER_CALL, "A call of LlamaCpp")
-        values = {name: given.get(name, getattr(self, name)) for name in _SAMPLING}
+        reject_unknown(given, _PER_CALL, f"A call of {type(self).__name__}")
+        values = {name: given.get(name, getattr(self, name)) for name in SAMPLING}
         defaults = Request.__dataclass_fields__
         for name, value in values.items():
             if value is None and name != "max_tokens":
@@ -343,197 +310,6 @@ class LlamaCpp(BaseLLM):
             self._checked = (self.grammar, self.grammar_path, checked)
         return checked
 
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """Answer several prompts, up to `n_parallel` of them side by side.
-
-        Args:
-            inputs: The prompts.
-            config: One configuration for all, or one for each.
-            return_exceptions: Put the exception of a prompt that fails in its place instead of
-                raising it; the other answers are not lost.
-            **kwargs: Parameters of the call.
-
-        Returns:
-            The answers, in the order of the prompts.
-        """
-        if not return_exceptions:
-            return super().batch(inputs, config, **kwargs)
-        # LangChain gives one prompt's exception to the whole batch. A call for each, made in
-        # threads, keeps them apart; the engine decodes them side by side all the same.
-        configs = [
-            {**one, "max_concurrency": one.get("max_concurrency") or self.n_parallel}
-            for one in get_config_list(config, len(inputs))
-        ]
-        return Runnable.batch(self, inputs, configs, return_exceptions=True, **kwargs)  # type: ignore[arg-type]
-
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """`batch` without blocking the event loop."""
-        if not return_exceptions:
-            return await super().abatch(inputs, config, **kwargs)
-        return await Runnable.abatch(self, inputs, config, return_exceptions=True, **kwargs)
-
-    def _tells_tokens(self, requests: list[Request], handlers: list[Any]) -> bool:
-        """Whether callbacks want each piece of text; several answers have but one manager."""
-        return len(requests) == 1 and self.streaming and bool(handlers)
-
-    def _generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
-        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
-            completion: Completion | None = None
-            # A callback may raise, and its traceback then keeps this frame: close, do not wait.
-            with closing(self._engine.stream(requests[0])) as items:
-                for item in items:
-                    if isinstance(item, Completion):
-                        completion = item
-                        break
-                    chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-                    run_manager.on_llm_new_token(item.text, chunk=chunk)
-            assert completion is not None
-            return self._result([completion])
-        return self._result(self._engine.generate_many(requests))
-
-    async def _agenerate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
-        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
-            completion: Completion | None = None
-            async with aclosing(self._engine.astream(requests[0])) as items:
-                async for item in items:
-                    if isinstance(item, Completion):
-                        completion = item
-                        break
-                    chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
-            assert completion is not None
-            return self._result([completion])
-        return self._result(await self._engine.agenerate_many(requests))
-
-    def _stream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[GenerationChunk]:
-        with closing(self._engine.stream(self._request(prompt, stop, kwargs))) as items:
-            for item in items:
-                if isinstance(item, Completion):
-                    yield self._last_chunk(item)
-                    return
-                chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-                if run_manager is not None:
-                    run_manager.on_llm_new_token(item.text, chunk=chunk)
-                yield chunk
-
-    async def _astream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[GenerationChunk]:
-        async with aclosing(self._engine.astream(self._request(prompt, stop, kwargs))) as items:
-            async for item in items:
-                if isinstance(item, Completion):
-                    yield self._last_chunk(item)
-                    return
-                chunk = GenerationChunk(text=item.text, generation_info=_info(item.logprobs))
-                if run_manager is not None:
-                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
-                yield chunk
-
-    def _last_chunk(self, completion: Completion) -> GenerationChunk:
-        self._note(completion)
-        return GenerationChunk(text="", generation_info=_final_info(completion))
-
-    def _result(self, completions: list[Completion]) -> LLMResult:
-        for completion in completions:
-            self._note(completion)
-        generations = [
-            [
-                Generation(
-                    text=completion.text,
-                    generation_info=_final_info(completion) | (_info(completion.logprobs) or {}),
-                )
-            ]
-            for completion in completions
-        ]
-        prompt_tokens = sum(completion.prompt_tokens for completion in completions)
-        answer_tokens = sum(completion.generated_tokens for completion in completions)
-        return LLMResult(
-            generations=list(generations),
-            llm_output={
-                "model_name": Path(self.model_path).name,
-                "token_usage": _usage(prompt_tokens, answer_tokens),
-            },
-        )
-
-    def _note(self, completion: Completion) -> None:
-        self._timings.set(completion.timings)
-        if self.verbose:
-            print(_one_line(completion), file=sys.stderr)
-
-
-class _LastTimings:
-    """The last timings of each task and thread."""
-
-    def __init__(self) -> None:
-        self._of_thread = threading.local()
-        self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], Timings] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def set(self, timings: Timings) -> None:
-        self._of_thread.value = timings
-        task = _current_task()
-        if task is not None:
-            self._of_task[task] = timings
-
-    def get(self) -> Timings | None:
-        task = _current_task()
-        if task is not None and task in self._of_task:
-            return self._of_task[task]
-        value: Timings | None = getattr(self._of_thread, "value", None)
-        return value
-
-    def __deepcopy__(self, memo: object) -> _LastTimings:
-        return _LastTimings()
-
-    def __reduce__(self) -> tuple[type[_LastTimings], tuple[()]]:
-        return (_LastTimings, ())
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
 
 def _real_path(path: str) -> str:
     try:
@@ -560,37 +336,4 @@ def _as_grammar(grammar: Any, path: str | Path | None) -> Grammar | None:
     raise TypeError(
         f"grammar={grammar!r} must be a helpers.Grammar, GBNF as a string, or a path. "
         "For a schema: Grammar.from_json_schema(schema), Grammar.from_pydantic(Model)."
-    )
-
-
-def _info(logprobs: dict[str, list[Any]] | None) -> dict[str, Any] | None:
-    return {"logprobs": logprobs} if logprobs is not None else None
-
-
-def _usage(prompt: int, answer: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-    }
-
-
-def _final_info(completion: Completion) -> dict[str, Any]:
-    return {
-        "finish_reason": completion.finish_reason,
-        "timings": completion.timings,
-        "token_usage": _usage(completion.prompt_tokens, completion.generated_tokens),
-    }
-
-
-def _one_line(completion: Completion) -> str:
-    timings = completion.timings
-    prompt, answer = timings.prompt_per_second, timings.eval_per_second
-    return (
-        f"llama.cpp: {timings.prompt_tokens} prompt tokens"
-        + (f" at {prompt:.1f}/s" if prompt else "")
-        + (f" ({timings.cached_tokens} cached)" if timings.cached_tokens else "")
-        + f", {timings.generated_tokens} generated"
-        + (f" at {answer:.1f}/s" if answer else "")
-        + f", {timings.total_ms or 0:.0f} ms in all, ended by {completion.finish_reason}"
     )

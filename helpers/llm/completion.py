@@ -1,0 +1,207 @@
+"""`LlamaCpp`: llama.cpp as a LangChain language model, in this process and safe.
+
+A drop-in for the archived `langchain_community.llms.LlamaCpp`: same field names, same meaning.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
+
+from helpers.engine import Completion, Request
+from helpers.llm.fields import SAMPLING, ModelFields
+from helpers.llm.results import final_info, logprobs_info, one_line, token_usage
+
+
+class LlamaCpp(ModelFields, BaseLLM):
+    """A GGUF model run by llama.cpp.
+
+    Loading is checked before anything native sees the file, calls from any number of threads and
+    tasks are safe, and every result carries its `Timings`.
+
+    >>> from helpers import LlamaCpp, default_model
+    >>> LlamaCpp(model_path=default_model(), max_tokens=8).invoke("Hello")  # doctest: +SKIP
+    """
+
+    streaming: bool = True
+    """Tell the callbacks about each new piece of text, in `invoke` too."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "llamacpp"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        names = ("model_path", "n_ctx", *SAMPLING, "last_n_tokens_size", "stop", "grammar")
+        return {name: getattr(self, name) for name in names}
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Answer several prompts, up to `n_parallel` of them side by side.
+
+        Args:
+            inputs: The prompts.
+            config: One configuration for all, or one for each.
+            return_exceptions: Put the exception of a prompt that fails in its place instead of
+                raising it; the other answers are not lost.
+            **kwargs: Parameters of the call.
+
+        Returns:
+            The answers, in the order of the prompts.
+        """
+        if not return_exceptions:
+            return super().batch(inputs, config, **kwargs)
+        # LangChain gives one prompt's exception to the whole batch. A call for each, made in
+        # threads, keeps them apart; the engine decodes them side by side all the same.
+        configs = [
+            {**one, "max_concurrency": one.get("max_concurrency") or self.n_parallel}
+            for one in get_config_list(config, len(inputs))
+        ]
+        return Runnable.batch(self, inputs, configs, return_exceptions=True, **kwargs)  # type: ignore[arg-type]
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """`batch` without blocking the event loop."""
+        if not return_exceptions:
+            return await super().abatch(inputs, config, **kwargs)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=True, **kwargs)
+
+    def _tells_tokens(self, requests: list[Request], handlers: list[Any]) -> bool:
+        """Whether callbacks want each piece of text; several answers have but one manager."""
+        return len(requests) == 1 and self.streaming and bool(handlers)
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
+        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
+            completion: Completion | None = None
+            # A callback may raise, and its traceback then keeps this frame: close, do not wait.
+            with closing(self._engine.stream(requests[0])) as items:
+                for item in items:
+                    if isinstance(item, Completion):
+                        completion = item
+                        break
+                    chunk = GenerationChunk(
+                        text=item.text, generation_info=logprobs_info(item.logprobs)
+                    )
+                    run_manager.on_llm_new_token(item.text, chunk=chunk)
+            assert completion is not None
+            return self._result(requests, [completion])
+        return self._result(requests, self._engine.generate_many(requests))
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
+        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
+            completion: Completion | None = None
+            async with aclosing(self._engine.astream(requests[0])) as items:
+                async for item in items:
+                    if isinstance(item, Completion):
+                        completion = item
+                        break
+                    chunk = GenerationChunk(
+                        text=item.text, generation_info=logprobs_info(item.logprobs)
+                    )
+                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
+            assert completion is not None
+            return self._result(requests, [completion])
+        return self._result(requests, await self._engine.agenerate_many(requests))
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        request = self._request(prompt, stop, kwargs)
+        with closing(self._engine.stream(request)) as items:
+            for item in items:
+                if isinstance(item, Completion):
+                    yield self._last_chunk(request, item)
+                    return
+                chunk = GenerationChunk(
+                    text=item.text, generation_info=logprobs_info(item.logprobs)
+                )
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(item.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        request = self._request(prompt, stop, kwargs)
+        async with aclosing(self._engine.astream(request)) as items:
+            async for item in items:
+                if isinstance(item, Completion):
+                    yield self._last_chunk(request, item)
+                    return
+                chunk = GenerationChunk(
+                    text=item.text, generation_info=logprobs_info(item.logprobs)
+                )
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
+                yield chunk
+
+    def _last_chunk(self, request: Request, completion: Completion) -> GenerationChunk:
+        self._note(completion)
+        return GenerationChunk(text="", generation_info=final_info(request, completion))
+
+    def _result(self, requests: list[Request], completions: list[Completion]) -> LLMResult:
+        generations = []
+        for request, completion in zip(requests, completions, strict=True):
+            self._note(completion)
+            info = final_info(request, completion) | (logprobs_info(completion.logprobs) or {})
+            generations.append([Generation(text=completion.text, generation_info=info)])
+        prompt_tokens = sum(completion.prompt_tokens for completion in completions)
+        answer_tokens = sum(completion.generated_tokens for completion in completions)
+        return LLMResult(
+            generations=list(generations),
+            llm_output={
+                "model_name": Path(self.model_path).name,
+                "token_usage": token_usage(prompt_tokens, answer_tokens),
+            },
+        )
+
+    def _note(self, completion: Completion) -> None:
+        self._timings.set(completion.timings)
+        if self.verbose:
+            print(one_line(completion), file=sys.stderr)
