@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from helpers.summary import EnvironmentSummary as EnvironmentSummary
     from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
+    from helpers.widgets import ModelChooser as ModelChooser
 
 _MODULE_OF = {
     "BACKENDS": "install",
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "InstallError": "errors",
     "LlamaCpp": "llm",
     "LoadReport": "engine",
+    "ModelChooser": "widgets",
     "ModelFileError": "errors",
     "ModelInfo": "models",
     "Timings": "timings",

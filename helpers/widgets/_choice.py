@@ -1,0 +1,102 @@
+"""What `ModelChooser` shows, without a widget: every number comes from `recommend`."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from helpers.models import CATALOGUE, Recommendation, recommend
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_HEAD = ("", "model", "quantization", "runs on", "weights, MiB", "KV, MiB", "in all, MiB", "why")
+_SIDES = ("right", *["left"] * 3, *["right"] * 3, "left")
+_RUNS_ON = {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer to one setting of the sliders.
+
+    Attributes:
+        fitting: What fits, best first.
+        too_large: Names of the catalogue's models that do not fit.
+    """
+
+    fitting: tuple[Recommendation, ...]
+    too_large: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """One sentence that sums it up."""
+        if not self.fitting:
+            return "Nothing fits. Give it more memory or a shorter context."
+        best = self.fitting[0]
+        missing = f"; too large: {', '.join(self.too_large)}" if self.too_large else ""
+        return f"{len(self.fitting)} of {len(CATALOGUE)} models fit. Best: {best.name}{missing}."
+
+    def table(self) -> str:
+        """What fits as an HTML table."""
+        head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in _HEAD)
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f'<td style="text-align:{side};padding:2px 8px">{html.escape(cell)}</td>'
+                for cell, side in zip(_cells(one), _SIDES, strict=True)
+            )
+            + "</tr>"
+            for one in self.fitting
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def figure(self) -> Figure:
+        """Memory of what fits as bars."""
+        from helpers.plots import plot_bars
+
+        return plot_bars(
+            {one.name: one.total_mib for one in self.fitting},
+            unit="MiB",
+            title="Memory: weights, KV cache and compute buffers",
+            notes=[_RUNS_ON[one.placement] for one in self.fitting],
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *map(str, self.fitting)])
+
+
+def choose(ram_gib: float, vram_gib: float, purpose: str, n_ctx: int) -> Choice:
+    """Ask `recommend`, and name what is missing from its answer.
+
+    Raises:
+        ValueError: As `recommend`.
+    """
+    fitting = recommend(ram_gib * 1024, vram_gib * 1024, purpose, n_ctx=n_ctx)
+    names = {one.model.name for one in fitting}
+    return Choice(tuple(fitting), tuple(name for name in CATALOGUE if name not in names))
+
+
+def code_for(one: Recommendation) -> str:
+    """The lines that load a recommendation."""
+    return (
+        "from helpers import LlamaCpp, find_model\n\n"
+        "llm = LlamaCpp(\n"
+        f'    model_path=find_model("{one.name}"),\n'
+        f"    n_ctx={one.n_ctx},\n"
+        f"    n_gpu_layers={one.n_gpu_layers},\n"
+        ")"
+    )
+
+
+def _cells(one: Recommendation) -> tuple[str, ...]:
+    return (
+        str(one.rank),
+        one.model.title,
+        one.quantization,
+        _RUNS_ON[one.placement],
+        f"{one.weights_mib:,.0f}",
+        f"{one.kv_mib:,.0f}",
+        f"{one.total_mib:,.0f}",
+        one.reason,
+    )
