@@ -146,13 +146,16 @@ class Engine:
         job = Job(request, events.put)
         core = self._core
         core.submit([job])
-        return self._drain(core, job, events)
+        stream = self._drain(core, job, events)
+        next(stream)  # a generator that never began would not notice that it is dropped
+        return stream
 
     def _drain(
         self, core: Core, job: Job, events: queue.SimpleQueue[Event]
     ) -> Generator[Chunk | Completion]:
         # A method: the stream keeps its engine, and with it the model, alive.
         try:
+            yield Chunk("")
             while True:
                 event = _get(events)
                 if isinstance(event, BaseException):
