@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.convert._child import Progress, run_task
@@ -35,7 +35,7 @@ class Quantized:
         remark: What is to be known about the result, or "".
     """
 
-    path: Path
+    path: Path = field(repr=False)
     type: str
     n_bytes: int
     source_bytes: int

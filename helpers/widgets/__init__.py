@@ -13,5 +13,6 @@ if _find_spec("ipywidgets") is None:
     )
 
 from helpers.widgets.chooser import ModelChooser
+from helpers.widgets.playground import GrammarPlayground
 
-__all__ = ["ModelChooser"]
+__all__ = ["GrammarPlayground", "ModelChooser"]

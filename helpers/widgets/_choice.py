@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _HEAD = ("", "model", "quantization", "runs on", "weights, MiB", "KV, MiB", "in all, MiB", "why")
 _SIDES = ("right", *["left"] * 3, *["right"] * 3, "left")
+_CELL = "padding:3px 8px;line-height:1.3;vertical-align:top"
 _RUNS_ON = {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}
 
 
@@ -43,12 +44,13 @@ class Choice:
         rows = "".join(
             "<tr>"
             + "".join(
-                f'<td style="text-align:{side};padding:2px 8px">{html.escape(cell)}</td>'
+                f'<td style="text-align:{side};{_CELL}">{html.escape(cell)}</td>'
                 for cell, side in zip(_cells(one), _SIDES, strict=True)
             )
             + "</tr>"
             for one in self.fitting
         )
+        # The lines of a reason are long; Jupyter's own line height would tear the table apart.
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def figure(self) -> Figure:
@@ -63,7 +65,16 @@ class Choice:
         )
 
     def __str__(self) -> str:
-        return "\n".join([self.message, *map(str, self.fitting)])
+        return "\n".join(
+            [
+                self.message,
+                *(
+                    f"{one.rank:>3}. {one.name:<27} {one.total_mib:>8,.0f} MiB  "
+                    f"{_RUNS_ON[one.placement]}"
+                    for one in self.fitting
+                ),
+            ]
+        )
 
 
 def choose(ram_gib: float, vram_gib: float, purpose: str, n_ctx: int) -> Choice:

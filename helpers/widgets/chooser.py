@@ -86,9 +86,9 @@ class ModelChooser:
                 self.context,
                 self.message,
                 self.plot,
-                self.table,
                 self.pick,
                 self.code,
+                self.table,
             ]
         )
         self._update()

@@ -1,197 +1,249 @@
-"""Edit a grammar and see at once what it does: errors, trial texts, generation, a drawing.
+"""`GrammarPlayground`: edit a grammar and see at once what it does.
 
-`check_grammar`, `try_texts` and `generate_traced` do the work without any widget; what the widget
-shows comes from them.
+Everything it shows is made in `_grammar_trials.py`, without widgets.
 """
 
 from __future__ import annotations
 
 import html
-import warnings
-from dataclasses import dataclass
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import GrammarError, HelpersError
-from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
-from helpers.plots import plot_rules
+import ipywidgets as widgets
+
+from helpers.errors import HelpersError
+from helpers.grammars import Grammar
+from helpers.widgets._grammar_trials import (
+    CheckedGrammar,
+    TracedText,
+    check_grammar,
+    drawing_html,
+    failure_text,
+    generate_traced,
+    texts_table,
+    tokens_table,
+    try_texts,
+)
 
 if TYPE_CHECKING:
     from helpers.llm import LlamaCpp
 
-START = '# A size in centimetres.\nroot   ::= number " cm"\nnumber ::= [1-9] [0-9]{0,2}\n'
+_GRAMMAR = '# A size in centimetres.\nroot   ::= number " cm"\nnumber ::= [1-9] [0-9]{0,2}\n'
+_TEXTS = "42 cm\n42 inches\n042 cm"
+_NO_MODEL = "There is no model here; make it with GrammarPlayground(llm)."
+_STYLE = """<style>
+.grammar-playground textarea {font-family: monospace; white-space: pre;}
+.grammar-playground pre {margin: 0; white-space: pre-wrap;}
+.grammar-playground table {border-collapse: collapse;}
+.grammar-playground td, .grammar-playground th {
+  border: 1px solid #787878; padding: 2px 6px; text-align: left; vertical-align: top;}
+.grammar-playground .wide {overflow-x: auto;}
+</style>"""
 
 
-@dataclass(frozen=True)
-class CheckedGrammar:
-    """What became of a grammar's text: a grammar, or the error in it.
+class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
+    """Edit a grammar, try texts against it, generate with a model beside it, see its rules.
+
+    All of it works from the keyboard (Tab goes from part to part, the arrow keys change the page),
+    and says with words and marks, not with colours, what is right and what is wrong. What goes
+    wrong is shown in the part that was to have a result, and kept in `failure`.
+
+    Args:
+        llm: A model to generate with; None for none.
+        grammar: What to begin with: GBNF, a `Grammar`, or the path of a file.
+        texts: Texts to try, one a line.
+        prompt: The prompt to generate from.
+        max_tokens: End a generated text after this many tokens.
 
     Attributes:
-        grammar: The grammar, or None if the text is not one.
-        error: Why not, or None.
-        message: The same in words; of an error, the place with the line and a caret under it.
+        source: The Textarea with the grammar.
+        texts: The Textarea with the texts to try.
+        prompt: The Textarea with the prompt.
+        max_tokens: The slider beside it.
+        generate_button: Generates when clicked.
+        status: What is said about the grammar.
+        tried: What is said about the texts.
+        output: The generated text and its tokens.
+        drawing: The railroad diagrams.
+        checked: The grammar as it was last checked.
+        result: The last generated text with its trace, or None.
+        failure: The last exception of an action, or None.
+
+    >>> playground = GrammarPlayground(grammar='root ::= "yes" | "no"')
+    >>> playground.source.value = 'root ::= "yes" |'
+    >>> playground.checked.error.line
+    1
     """
 
-    grammar: Grammar | None
-    error: GrammarError | None
-    message: str
-
-
-def check_grammar(source: str) -> CheckedGrammar:
-    """Read a grammar; a mistake in it is a result here, not an exception.
-
-    Args:
-        source: GBNF.
-
-    Returns:
-        The grammar or the error.
-
-    >>> print(check_grammar('root ::= "yes" | maybe').message)
-    ✗ line 1, column 18: rule "maybe" is used but not defined.
-    """
-    try:
-        grammar = Grammar.from_string(source)
-    except GrammarError as error:
-        return CheckedGrammar(None, error, f"✗ {error}")
-    count = len(grammar.rules or {})
-    lines = [f"✓ a grammar of {count} rule{'s' * (count != 1)}"]
-    lines += [f"  note: {warning}" for warning in grammar.warnings]
-    return CheckedGrammar(grammar, None, "\n".join(lines))
-
-
-def try_texts(grammar: Grammar, texts: str) -> list[tuple[str, Explanation]]:
-    r"""Hold each line against a grammar.
-
-    Args:
-        grammar: The grammar.
-        texts: One text a line; `\n` in a line stands for a line break, `\t` for a tab, `\\` for a
-            backslash. Empty lines are left out.
-
-    Returns:
-        Each text and whether it matches; where not, the explanation says why.
-
-    Raises:
-        GrammarError: If the grammar names tokens, or is too ambiguous for a text this long.
-    """
-    given = [unescape(line) for line in texts.splitlines() if line]
-    return [(text, grammar.explain(text)) for text in given]
-
-
-def unescape(line: str) -> str:
-    r"""Turn `\n`, `\t` and `\\` into what they stand for; other backslashes stay.
-
-    >>> unescape(r'a\\n\n"\q')
-    'a\\n\n"\\q'
-    """
-    meaning = {"n": "\n", "t": "\t", "\\": "\\"}
-    result, chars = [], iter(line)
-    for char in chars:
-        if char != "\\":
-            result.append(char)
-            continue
-        following = next(chars, "")
-        result.append(meaning.get(following, "\\" + following))
-    return "".join(result)
-
-
-@dataclass(frozen=True)
-class TracedText:
-    """A generated text and how it came about.
-
-    Attributes:
-        text: The text.
-        finish_reason: `stop` if it is complete, `length` if `max_tokens` cut it off.
-        tokens: Its tokens with the likeliest choices at each place.
-        notes: Warnings of the call.
-    """
-
-    text: str
-    finish_reason: str
-    tokens: tuple[TracedToken, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def overruled(self) -> int:
-        """How many tokens are not the model's first choice because the grammar refused that."""
-        return sum(token.overruled for token in self.tokens)
-
-
-def generate_traced(
-    llm: LlamaCpp, prompt: str, grammar: Grammar, *, max_tokens: int = 48, logprobs: int = 5
-) -> TracedText:
-    """Generate under a grammar, and tell at each token which likely choices were refused.
-
-    Args:
-        llm: The model, with its own sampling parameters.
-        prompt: The prompt.
-        grammar: The grammar.
-        max_tokens: End the text after this many tokens.
-        logprobs: How many of the likeliest choices to look at for each token.
-
-    Returns:
-        The text and its tokens.
-
-    Raises:
-        HelpersError: The model or the grammar cannot go on.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = llm.generate([prompt], grammar=grammar, max_tokens=max_tokens, logprobs=logprobs)
-    generation = result.generations[0][0]
-    info: dict[str, Any] = generation.generation_info or {}
-    tokens = trace_choices(grammar, info["logprobs"], generation.text)
-    notes = tuple(str(warning.message) for warning in caught)
-    return TracedText(generation.text, info["finish_reason"], tuple(tokens), notes)
-
-
-def texts_table(tried: list[tuple[str, Explanation]]) -> str:
-    """Tried texts as an HTML table: a mark, the text, and where it goes wrong."""
-    rows = [
-        f"<tr><td>{'✓ matches' if found.matches else '✗ does not'}</td>"
-        f"<td><pre>{html.escape(repr(text) if chr(10) in text else text)}</pre></td>"
-        f"<td><pre>{'' if found.matches else html.escape(found.message)}</pre></td></tr>"
-        for text, found in tried
-    ]
-    return _table(("", "text", "why not"), rows) if rows else "Write a text above, one a line."
-
-
-def tokens_table(tokens: tuple[TracedToken, ...]) -> str:
-    """Traced tokens as an HTML table: what was taken, and what was refused before it."""
-    rows = []
-    for number, token in enumerate(tokens, start=1):
-        refused = ", ".join(
-            f"{_shown(choice.text)} {_percent(choice.probability)}" for choice in token.refused
+    def __init__(
+        self,
+        llm: LlamaCpp | None = None,
+        grammar: str | os.PathLike[str] | Grammar = _GRAMMAR,
+        *,
+        texts: str = _TEXTS,
+        prompt: str = "The table is as wide as",
+        max_tokens: int = 48,
+    ) -> None:
+        self.llm = llm
+        self.result: TracedText | None = None
+        self.failure: BaseException | None = None
+        self.source = _area(_gbnf(grammar), "Grammar in GBNF; it is checked at every key", "220px")
+        self.status = widgets.HTML()
+        self.texts = _area(texts, "Texts to try, one a line", "110px")
+        self.tried = widgets.HTML()
+        self.prompt = _area(prompt, "The prompt to generate from", "60px")
+        self.max_tokens = widgets.IntSlider(
+            max_tokens, 1, max(256, max_tokens), description="max_tokens"
         )
-        unknown = any(choice.allowed is None for choice in token.choices)
-        rows.append(
-            f"<tr><td>{number}</td><td><pre>{html.escape(_shown(token.text))}</pre></td>"
-            f"<td>{_percent(token.probability)}</td>"
-            f"<td>{'✗ overruled' if token.overruled else '? unknown' if unknown else '✓ free'}</td>"
-            f"<td><pre>{html.escape(refused)}</pre></td></tr>"
+        self.generate_button = widgets.Button(
+            description="Generate", tooltip="Generate with the model under this grammar"
         )
-    heads = ("#", "token", "model's own", "first choice", "likely choices that were refused")
-    return _table(heads, rows)
+        self.output = widgets.HTML()
+        self.drawing = widgets.HTML()
+        self.checked: CheckedGrammar = check_grammar(self.source.value)
+
+        self._pages = widgets.Tab(
+            children=[
+                widgets.VBox([_label("Texts to try, one a line"), self.texts, self.tried]),
+                widgets.VBox(
+                    [
+                        _label("Prompt"),
+                        self.prompt,
+                        widgets.HBox([self.max_tokens, self.generate_button]),
+                        self.output,
+                    ]
+                ),
+                self.drawing,
+            ],
+            titles=["Try texts", "Generate", "Drawing"],
+        )
+        super().__init__(
+            [
+                widgets.HTML(_STYLE),
+                _label("Grammar"),
+                self.source,
+                self.status,
+                self._pages,
+            ]
+        )
+        self.add_class("grammar-playground")
+        self.source.observe(self._grammar_changed, names="value")
+        self.texts.observe(self._texts_changed, names="value")
+        self.generate_button.on_click(self._clicked)
+        self.generate_button.disabled = llm is None
+        if llm is None:
+            self.output.value = _words(_NO_MODEL)
+        self._grammar_changed(None)
+
+    def generate(self) -> TracedText | None:
+        """Generate under the grammar and show the text with its tokens; the button calls this.
+
+        Returns:
+            The text and its trace; None if it failed, and then `failure` says why.
+        """
+        self.result = None
+        self.failure = None
+        self.generate_button.disabled = True
+        self.output.value = _words("… generating")
+        try:
+            if self.llm is None:
+                raise HelpersError(_NO_MODEL)
+            if self.checked.grammar is None:
+                raise HelpersError("Mend the grammar first: the message is under it.")
+            self.result = generate_traced(
+                self.llm,
+                self.prompt.value,
+                self.checked.grammar,
+                max_tokens=self.max_tokens.value,
+            )
+            self.output.value = _result_html(self.result)
+        except Exception as error:
+            # In a widget's callback nobody would see it: it belongs where the result would be.
+            self._show_failure(self.output, error)
+        except KeyboardInterrupt as error:
+            self._show_failure(self.output, error)
+            raise
+        finally:
+            self.generate_button.disabled = self.llm is None
+        return self.result
+
+    def _clicked(self, _button: Any) -> None:
+        self.generate()
+
+    def _grammar_changed(self, _change: Any) -> None:
+        self.failure = None
+        try:
+            self.checked = check_grammar(self.source.value)
+            self.status.value = _words(self.checked.message)
+        except Exception as error:
+            self.checked = CheckedGrammar(None, None, failure_text(error))
+            self._show_failure(self.status, error)
+        if self.checked.grammar is None:
+            waiting = _words("(waits for a correct grammar)")
+            self.tried.value = self.drawing.value = waiting
+            return
+        self._try()
+        try:
+            self.drawing.value = f'<div class="wide">{drawing_html(self.checked.grammar)}</div>'
+        except Exception as error:
+            self._show_failure(self.drawing, error)
+
+    def _texts_changed(self, _change: Any) -> None:
+        self.failure = None
+        if self.checked.grammar is not None:
+            self._try()
+
+    def _try(self) -> None:
+        assert self.checked.grammar is not None
+        try:
+            self.tried.value = texts_table(try_texts(self.checked.grammar, self.texts.value))
+        except Exception as error:
+            self._show_failure(self.tried, error)
+
+    def _show_failure(self, place: Any, error: BaseException) -> None:
+        self.failure = error
+        place.value = _words(failure_text(error))
 
 
-def failure_text(error: BaseException) -> str:
-    """A failure in words; what is not one of this package's own is named by its type, too."""
-    if isinstance(error, HelpersError):
-        return f"✗ {error}"
-    return f"✗ {type(error).__name__}: {error}"
+def _gbnf(grammar: str | os.PathLike[str] | Grammar) -> str:
+    """The text to edit: a file's own text, as its comments and mistakes are to be seen, too."""
+    if isinstance(grammar, Grammar):
+        if grammar.gbnf is None:
+            raise HelpersError("This grammar cannot be written as GBNF: there is no text to edit.")
+        return grammar.gbnf
+    if isinstance(grammar, os.PathLike):
+        return Path(grammar).read_text("utf-8-sig")
+    return grammar
 
 
-def _table(heads: tuple[str, ...], rows: list[str]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def _area(value: str, placeholder: str, height: str) -> Any:
+    return widgets.Textarea(
+        value,
+        placeholder=placeholder,
+        tooltip=placeholder,  # also what a screen reader says
+        continuous_update=True,
+        layout=widgets.Layout(width="auto", height=height),
+    )
 
 
-def _shown(text: str) -> str:
-    return repr(text) if text else "(end)"
+def _label(text: str) -> Any:
+    return widgets.HTML(f"<b>{html.escape(text)}</b>")
 
 
-def _percent(probability: float) -> str:
-    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
+def _words(text: str) -> str:
+    return f'<pre role="status">{html.escape(text)}</pre>'
 
 
-def drawing_html(grammar: Grammar) -> str:
-    """The rules as railroad diagrams, to be put into a page."""
-    return plot_rules(grammar).svg
+def _result_html(result: TracedText) -> str:
+    ends = {"stop": "✓ complete", "length": "✗ cut off by max_tokens"}
+    end = ends.get(result.finish_reason, result.finish_reason)
+    words = (
+        f"{end}; {len(result.tokens)} tokens, at {result.overruled} of them "
+        "the grammar refused the model's first choice"
+    )
+    notes = "".join(_words(note) for note in result.notes)
+    return (
+        f"<pre>{html.escape(result.text)}</pre>{_words(words)}{notes}"
+        f'<div class="wide">{tokens_table(result.tokens)}</div>'
+    )

@@ -1,0 +1,191 @@
+"""What `GrammarPlayground` shows, made without any widget: checks, trials and traces."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import GrammarError, HelpersError
+from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
+from helpers.plots import plot_rules
+
+if TYPE_CHECKING:
+    from helpers.llm import LlamaCpp
+
+
+@dataclass(frozen=True)
+class CheckedGrammar:
+    """What became of a grammar's text: a grammar, or the error in it.
+
+    Attributes:
+        grammar: The grammar, or None if the text is not one.
+        error: Why not, or None.
+        message: The same in words; of an error, the place with the line and a caret under it.
+    """
+
+    grammar: Grammar | None
+    error: GrammarError | None
+    message: str
+
+
+def check_grammar(source: str) -> CheckedGrammar:
+    """Read a grammar; a mistake in it is a result here, not an exception.
+
+    Args:
+        source: GBNF.
+
+    Returns:
+        The grammar or the error.
+
+    >>> print(check_grammar('root ::= "yes" | maybe').message)
+    ✗ line 1, column 18: rule "maybe" is used but not defined.
+    """
+    try:
+        grammar = Grammar.from_string(source)
+    except GrammarError as error:
+        return CheckedGrammar(None, error, f"✗ {error}")
+    count = len(grammar.rules or {})
+    lines = [f"✓ a grammar of {count} rule{'s' * (count != 1)}"]
+    lines += [f"  note: {warning}" for warning in grammar.warnings]
+    return CheckedGrammar(grammar, None, "\n".join(lines))
+
+
+def try_texts(grammar: Grammar, texts: str) -> list[tuple[str, Explanation]]:
+    r"""Hold each line against a grammar.
+
+    Args:
+        grammar: The grammar.
+        texts: One text a line; `\n` in a line stands for a line break, `\t` for a tab, `\\` for a
+            backslash. Empty lines are left out.
+
+    Returns:
+        Each text and whether it matches; where not, the explanation says why.
+
+    Raises:
+        GrammarError: If the grammar names tokens, or is too ambiguous for a text this long.
+    """
+    given = [unescape(line) for line in texts.splitlines() if line]
+    return [(text, grammar.explain(text)) for text in given]
+
+
+def unescape(line: str) -> str:
+    r"""Turn `\n`, `\t` and `\\` into what they stand for; other backslashes stay.
+
+    >>> unescape(r'a\\n\n"\q')
+    'a\\n\n"\\q'
+    """
+    meaning = {"n": "\n", "t": "\t", "\\": "\\"}
+    result, chars = [], iter(line)
+    for char in chars:
+        if char != "\\":
+            result.append(char)
+            continue
+        following = next(chars, "")
+        result.append(meaning.get(following, "\\" + following))
+    return "".join(result)
+
+
+@dataclass(frozen=True)
+class TracedText:
+    """A generated text and how it came about.
+
+    Attributes:
+        text: The text.
+        finish_reason: `stop` if it is complete, `length` if `max_tokens` cut it off.
+        tokens: Its tokens with the likeliest choices at each place.
+        notes: Warnings of the call.
+    """
+
+    text: str
+    finish_reason: str
+    tokens: tuple[TracedToken, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def overruled(self) -> int:
+        """How many tokens are not the model's first choice because the grammar refused that."""
+        return sum(token.overruled for token in self.tokens)
+
+
+def generate_traced(
+    llm: LlamaCpp, prompt: str, grammar: Grammar, *, max_tokens: int = 48, logprobs: int = 5
+) -> TracedText:
+    """Generate under a grammar, and tell at each token which likely choices were refused.
+
+    Args:
+        llm: The model, with its own sampling parameters.
+        prompt: The prompt.
+        grammar: The grammar.
+        max_tokens: End the text after this many tokens.
+        logprobs: How many of the likeliest choices to look at for each token.
+
+    Returns:
+        The text and its tokens.
+
+    Raises:
+        HelpersError: The model or the grammar cannot go on.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = llm.generate([prompt], grammar=grammar, max_tokens=max_tokens, logprobs=logprobs)
+    generation = result.generations[0][0]
+    info: dict[str, Any] = generation.generation_info or {}
+    tokens = trace_choices(grammar, info["logprobs"], generation.text)
+    notes = tuple(str(warning.message) for warning in caught)
+    return TracedText(generation.text, info["finish_reason"], tuple(tokens), notes)
+
+
+def texts_table(tried: list[tuple[str, Explanation]]) -> str:
+    """Tried texts as an HTML table: a mark, the text, and where it goes wrong."""
+    rows = [
+        f"<tr><td>{'✓ matches' if found.matches else '✗ does not'}</td>"
+        f"<td><pre>{html.escape(repr(text) if chr(10) in text else text)}</pre></td>"
+        f"<td><pre>{'' if found.matches else html.escape(found.message)}</pre></td></tr>"
+        for text, found in tried
+    ]
+    return _table(("", "text", "why not"), rows) if rows else "Write a text above, one a line."
+
+
+def tokens_table(tokens: tuple[TracedToken, ...]) -> str:
+    """Traced tokens as an HTML table: what was taken, and what was refused before it."""
+    rows = []
+    for number, token in enumerate(tokens, start=1):
+        refused = ", ".join(
+            f"{_shown(choice.text)} {_percent(choice.probability)}" for choice in token.refused
+        )
+        unknown = any(choice.allowed is None for choice in token.choices)
+        rows.append(
+            f"<tr><td>{number}</td><td><pre>{html.escape(_shown(token.text))}</pre></td>"
+            f"<td>{_percent(token.probability)}</td>"
+            f"<td>{'✗ overruled' if token.overruled else '? unknown' if unknown else '✓ free'}</td>"
+            f"<td><pre>{html.escape(refused)}</pre></td></tr>"
+        )
+    heads = ("#", "token", "model's own", "first choice", "likely choices that were refused")
+    return _table(heads, rows)
+
+
+def failure_text(error: BaseException) -> str:
+    """A failure in words; what is not one of this package's own is named by its type, too."""
+    if isinstance(error, HelpersError):
+        return f"✗ {error}"
+    return f"✗ {type(error).__name__}: {error}"
+
+
+def _table(heads: tuple[str, ...], rows: list[str]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _shown(text: str) -> str:
+    return repr(text) if text else "(end)"
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
+
+
+def drawing_html(grammar: Grammar) -> str:
+    """The rules as railroad diagrams, to be put into a page."""
+    return plot_rules(grammar).svg
