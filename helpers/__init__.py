@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from helpers.errors import InstallError as InstallError
     from helpers.errors import ModelFileError as ModelFileError
     from helpers.grammars import Grammar as Grammar
+    from helpers.grammars import trace_choices as trace_choices
     from helpers.install import BACKENDS as BACKENDS
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
@@ -43,13 +44,16 @@ if TYPE_CHECKING:
     from helpers.native import capture_log as capture_log
     from helpers.native import devices as devices
     from helpers.plots import plot_bars as plot_bars
+    from helpers.plots import plot_choices as plot_choices
     from helpers.plots import plot_lines as plot_lines
+    from helpers.plots import plot_rules as plot_rules
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.summary import EnvironmentSummary as EnvironmentSummary
     from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
+    from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
 
 _MODULE_OF = {
@@ -61,6 +65,7 @@ _MODULE_OF = {
     "EnvironmentSummary": "summary",
     "Grammar": "grammars",
     "GrammarError": "errors",
+    "GrammarPlayground": "widgets",
     "HelpersError": "errors",
     "InstallError": "errors",
     "LlamaCpp": "llm",
@@ -85,11 +90,14 @@ _MODULE_OF = {
     "local_models": "models",
     "perplexity": "convert",
     "plot_bars": "plots",
+    "plot_choices": "plots",
     "plot_lines": "plots",
+    "plot_rules": "plots",
     "plot_timings": "plots",
     "plot_tokens": "plots",
     "quantize": "convert",
     "recommend": "models",
+    "trace_choices": "grammars",
 }
 
 __all__ = sorted(_MODULE_OF)

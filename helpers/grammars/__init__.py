@@ -15,16 +15,28 @@ if TYPE_CHECKING:
     from .explain import Explanation
     from .grammar import Grammar
     from .mask import Matcher
+    from .trace import TokenChoice, TracedToken, trace_choices
     from .vocabulary import Vocabulary
 
 _MODULE_OF = {
     "Explanation": "explain",
     "Grammar": "grammar",
     "Matcher": "mask",
+    "TokenChoice": "trace",
+    "TracedToken": "trace",
     "Vocabulary": "vocabulary",
+    "trace_choices": "trace",
 }
 
-__all__ = ["Explanation", "Grammar", "Matcher", "Vocabulary"]
+__all__ = [
+    "Explanation",
+    "Grammar",
+    "Matcher",
+    "TokenChoice",
+    "TracedToken",
+    "Vocabulary",
+    "trace_choices",
+]
 
 
 def __getattr__(name: str) -> object:

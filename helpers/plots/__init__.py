@@ -5,8 +5,18 @@ once), has a transparent ground, and can be read on a light and on a dark page a
 `_style.py` holds that look, once, for every figure.
 """
 
+from helpers.plots._choices import plot_choices
 from helpers.plots._figures import plot_bars, plot_lines
+from helpers.plots._rules import RulesDrawing, plot_rules
 from helpers.plots._timings import plot_timings
 from helpers.plots._tokens import plot_tokens
 
-__all__ = ["plot_bars", "plot_lines", "plot_timings", "plot_tokens"]
+__all__ = [
+    "RulesDrawing",
+    "plot_bars",
+    "plot_choices",
+    "plot_lines",
+    "plot_rules",
+    "plot_timings",
+    "plot_tokens",
+]
