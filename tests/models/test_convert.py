@@ -239,11 +239,12 @@ def test_perplexity_agrees_with_an_independent_computation() -> None:
 
 
 def test_windows_agree_with_an_independent_computation(tiny: Path) -> None:
-    ours = log_probabilities(tiny, TEXT, window=24)
-    theirs = reference(tiny, TEXT, 24)
-    assert len(ours) == len(theirs) > 200
+    text = TEXT[:100]
+    ours = log_probabilities(tiny, text, window=24)
+    theirs = reference(tiny, text, 24)
+    assert len(ours) == len(theirs) > 80
     assert ours == pytest.approx(theirs, abs=0.01)
-    assert perplexity(tiny, TEXT, window=24) == pytest.approx(math.exp(-np.mean(theirs)), rel=1e-3)
+    assert perplexity(tiny, text, window=24) == pytest.approx(math.exp(-np.mean(theirs)), rel=1e-3)
 
 
 def test_a_model_without_knowledge_hesitates_between_all_tokens(tiny: Path) -> None:
