@@ -37,9 +37,10 @@ class Lane:
     def reuse(self, slot: int, tokens: list[int]) -> int:
         """Make `slot` hold as much of the prompt as is computed anywhere; returns how much.
 
-        The last token of the prompt is always computed again: its logits are needed.
+        The last two tokens of the prompt are always computed again: the logits of the last are
+        needed, and see `portion` for the other.
         """
-        limit = len(tokens) - 1
+        limit = max(0, len(tokens) - 2)
         own = min(_shared(self.held[slot], tokens), limit)
         others = [
             (min(_shared(held, tokens), limit), index) for index, held in enumerate(self.held)
@@ -69,3 +70,20 @@ def _shared(held: list[int], tokens: list[int]) -> int:
         else:
             high = middle
     return low
+
+
+def portion(remaining: int, n_batch: int, n_ubatch: int) -> int:
+    """How many tokens of a prompt to decode next, so that none is computed alone.
+
+    A token on its own goes another way through ggml's attention once the cache holds more than
+    256 tokens (`use_split_kv_path`), and is rounded differently there. In company, a prompt's
+    tokens get the same values however much of it was cached.
+
+    >>> portion(61, 512, 60), portion(513, 512, 60), portion(2, 512, 60), portion(1, 512, 60)
+    (59, 511, 2, 1)
+    """
+    most = min(remaining, n_batch)
+    for size in range(most, max(most - 4, 0), -1):
+        if size % n_ubatch != 1 and remaining - size != 1:
+            return size
+    return most

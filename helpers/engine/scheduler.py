@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from helpers.engine.lane import Lane
+from helpers.engine.lane import Lane, portion
 from helpers.engine.options import Completion
 from helpers.engine.sequence import Job, Sequence
 from helpers.engine.thread import engine_thread
@@ -212,10 +212,12 @@ class Scheduler:
             lane.active[slot] = sequence
             done = lane.reuse(slot, tokens)
             sequence.cached = done
+            params = lane.context.params
             lane.context.reset_perf()
             started = time.perf_counter()
             while done < len(tokens):
-                part = tokens[done : done + lane.context.params.n_batch]
+                size = portion(len(tokens) - done, params.n_batch, params.n_ubatch)
+                part = tokens[done : done + size]
                 last = done + len(part) == len(tokens)
                 with _Decoding(self, lane.context, (job,)):
                     lane.context.decode(part, done, slot, logits=last)
@@ -284,12 +286,11 @@ class Scheduler:
             _deliver(sequence.job, HelpersError("The model was closed during this call."))
             return
         native: dict[str, float] = {"load_ms": self._model.load_ms}
-        evaluated = len(sequence.prompt) - sequence.cached
         alone = len(lane.held) == 1 and not sequence.shared_decodes
-        if alone and evaluated % lane.context.params.n_batch != 1:
+        if alone and len(sequence.prompt) - sequence.cached > 1:
             # A lone sequence's times are what llama.cpp counted itself. It takes a decode of one
-            # token for generation and any other for a prompt, so a prompt that ends in a single
-            # token, or an answer with several in one decode, is left to our own clock.
+            # token for generation and any other for a prompt, so a prompt of one token, or an
+            # answer with several in one decode, is left to our own clock.
             perf = lane.context.perf()
             native["prompt_ms"] = perf.prompt_ms
             if sequence.eval_tokens:
