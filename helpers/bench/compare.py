@@ -68,6 +68,8 @@ def _round(they: dict[str, Remote], index: int) -> list[tuple[str, float]]:
     for name in names if index % 2 == 0 else names[::-1]:
         noted.append((name, they[name]("generate", QUESTION, GENERATED)[1]))
     ours = they["ours"]
+    for name in ("raw", "ours"):
+        noted.append((f"{name} 1.1", they[name]("generate", QUESTION, GENERATED, 1.1)[1]))
     first, native = ours("first_token", LONG_PROMPT, salt)
     noted += [("first", first), ("native", native)]
     again, _ = ours("first_token", LONG_PROMPT + 3, salt)
@@ -89,6 +91,7 @@ def _add_rows(result: Comparison, figures: dict[str, list[float]]) -> None:
 
     row("LlamaCpp.stream / bare decode-and-argmax loop", "ours", "bare", 0.97)
     row("LlamaCpp.stream / raw Llama streaming", "ours", "raw", 1.05)
+    row("the same, repeat_penalty=1.1 (the class's default)", "ours 1.1", "raw 1.1", 1.05)
     row("isolated / in-process LlamaCpp.stream", "isolated", "ours", 0.95)
     what = f"native prompt eval / first token, {LONG_PROMPT} tokens"
     row(what, "first", "native", 1 / 1.03, "ms")

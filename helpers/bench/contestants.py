@@ -30,7 +30,10 @@ class Contestant(Protocol):
     """Something that generates text, timed as its caller sees it."""
 
     def generate(self, prompt: str, count: int) -> tuple[float, float]:
-        """Generate greedily; returns `(ms to the first token, tokens/s after it)`."""
+        """Generate greedily; returns `(ms to the first token, tokens/s after it)`.
+
+        All but the bare loop also take a `repeat_penalty`.
+        """
 
 
 class Bare:
@@ -68,10 +71,10 @@ class Raw:
 
         self.llama = llama_cpp.Llama(str(default_model()), verbose=False, **settings)
 
-    def generate(self, prompt: str, count: int) -> tuple[float, float]:
+    def generate(self, prompt: str, count: int, penalty: float = 1.0) -> tuple[float, float]:
         """Stream through the class's own generator, without its cache of the last prompt."""
         self.llama.reset()  # type: ignore[no-untyped-call]
-        options: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": 1.0}
+        options: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": penalty}
         started = time.perf_counter()
         pieces = self.llama(prompt, max_tokens=count, stream=True, **options)
         times = [time.perf_counter() for _ in pieces]
@@ -93,10 +96,11 @@ class Ours:
             n_gpu_layers=0,
         )
 
-    def generate(self, prompt: str, count: int) -> tuple[float, float]:
+    def generate(self, prompt: str, count: int, penalty: float = 1.0) -> tuple[float, float]:
         """Stream, as a reader's loop would."""
+        options: dict[str, Any] = {"max_tokens": count, "repeat_penalty": penalty}
         started = time.perf_counter()
-        times = [time.perf_counter() for _ in self.llm.stream(prompt, max_tokens=count)]
+        times = [time.perf_counter() for _ in self.llm.stream(prompt, **options)]
         timings = self.llm.last_timings
         assert timings is not None
         written = (timings.generated_tokens or 0) - 1

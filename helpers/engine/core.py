@@ -37,12 +37,6 @@ _KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 
 """Bytes of one value by `ggml_type`; iq4_nl is stored like q4_0, bf16 like f16."""
 
 
-CPU_UBATCH = 60
-"""Tokens computed at once on the CPU. ggml computes 64 queries or more with another attention
-kernel (`GGML_FA_TILE_Q` in ggml-cpu), which rounds differently: below it, a prompt gives the same
-bits in one piece, in several, or token by token, so that a warm cache never changes a text."""
-
-
 def settle(options: EngineOptions) -> EngineOptions:
     """Check the model file and give every open option its value.
 
@@ -84,7 +78,7 @@ def settle(options: EngineOptions) -> EngineOptions:
         options,
         n_ctx=n_ctx,
         n_batch=n_batch,
-        n_ubatch=min(options.n_ubatch or (CPU_UBATCH if layers == 0 else 512), n_batch),
+        n_ubatch=min(options.n_ubatch, n_batch),
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
         n_gpu_layers=layers,
@@ -230,7 +224,7 @@ class LocalCore:
             n_ctx=n_ctx,
             n_seq_max=n_seq,
             n_batch=max(options.n_batch, n_seq),
-            n_ubatch=options.n_ubatch or options.n_batch,
+            n_ubatch=options.n_ubatch,
             n_threads=options.n_threads or 1,
             n_threads_batch=options.n_threads_batch or 1,
             flash_attn=options.flash_attn,
@@ -241,7 +235,7 @@ class LocalCore:
         context = Context(self._model, params)
         if self._adapter is not None:
             context.set_adapter(self._adapter, options.lora_scale)
-        return Lane(context, n_ctx)
+        return Lane(context, n_ctx, on_cpu=options.n_gpu_layers == 0)
 
     def _report(self, load_ms: float) -> LoadReport:
         options, log = self.options, self.native_log

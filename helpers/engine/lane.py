@@ -9,36 +9,63 @@ _WORTH_COPYING = 64
 """Shared prompt tokens from which copying a sequence's KV cache beats computing them again."""
 
 
+TILE = 128
+"""Tokens of a prompt that are computed together on the CPU, counted from its beginning.
+
+From 64 queries on (`GGML_FA_TILE_Q` in ggml-cpu) attention is computed in tiles: faster, and
+rounded differently from fewer. Which tokens of a prompt go which way must not depend on what was
+cached, or a warm cache would change the text: whole blocks of this size are tiled, the rest never.
+"""
+
+SMALL = 60
+"""Most tokens of a decode that is not tiled."""
+
+
 class Lane:
     """A context and what each of its sequences holds.
 
     Args:
         context: The context.
         n_ctx: Tokens that each sequence may hold.
+        on_cpu: Whether the CPU computes, where the number of tokens in a decode decides how they
+            are rounded (see `TILE`).
     """
 
-    def __init__(self, context: Context, n_ctx: int) -> None:
+    def __init__(self, context: Context, n_ctx: int, *, on_cpu: bool = True) -> None:
         self.context = context
+        params = context.params
+        room = min(params.n_batch, params.n_ubatch)
+        self._tile = TILE if on_cpu and room >= TILE else 0
+        self._small = min(SMALL, room) if on_cpu else params.n_batch
         self.n_ctx = min(n_ctx, context.n_ctx)
-        self.held: list[list[int]] = [[] for _ in range(context.params.n_seq_max)]
+        self.held: list[list[int]] = [[] for _ in range(params.n_seq_max)]
+        self.tiled = [0] * params.n_seq_max  # of the held: computed in tiles, from the beginning
+        self.prompted = [0] * params.n_seq_max  # of the held: the last prompt; the rest is answer
         self.active: dict[int, Sequence] = {}
 
-    def forget(self) -> None:
-        """Empty every sequence: used after anything went wrong inside a decode."""
-        self.context.clear()
-        for tokens in self.held:
-            tokens.clear()
+    def forget(self, slot: int | None = None) -> None:
+        """Empty a sequence, or all: used after anything went wrong inside a decode."""
+        if slot is None:
+            self.context.clear()
+        else:
+            self.context.truncate(slot, 0)
+        for index in range(len(self.held)) if slot is None else (slot,):
+            self.held[index].clear()
+            self.tiled[index] = self.prompted[index] = 0
 
     def free_slot(self, tokens: list[int]) -> int:
         """The idle sequence that already holds most of these tokens."""
         idle = [slot for slot in range(len(self.held)) if slot not in self.active]
         return max(idle, key=lambda slot: _shared(self.held[slot], tokens))
 
-    def reuse(self, slot: int, tokens: list[int]) -> int:
-        """Make `slot` hold as much of the prompt as is computed anywhere; returns how much.
+    def reuse(self, slot: int, tokens: list[int]) -> tuple[int, int]:
+        """Make `slot` hold as much of the prompt as is computed anywhere.
 
         The last two tokens of the prompt are always computed again: the logits of the last are
         needed, and see `portion` for the other.
+
+        Returns:
+            How many tokens are there, and how many from the beginning are to be in tiles.
         """
         limit = max(0, len(tokens) - 2)
         own = min(_shared(self.held[slot], tokens), limit)
@@ -49,12 +76,40 @@ class Lane:
         if best >= own + _WORTH_COPYING:
             self.context.copy_sequence(source, slot)
             self.held[slot] = list(self.held[source])
+            self.tiled[slot], self.prompted[slot] = self.tiled[source], self.prompted[source]
             own = best
+        tiled = self.tiled[slot]
+        tiles = limit // self._tile * self._tile if self._tile else 0
+        if own > self.prompted[slot]:
+            # A chat goes on after its own answer. The answer was computed token by token, and is
+            # not computed again only to be rounded as if it had come with the prompt.
+            tiles = tiled
+        else:
+            if tiled != tiles:
+                own = min(own, tiled, tiles)
+            if own < tiles:
+                own -= own % self._tile
         if len(self.held[slot]) > own and not self.context.truncate(slot, own):
             self.context.truncate(slot, 0)
             own = 0
         del self.held[slot][own:]
-        return own
+        self.tiled[slot], self.prompted[slot] = min(tiled, own, tiles), own
+        return own, tiles
+
+    def next_part(self, slot: int, tokens: list[int], tiles: int) -> list[int]:
+        """The tokens of a prompt to decode next, given what the slot holds."""
+        done = len(self.held[slot])
+        if done < tiles:
+            params = self.context.params
+            most = min(params.n_batch, params.n_ubatch) // self._tile * self._tile
+            return tokens[done : done + min(tiles - done, most)]
+        return tokens[done : done + portion(len(tokens) - done, self._small)]
+
+    def hold(self, slot: int, part: list[int], tiles: int) -> None:
+        """Note that a part of a prompt was computed."""
+        self.held[slot].extend(part)
+        self.prompted[slot] = len(self.held[slot])
+        self.tiled[slot] = max(self.tiled[slot], min(tiles, len(self.held[slot])))
 
 
 def _shared(held: list[int], tokens: list[int]) -> int:
@@ -72,18 +127,16 @@ def _shared(held: list[int], tokens: list[int]) -> int:
     return low
 
 
-def portion(remaining: int, n_batch: int, n_ubatch: int) -> int:
+def portion(remaining: int, most: int) -> int:
     """How many tokens of a prompt to decode next, so that none is computed alone.
 
     A token on its own goes another way through ggml's attention once the cache holds more than
     256 tokens (`use_split_kv_path`), and is rounded differently there. In company, a prompt's
     tokens get the same values however much of it was cached.
 
-    >>> portion(61, 512, 60), portion(513, 512, 60), portion(2, 512, 60), portion(1, 512, 60)
-    (59, 511, 2, 1)
+    >>> portion(61, 60), portion(60, 60), portion(2, 60), portion(1, 60)
+    (59, 60, 2, 1)
     """
-    most = min(remaining, n_batch)
-    for size in range(most, max(most - 4, 0), -1):
-        if size % n_ubatch != 1 and remaining - size != 1:
-            return size
-    return most
+    if remaining <= most:
+        return remaining
+    return most - 1 if remaining == most + 1 and most > 2 else most

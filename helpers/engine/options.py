@@ -42,8 +42,7 @@ class EngineOptions:
         n_ctx: Tokens of context per sequence; 0 for what the model was trained with; None for
             4096 or the model's own if smaller.
         n_batch: Tokens handed to llama.cpp in one decode, 1 to `n_ctx`.
-        n_ubatch: Tokens computed at once, at most `n_batch`; None for 60 on the CPU (see
-            `core.CPU_UBATCH`) and 512 elsewhere.
+        n_ubatch: Tokens computed at once, at most `n_batch`.
         n_gpu_layers: Layers on devices; -1 all; "auto" what fits (0 without such a device).
         devices: `(name, endpoint)` of the devices to use, or None for all; the endpoint is the
             `host:port` of an RPC server, else None.
@@ -68,7 +67,7 @@ class EngineOptions:
     model_path: str
     n_ctx: int | None = None
     n_batch: int = 512
-    n_ubatch: int | None = None
+    n_ubatch: int = 512
     n_gpu_layers: int | str = "auto"
     devices: tuple[tuple[str, str | None], ...] | None = None
     n_threads: int | None = None

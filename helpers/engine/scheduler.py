@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from helpers.engine.lane import Lane, portion
+from helpers.engine.lane import Lane
 from helpers.engine.options import Completion
 from helpers.engine.sequence import Job, Sequence
 from helpers.engine.thread import engine_thread
@@ -210,19 +210,15 @@ class Scheduler:
             sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
             slot = lane.free_slot(tokens)
             lane.active[slot] = sequence
-            done = lane.reuse(slot, tokens)
-            sequence.cached = done
-            params = lane.context.params
+            sequence.cached, tiles = lane.reuse(slot, tokens)
             lane.context.reset_perf()
             started = time.perf_counter()
-            while done < len(tokens):
-                size = portion(len(tokens) - done, params.n_batch, params.n_ubatch)
-                part = tokens[done : done + size]
+            while (done := len(lane.held[slot])) < len(tokens):
+                part = lane.next_part(slot, tokens, tiles)
                 last = done + len(part) == len(tokens)
                 with _Decoding(self, lane.context, (job,)):
                     lane.context.decode(part, done, slot, logits=last)
-                lane.held[slot].extend(part)
-                done += len(part)
+                lane.hold(slot, part, tiles)
             sequence.prompt_seconds = time.perf_counter() - started
             self._advance(lane, slot, -1)
         except DecodeAborted:
@@ -269,8 +265,7 @@ class Scheduler:
         sequence = lane.active.pop(slot, None)
         if sequence is not None:
             sequence.close()
-        lane.context.truncate(slot, 0)
-        lane.held[slot].clear()
+        lane.forget(slot)
 
     def _advance(self, lane: Lane, slot: int, row: int) -> None:
         limit = lane.context.params.n_batch // len(lane.held)

@@ -8,7 +8,7 @@ import pytest
 from engine_options import options
 
 from helpers.engine import Engine, Request
-from helpers.engine.core import CPU_UBATCH, check_memory, kv_mib, settle
+from helpers.engine.core import check_memory, kv_mib, settle
 from helpers.engine.options import KV_TYPES, kv_type
 from helpers.engine.overrides import check_overrides
 from helpers.errors import DeviceError, HelpersError, ModelFileError
@@ -19,7 +19,7 @@ from helpers.native import usable_cores
 def test_defaults_are_the_fast_safe_ones() -> None:
     settled = settle(options(n_ctx=None))
     assert settled.n_ctx == 4096
-    assert (settled.n_batch, settled.n_ubatch) == (512, CPU_UBATCH)
+    assert settled.n_batch == settled.n_ubatch == 512
     assert settled.n_threads == settled.n_threads_batch == usable_cores()
     assert settled.flash_attn is None
 

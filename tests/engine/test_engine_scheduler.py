@@ -318,3 +318,25 @@ def test_too_little_memory_for_so_many_sequences_means_fewer(
     core: Any = engine._core
     assert len(core._scheduler._batch_lane.held) == 2
     engine.close()
+
+
+def test_no_earlier_prompt_changes_the_text_of_a_later_one(engine: Engine) -> None:
+    words = inspect_words(700)
+    draw = random.Random(7)
+    cuts = [draw.choice((3, 60, 64, 127, 128, 129, 130, 131, 200, 257, 300)) for _ in range(12)]
+    requests = [
+        Request(
+            prompt=(*words[:cut], *inspect_words(cut)[: draw.choice((0, 1, 40, 150))]),
+            temperature=0,
+            max_tokens=3,
+            repeat_penalty=1.0,
+        )
+        for cut in cuts
+    ]
+    warm = [engine.generate(request) for request in requests]
+    assert sum(done.timings.cached_tokens or 0 for done in warm) > 200
+    for request, done in zip(requests, warm, strict=True):
+        engine.generate(Request(prompt="Something else.", temperature=0, max_tokens=1))
+        cold = engine.generate(request)
+        assert cold.timings.cached_tokens == 0
+        assert cold.text == done.text
