@@ -14,6 +14,7 @@ from urllib.parse import unquote, urljoin
 
 from ..errors import GrammarError
 from .algebra import Algebra
+from .dialect import APPLICATORS, LATE, NOT_SCHEMAS
 from .keywords import SIMPLE, TYPES, KeywordReader, escape, of_type
 from .scalars import CannotSay
 from .shapes import (
@@ -31,42 +32,6 @@ from .shapes import (
 )
 
 MAX_DEPTH = 150
-_SUBSCHEMA_MAPS = (
-    "properties",
-    "patternProperties",
-    "$defs",
-    "definitions",
-    "dependentSchemas",
-    "dependencies",
-)
-_NOT_SCHEMAS = ("enum", "const", "default", "examples", "example")
-_APPLICATORS = (
-    "$ref",
-    "$dynamicRef",
-    "$recursiveRef",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "dependentRequired",
-    "dependentSchemas",
-    "dependencies",
-    "enum",
-    "const",
-    "unevaluatedProperties",
-    "unevaluatedItems",
-)
-_LATE = (
-    "not",
-    "if",
-    "dependentRequired",
-    "dependentSchemas",
-    "dependencies",
-    "unevaluatedProperties",
-    "unevaluatedItems",
-)
-"""Conditions on members that other keywords name first."""
 
 
 class Normalizer(KeywordReader):
@@ -176,7 +141,7 @@ class Normalizer(KeywordReader):
                 self.names.setdefault(f"{base.rstrip('#')}#{node[key]}", pointer)
                 self.names.setdefault(f"#{node[key]}", pointer)
         for key, value in node.items():
-            if key not in _NOT_SCHEMAS:
+            if key not in NOT_SCHEMAS:
                 self._index(value, f"{pointer}/{escape(key)}", base, depth + 1)
 
     def resolve(self, reference: Any, pointer: str, keyword: str) -> tuple[Any, str] | None:
@@ -244,11 +209,11 @@ class Normalizer(KeywordReader):
         base_done = False
         # Members take the order in which the schema first names them, so keywords go in order.
         lead = "properties" if "properties" in schema else None
-        for keyword in sorted(schema, key=lambda key: key in _LATE):
+        for keyword in sorted(schema, key=lambda key: key in LATE):
             if keyword in SIMPLE and not base_done and keyword == (lead or keyword):
                 base_done = True
                 result = self.meet(result, self.base(schema, pointer, depth), keyword, pointer)
-            elif keyword in _APPLICATORS:
+            elif keyword in APPLICATORS:
                 part = self.applicator(keyword, schema, pointer, depth, result)
                 result = self.meet(result, part, keyword, pointer)
         if lead is None or base_done:
