@@ -56,7 +56,7 @@ def _own_traces() -> tuple[str, ...]:
         ]
     for url in " ".join(urls).split():
         host = urlsplit(url).hostname or ""
-        if host not in ("", "pypi.org", "localhost", "127.0.0.1"):
+        if host not in ("", "localhost", "127.0.0.1"):
             found.add(host)
     public = {"localhost", "/", "/root"}  # /root is found by its pattern, as a path
     return tuple(sorted(trace for trace in found if len(trace) >= 5 and trace not in public))
