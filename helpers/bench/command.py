@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Compare the engine with llama.cpp itself, side by side, on this machine.",
     )
     parser.add_argument("--rounds", type=int, default=5, help="times each pair is measured (5)")
+    parser.add_argument(
+        "--grammar", action="store_true", help="measure what a grammar costs per token instead"
+    )
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     parser.add_argument("--llama-bench", metavar="PATH", help="compare with this llama-bench too")
     arguments = parser.parse_args(argv)
@@ -32,13 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.llama_bench is not None and not Path(arguments.llama_bench).is_file():
         parser.error(f"--llama-bench {arguments.llama_bench}: there is no such file")
 
-    from helpers.bench.compare import compare
+    def say(line: str) -> None:
+        print(f"  {line} …", file=sys.stderr, flush=True)
 
-    result = compare(
-        rounds=arguments.rounds,
-        llama_bench=arguments.llama_bench,
-        say=lambda line: print(f"  {line} …", file=sys.stderr, flush=True),
-    )
+    if arguments.grammar:
+        from helpers.bench.constrained import compare_constrained
+
+        result = compare_constrained(rounds=arguments.rounds, say=say)
+    else:
+        from helpers.bench.compare import compare
+
+        bench = arguments.llama_bench
+        result = compare(rounds=arguments.rounds, llama_bench=bench, say=say)
     print(result)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
