@@ -605,7 +605,7 @@ def test_verbose_prints_the_report_and_a_line_for_each_call() -> None:
     calls = lines[len(report) :]
     assert [line.startswith("llama.cpp: ") for line in calls] == [True, True]
     assert "4 generated" in calls[0]
-    assert "5 cached" in calls[1]
+    assert "4 cached" in calls[1]
 
 
 # -- life -----------------------------------------------------------------------------------------

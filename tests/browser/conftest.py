@@ -31,7 +31,9 @@ _SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright is open, its event loop runs in this thread, and no
+# other test could start one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if path is None:
