@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from notebook_page import ROOT, TOKEN
 from playwright.sync_api import Browser, Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "browser-test"
-SCREENSHOTS = Path(__file__).parent / "screenshots"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # What a reader would set by hand: nothing is saved behind the test's back, and every cell is in

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import SCREENSHOTS, TOKEN
 from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "browser-test"
+SCREENSHOTS = Path(__file__).parent / "screenshots"
 
 
 class NotebookPage:

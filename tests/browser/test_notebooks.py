@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROOT
-from notebook_page import NotebookPage
+from notebook_page import ROOT, NotebookPage
 from playwright.sync_api import Page
 
 
