@@ -111,7 +111,8 @@ class JsonGrammar(Grammar):
         end, _, matcher = self._end_of_match(text[lead:])
         expected = _expected(matcher)
         position = lead + end
-        if syntax_error is not None and syntax_error < position:
+        # Of a text that only ends too early, json names where its last string begins.
+        if syntax_error is not None and syntax_error < position < len(text):
             position, expected = syntax_error, ("JSON",)
         return describe(text, position, expected)
 
