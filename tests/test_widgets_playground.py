@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from matplotlib.colors import to_hex
 
-from helpers import Grammar, GrammarError, HelpersError, LlamaCpp, default_model
+from helpers import ContextOverflowError, Grammar, GrammarError, LlamaCpp, default_model
 from helpers.grammars import TokenChoice, TracedToken, trace_choices
 from helpers.plots import plot_choices, plot_rules
 from helpers.widgets import GrammarPlayground
@@ -39,20 +39,10 @@ def said(*steps: tuple[str, dict[str, float]]) -> dict[str, list[Any]]:
     }
 
 
-class FakeModel:
-    """Answers `generate` from a list, and can fail instead."""
-
-    def __init__(self, text: str = "yes", error: BaseException | None = None) -> None:
-        self.text, self.error, self.calls = text, error, []  # type: ignore[var-annotated]
-
-    def generate(self, prompts: list[str], **options: Any) -> Any:
-        self.calls.append((prompts, options))
-        if self.error:
-            raise self.error
-        warnings.warn("careful <now>", UserWarning, stacklevel=2)
-        info = {"finish_reason": "stop", "logprobs": said((self.text, {self.text: 0.5}))}
-        generation = SimpleNamespace(text=self.text, generation_info=info)
-        return SimpleNamespace(generations=[[generation]])
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LlamaCpp]:
+    with LlamaCpp(model_path=default_model(), n_gpu_layers=0, temperature=0, n_ctx=512) as made:
+        yield made
 
 
 # --- trace ---------------------------------------------------------------------------------------
@@ -221,41 +211,113 @@ def test_the_grammar_is_checked_at_every_change() -> None:
     assert playground.source.continuous_update and playground.texts.continuous_update
 
 
-def test_the_button_generates_and_shows_text_tokens_and_warnings() -> None:
-    model = FakeModel("yes")
-    playground = GrammarPlayground(model, YES_NO, prompt="Is it?", max_tokens=7)  # type: ignore[arg-type]
+def test_the_button_generates_and_the_text_grows_before_it_is_done(llm: LlamaCpp) -> None:
+    playground = GrammarPlayground(llm, "root ::= [^<>]{60}", prompt="The sea", max_tokens=48)
+    shown: list[str] = []
+    playground.output.observe(lambda change: shown.append(change["new"]), names="value")
     playground.generate_button.click()
-    assert playground.failure is None and playground.result.text == "yes"
-    ((prompts, options),) = model.calls
-    assert prompts == ["Is it?"] and options["max_tokens"] == 7
-    assert options["grammar"] is playground.checked.grammar
-    shown = playground.output.value
-    assert "✓ complete" in shown and "<table>" in shown and "careful &lt;now&gt;" in shown
+    assert playground.wait(60) is playground.result and playground.failure is None
+    assert playground.result is not None and len(playground.result.text) == 60
+    growing = [value for value in shown if value.endswith("…</pre>")]
+    assert growing and all(
+        playground.result.text.startswith(html.unescape(value[5:-7])) for value in growing
+    )
+    assert "✓ complete" in playground.output.value and "<table>" in playground.output.value
+    # Greedy, and the same as a direct call: nothing is lost on the way.
+    again = GrammarPlayground(llm, "root ::= [^<>]{60}", prompt="The sea", max_tokens=48)
+    assert again.generate() == playground.result
+    assert playground.result.text == "".join(token.text for token in playground.result.tokens)
 
 
-@pytest.mark.parametrize("error", [HelpersError("no room <here>"), RuntimeError("no room <here>")])
-def test_failures_are_shown_and_kept(error: Exception) -> None:
-    playground = GrammarPlayground(FakeModel(error=error), YES_NO)  # type: ignore[arg-type]
+def test_stop_keeps_what_there_is(llm: LlamaCpp) -> None:
+    playground = GrammarPlayground(llm, "root ::= [^<>]+", prompt="Long ago", max_tokens=200)
+
+    def stop_after_some(change: Any) -> None:
+        if len(change["new"]) > 40 and change["new"].endswith("…</pre>"):
+            assert not playground.stop_button.disabled and playground.generate_button.disabled
+            playground.stop_button.click()
+
+    playground.output.observe(stop_after_some, names="value")
     playground.generate_button.click()
-    assert playground.failure is error and playground.result is None
-    assert "no room &lt;here&gt;" in playground.output.value
-    assert not playground.generate_button.disabled
-    assert ("RuntimeError" in playground.output.value) == isinstance(error, RuntimeError)
+    result = playground.wait(60)
+    assert result is not None and result.finish_reason == "cancelled"
+    assert 1 < len(result.tokens) < 190
+    assert "✗ stopped" in playground.output.value and "<table>" in playground.output.value
+    assert playground.stop_button.disabled and not playground.generate_button.disabled
+    playground.max_tokens.value = 3
+    playground.generate_button.click()
+    after = playground.wait(60)
+    assert after is not None and len(after.tokens) == 3  # the stop was for that text alone
 
 
-def test_an_interrupt_leaves_the_button_usable() -> None:
-    playground = GrammarPlayground(FakeModel(error=KeyboardInterrupt()), YES_NO)  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt):
+def test_a_stop_at_once_and_a_second_click_do_no_harm(llm: LlamaCpp) -> None:
+    playground = GrammarPlayground(llm, "root ::= [^<>]+", max_tokens=200)
+    playground.generate_button.click()
+    playground.generate_button.click()
+    assert "being generated" in str(playground.failure)
+    assert playground.generate() is None
+    playground.stop()
+    result = playground.wait(60)
+    assert result is not None and result.finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_failures_are_shown_and_kept(llm: LlamaCpp, in_thread: bool) -> None:
+    playground = GrammarPlayground(llm, YES_NO, prompt="<word> " * 600)
+    if in_thread:
+        playground.generate_button.click()
+        assert playground.wait(60) is None
+    else:
+        assert playground.generate() is None
+    assert isinstance(playground.failure, ContextOverflowError)
+    assert f'<pre role="status">✗ {html.escape(str(playground.failure))}' in playground.output.value
+    assert not playground.generate_button.disabled and playground.stop_button.disabled
+    playground.prompt.value = "Yes or no?"
+    playground.generate_button.click()
+    assert playground.wait(60) is not None and playground.failure is None
+
+
+def test_failures_of_others_are_named_by_their_type(
+    llm: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room <here>")
+
+    monkeypatch.setattr("helpers.widgets.playground.generate_traced", broken)
+    playground = GrammarPlayground(llm, YES_NO)
+    playground.generate_button.click()
+    assert playground.wait(60) is None
+    assert "RuntimeError: no room &lt;here&gt;" in playground.output.value
+
+
+def test_an_interrupt_leaves_the_button_usable(
+    llm: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    playground = GrammarPlayground(llm, YES_NO)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("helpers.widgets.playground.generate_traced", interrupted)
         playground.generate()
     assert not playground.generate_button.disabled and "Interrupt" in playground.output.value
+    assert playground.generate() is not None
 
 
-def test_without_a_model_or_with_a_wrong_grammar_it_says_so() -> None:
+def test_without_a_model_or_with_a_wrong_grammar_it_says_so(llm: LlamaCpp) -> None:
     playground = GrammarPlayground(grammar="root ::=")
     assert playground.generate_button.disabled and "no model" in playground.output.value
     assert playground.generate() is None and "no model" in str(playground.failure)
-    broken = GrammarPlayground(FakeModel(), "root ::= oops")  # type: ignore[arg-type]
+    broken = GrammarPlayground(llm, "root ::= oops")
     assert broken.generate() is None and "Mend the grammar" in broken.output.value
+
+
+def test_a_closed_model_is_a_failure_like_any_other() -> None:
+    llm = LlamaCpp(model_path=default_model(), n_gpu_layers=0, n_ctx=256)
+    llm.close()
+    playground = GrammarPlayground(llm, YES_NO)
+    assert playground.generate() is None
+    assert "closed" in playground.output.value and not playground.generate_button.disabled
 
 
 def test_trying_texts_on_grammars_that_name_tokens_shows_why_not() -> None:
@@ -272,12 +334,11 @@ def test_it_opens_files_and_grammars() -> None:
 # --- with the model ------------------------------------------------------------------------------
 
 
-def test_with_the_model_refusals_are_told_as_they_were() -> None:
+def test_with_the_model_refusals_are_told_as_they_were(llm: LlamaCpp) -> None:
     grammar = Grammar.from_file(GRAMMARS / "yes_no.gbnf")
-    with LlamaCpp(model_path=default_model(), n_gpu_layers=0, temperature=0, n_ctx=512) as llm:
-        traced = generate_traced(llm, "Is the sky blue? Answer:", grammar, logprobs=8)
-        playground = GrammarPlayground(llm, GRAMMARS / "list.gbnf", max_tokens=1)
-        cut_off = playground.generate()
+    traced = generate_traced(llm, "Is the sky blue? Answer:", grammar, logprobs=8)
+    playground = GrammarPlayground(llm, GRAMMARS / "list.gbnf", max_tokens=1)
+    cut_off = playground.generate()
     assert traced.text in ("yes", "no") and traced.finish_reason == "stop"
     assert traced.tokens[0].overruled and traced.overruled >= 1
     taken = [choice for choice in traced.tokens[0].choices if choice.text == traced.tokens[0].text]
@@ -285,3 +346,12 @@ def test_with_the_model_refusals_are_told_as_they_were() -> None:
     assert cut_off is not None and cut_off.finish_reason == "length"
     assert any("max_tokens" in note for note in cut_off.notes)
     assert "✗ cut off" in playground.output.value
+
+
+def test_a_relaxed_schema_s_faults_are_noted(llm: LlamaCpp) -> None:
+    schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 4, "maxItems": 4}
+    grammar = Grammar.from_json_schema({**schema, "uniqueItems": True}, strict=False)
+    assert grammar.relaxed  # four different ones of two values: no grammar has such a text
+    traced = generate_traced(llm, "Four numbers: [1, 2, 1, 2]\nFour numbers: ", grammar)
+    assert traced.finish_reason == "stop" and traced.notes == tuple(grammar.problems(traced.text))
+    assert traced.notes

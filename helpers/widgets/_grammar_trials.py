@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
-import warnings
+import threading
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from helpers.engine import Completion
 from helpers.errors import GrammarError, HelpersError
 from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
 from helpers.plots import plot_rules
@@ -93,9 +96,10 @@ class TracedText:
 
     Attributes:
         text: The text.
-        finish_reason: `stop` if it is complete, `length` if `max_tokens` cut it off.
+        finish_reason: `stop` if it is complete, `length` if `max_tokens` or the context cut it
+            off, `cancelled` if it was stopped.
         tokens: Its tokens with the likeliest choices at each place.
-        notes: Warnings of the call.
+        notes: What is wrong with the text.
     """
 
     text: str
@@ -110,7 +114,14 @@ class TracedText:
 
 
 def generate_traced(
-    llm: LlamaCpp, prompt: str, grammar: Grammar, *, max_tokens: int = 48, logprobs: int = 5
+    llm: LlamaCpp,
+    prompt: str,
+    grammar: Grammar,
+    *,
+    max_tokens: int = 48,
+    logprobs: int = 5,
+    show: Callable[[str], object] = lambda text: None,
+    stop: threading.Event | None = None,
 ) -> TracedText:
     """Generate under a grammar, and tell at each token which likely choices were refused.
 
@@ -120,21 +131,40 @@ def generate_traced(
         grammar: The grammar.
         max_tokens: End the text after this many tokens.
         logprobs: How many of the likeliest choices to look at for each token.
+        show: Called with the text so far after each token.
+        stop: Set it, from any thread, to end the text after the token in the making.
 
     Returns:
-        The text and its tokens.
+        The text and its tokens; those so far if it was stopped.
 
     Raises:
         HelpersError: The model or the grammar cannot go on.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = llm.generate([prompt], grammar=grammar, max_tokens=max_tokens, logprobs=logprobs)
-    generation = result.generations[0][0]
-    info: dict[str, Any] = generation.generation_info or {}
-    tokens = trace_choices(grammar, info["logprobs"], generation.text)
-    notes = tuple(str(warning.message) for warning in caught)
-    return TracedText(generation.text, info["finish_reason"], tuple(tokens), notes)
+    # The engine's own stream: `llm.stream` would warn of a cut-off text, and warnings of another
+    # thread would turn up in whatever cell happens to run.
+    settings = {"grammar": grammar, "max_tokens": max_tokens, "logprobs": logprobs}
+    request = llm._request(prompt, None, settings)
+    text, reason = "", "cancelled"
+    said: dict[str, list[object]] = {"tokens": [], "token_logprobs": [], "top_logprobs": []}
+    with closing(llm._engine.stream(request)) as items:
+        for item in items:
+            if isinstance(item, Completion):
+                text, reason = item.text, item.finish_reason
+                break
+            if stop is not None and stop.is_set():
+                break
+            text += item.text
+            for name, values in said.items():
+                values.extend((item.logprobs or {}).get(name, []))
+            show(text)
+    tokens = trace_choices(grammar, said, text)
+    return TracedText(text, reason, tuple(tokens), _notes(grammar, text, reason))
+
+
+def _notes(grammar: Grammar, text: str, reason: str) -> tuple[str, ...]:
+    if reason == "length" and not grammar.matches(text):
+        return ("Give it more max_tokens, or a grammar that ends sooner.",)
+    return tuple(grammar.problems(text)) if reason == "stop" and grammar.relaxed else ()
 
 
 def texts_table(tried: list[tuple[str, Explanation]]) -> str:

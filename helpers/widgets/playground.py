@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _GRAMMAR = '# A size in centimetres.\nroot   ::= number " cm"\nnumber ::= [1-9] [0-9]{0,2}\n'
 _TEXTS = "42 cm\n42 inches\n042 cm"
 _NO_MODEL = "There is no model here; make it with GrammarPlayground(llm)."
+_PAUSE_S = 0.05
+"""Between two pictures of a growing text: more would keep the browser busy, not the reader."""
 _STYLE = """<style>
 .grammar-playground textarea {font-family: monospace; white-space: pre;}
 .grammar-playground pre {margin: 0; white-space: pre-wrap;}
@@ -47,7 +51,8 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
     All of it works from the keyboard (Tab goes from part to part, the arrow keys change the page),
     and says with words and marks, not with colours, what is right and what is wrong. What goes
-    wrong is shown in the part that was to have a result, and kept in `failure`.
+    wrong is shown in the part that was to have a result, and kept in `failure`. The button
+    generates in a thread: the text appears as it grows, and other cells can be run meanwhile.
 
     Args:
         llm: A model to generate with; None for none.
@@ -62,6 +67,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         prompt: The Textarea with the prompt.
         max_tokens: The slider beside it.
         generate_button: Generates when clicked.
+        stop_button: Ends the text after the token in the making; what there is remains.
         status: What is said about the grammar.
         tried: What is said about the texts.
         output: The generated text and its tokens.
@@ -99,6 +105,12 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.generate_button = widgets.Button(
             description="Generate", tooltip="Generate with the model under this grammar"
         )
+        self.stop_button = widgets.Button(
+            description="Stop", tooltip="End the text here", disabled=True
+        )
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+        self._thread: threading.Thread | None = None
         self.output = widgets.HTML()
         self.drawing = widgets.HTML()
         self.checked: CheckedGrammar = check_grammar(self.source.value)
@@ -110,7 +122,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
                     [
                         _label("Prompt"),
                         self.prompt,
-                        widgets.HBox([self.max_tokens, self.generate_button]),
+                        widgets.HBox([self.max_tokens, self.generate_button, self.stop_button]),
                         self.output,
                     ]
                 ),
@@ -131,21 +143,66 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.source.observe(self._grammar_changed, names="value")
         self.texts.observe(self._texts_changed, names="value")
         self.generate_button.on_click(self._clicked)
+        self.stop_button.on_click(lambda _: self.stop())
         self.generate_button.disabled = llm is None
         if llm is None:
             self.output.value = _words(_NO_MODEL)
         self._grammar_changed(None)
 
     def generate(self) -> TracedText | None:
-        """Generate under the grammar and show the text with its tokens; the button calls this.
+        """Generate under the grammar and show the text with its tokens.
+
+        The button does the same in a thread; this returns when the text is there.
 
         Returns:
             The text and its trace; None if it failed, and then `failure` says why.
         """
+        return self._generate() if self._begin() else None
+
+    def stop(self) -> None:
+        """End the text that is being generated; the button calls this."""
+        self._stop.set()
+
+    def wait(self, timeout_s: float | None = None) -> TracedText | None:
+        """Wait for the text that the button has begun.
+
+        Args:
+            timeout_s: Most seconds to wait; None for as long as it takes.
+
+        Returns:
+            As `generate`; None also if it is not there in time.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self.result
+
+    def _clicked(self, _button: Any) -> None:
+        if self._begin():
+            self._thread = threading.Thread(target=self._generate, daemon=True)
+            self._thread.start()
+
+    def _begin(self) -> bool:
+        """Get ready to generate; False if that is going on already."""
+        if not self._busy.acquire(blocking=False):
+            self.failure = HelpersError("A text is being generated; stop it or wait for it.")
+            return False
         self.result = None
         self.failure = None
+        self._stop.clear()
         self.generate_button.disabled = True
+        self.stop_button.disabled = False
         self.output.value = _words("… generating")
+        return True
+
+    def _generate(self) -> TracedText | None:
+        shown_at = 0.0
+
+        def show(text: str) -> None:
+            nonlocal shown_at
+            if time.monotonic() - shown_at > _PAUSE_S:
+                self.output.value = f"<pre>{html.escape(text)}…</pre>"
+                shown_at = time.monotonic()
+
         try:
             if self.llm is None:
                 raise HelpersError(_NO_MODEL)
@@ -156,20 +213,22 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
                 self.prompt.value,
                 self.checked.grammar,
                 max_tokens=self.max_tokens.value,
+                show=show,
+                stop=self._stop,
             )
             self.output.value = _result_html(self.result)
         except Exception as error:
-            # In a widget's callback nobody would see it: it belongs where the result would be.
+            # In a widget's callback or a thread nobody would see it: it belongs where the result
+            # would be.
             self._show_failure(self.output, error)
         except KeyboardInterrupt as error:
             self._show_failure(self.output, error)
             raise
         finally:
+            self.stop_button.disabled = True
             self.generate_button.disabled = self.llm is None
+            self._busy.release()
         return self.result
-
-    def _clicked(self, _button: Any) -> None:
-        self.generate()
 
     def _grammar_changed(self, _change: Any) -> None:
         self.failure = None
@@ -236,7 +295,11 @@ def _words(text: str) -> str:
 
 
 def _result_html(result: TracedText) -> str:
-    ends = {"stop": "✓ complete", "length": "✗ cut off by max_tokens"}
+    ends = {
+        "stop": "✓ complete",
+        "length": "✗ cut off by max_tokens",
+        "cancelled": "✗ stopped before it was complete",
+    }
     end = ends.get(result.finish_reason, result.finish_reason)
     words = (
         f"{end}; {len(result.tokens)} tokens, at {result.overruled} of them "
