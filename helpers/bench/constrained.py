@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from helpers.bench.contestants import Remote
 from helpers.bench.table import Comparison, describe_machine
 from helpers.engine import Engine, EngineOptions, Request
-from helpers.grammars import Grammar
+from helpers.grammars import Grammar, Vocabulary
 from helpers.models import default_model, format_prompt
+from helpers.native import Model, ModelParams
 
 TOKENS = 96
 LEAST = 48
 """Shorter texts tell more about their first token than about the others."""
 
 _TASK = "Describe a person in JSON, with name, job, city, hobbies and a short biography."
+_JSON_FILE = Path(__file__).resolve().parents[2] / "grammars" / "json.gbnf"
 
 
 class Person(BaseModel):
@@ -42,18 +45,43 @@ def compare_constrained(
     Returns:
         A table of ratios; times per token, so a ratio of 0.952 means 1.05 times the time.
     """
-    json_file = Path(__file__).resolve().parents[2] / "grammars" / "json.gbnf"
-    Grammar.from_pydantic(Person)  # the first one also imports what it needs
-    started = time.perf_counter()
-    schema = Grammar.from_pydantic(Person)
-    making = (time.perf_counter() - started) * 1000
-    grammars = {"json.gbnf": Grammar.from_file(json_file), "a pydantic schema": schema}
-    prompt = format_prompt([("user", _TASK)])
     result = Comparison(describe_machine())
+    say("making grammars and a vocabulary")
+    Grammar.from_pydantic(Person)  # the first one also imports what it needs
+    making = [(_milliseconds(lambda: Grammar.from_pydantic(Person)), 10.0) for _ in range(rounds)]
+    model = Model(str(default_model()), ModelParams(devices=(), vocab_only=True))
+    preparing = [
+        (_milliseconds(lambda: Vocabulary(model, model.vocab)), 1000.0) for _ in range(rounds)
+    ]
+    ends = Vocabulary(model, model.vocab).eog
+    model.close()
+    _add_engine_rows(result, rounds, ends, say)
+    _add_native_row(result, rounds, say)
+    result.add("10 ms / making the schema's grammar", making, target=1, unit="ms")
+    result.add("1 s / preparing the vocabulary, once per model", preparing, target=1, unit="ms")
+    return result
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
+
+
+def _add_engine_rows(
+    result: Comparison, rounds: int, ends: Sequence[int], say: Callable[[str], None]
+) -> None:
+    grammars = {
+        "json.gbnf": Grammar.from_file(_JSON_FILE),
+        "a pydantic schema": Grammar.from_pydantic(Person),
+    }
+    prompt = format_prompt([("user", _TASK)])
     options = EngineOptions(
         model_path=str(default_model()), n_gpu_layers=0, isolate=False, n_ctx=1024
     )
     with Engine(options) as engine:
+        # A text without a grammar must not end early; one with a grammar ends where that says so.
+        endless = tuple((token, -1e5) for token in ends)
 
         def per_token(grammar: Grammar | None, forward: bool) -> float:
             done = engine.generate(
@@ -64,7 +92,7 @@ def compare_constrained(
                     repeat_penalty=1.0,
                     grammar=grammar,
                     fast_forward=forward,
-                    logit_bias=() if grammar is not None else tuple((t, -1e5) for t in (0, 2)),
+                    logit_bias=() if grammar is not None else endless,
                 )
             )
             timings = done.timings
@@ -84,5 +112,20 @@ def compare_constrained(
                 ]
                 what = f"unconstrained / {name}, fast-forward {'on' if forward else 'off'}"
                 result.add(what, pairs, target=1 / 1.05, unit="ms/token")
-    result.add("10 ms / making the schema's grammar", [(making, 10.0)], target=1, unit="ms")
-    return result
+
+
+def _add_native_row(result: Comparison, rounds: int, say: Callable[[str], None]) -> None:
+    """What the same costs with llama-cpp-python's class and llama.cpp's own grammar sampler."""
+    prompt = format_prompt([("user", _TASK)])
+    text = _JSON_FILE.read_text("utf-8")
+    with Remote("raw") as raw:
+
+        def per_token(grammar: str | None) -> float:
+            _, speed = raw("generate", prompt, TOKENS, 1.0, grammar)
+            return 1000 / float(speed)
+
+        say("llama.cpp's own sampler")
+        per_token(text)
+        pairs = [(per_token(text), per_token(None)) for _ in range(rounds)]
+    what = "unconstrained / json.gbnf, llama.cpp's own grammar sampler"
+    result.add(what, pairs, target=None, unit="ms/token")

@@ -1,8 +1,7 @@
 """Who is compared: each in a process of its own, loaded once, measured in turns.
 
 Two users of llama.cpp in one process would slow each other down even when one is idle: together
-they have more OpenMP threads than there are cores. Run as
-`python -m helpers.bench.contestants NAME`; commands and replies are lines of JSON.
+they have more OpenMP threads than there are cores. Commands and replies are lines of JSON.
 """
 
 from __future__ import annotations
@@ -71,10 +70,16 @@ class Raw:
 
         self.llama = llama_cpp.Llama(str(default_model()), verbose=False, **settings)
 
-    def generate(self, prompt: str, count: int, penalty: float = 1.0) -> tuple[float, float]:
+    def generate(
+        self, prompt: str, count: int, penalty: float = 1.0, grammar: str | None = None
+    ) -> tuple[float, float]:
         """Stream through the class's own generator, without its cache of the last prompt."""
         self.llama.reset()  # type: ignore[no-untyped-call]
         options: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": penalty}
+        if grammar is not None:
+            from llama_cpp import LlamaGrammar
+
+            options["grammar"] = LlamaGrammar.from_string(grammar, verbose=False)
         started = time.perf_counter()
         pieces = self.llama(prompt, max_tokens=count, stream=True, **options)
         times = [time.perf_counter() for _ in pieces]
@@ -160,7 +165,8 @@ class Remote:
 
     def __init__(self, name: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "helpers.bench.contestants", name],
+            # Not -m: the package imports this module itself, and runpy would warn of that.
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -198,7 +204,3 @@ def main() -> None:
         verb, *arguments = json.loads(line)
         reply = None if verb == "__class__" else getattr(contestant, verb)(*arguments)
         print(json.dumps(reply), flush=True)
-
-
-if __name__ == "__main__":
-    main()
