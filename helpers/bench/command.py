@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from helpers.bench.sweep_command import add_sweep_arguments, run_sweep
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark that the arguments name.
@@ -27,9 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--grammar", action="store_true", help="measure what a grammar costs per token instead"
     )
-    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="also write the table to this file; a sweep goes on from what is there",
+    )
     parser.add_argument("--llama-bench", metavar="PATH", help="compare with this llama-bench too")
+    add_sweep_arguments(parser)
     arguments = parser.parse_args(argv)
+    if arguments.sweep or arguments.best:
+        return run_sweep(parser, arguments)
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds} must be 1 or more")
     if arguments.llama_bench is not None and not Path(arguments.llama_bench).is_file():

@@ -6,17 +6,24 @@ once), has a transparent ground, and can be read on a light and on a dark page a
 """
 
 from helpers.plots._choices import plot_choices
+from helpers.plots._compare import SEED_FIGURES, plot_compare
 from helpers.plots._figures import plot_bars, plot_lines
+from helpers.plots._memory import plot_memory
 from helpers.plots._rules import RulesDrawing, plot_rules
+from helpers.plots._sweep import plot_sweep
 from helpers.plots._timings import plot_timings
 from helpers.plots._tokens import plot_tokens
 
 __all__ = [
+    "SEED_FIGURES",
     "RulesDrawing",
     "plot_bars",
     "plot_choices",
+    "plot_compare",
     "plot_lines",
+    "plot_memory",
     "plot_rules",
+    "plot_sweep",
     "plot_timings",
     "plot_tokens",
 ]

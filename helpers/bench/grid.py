@@ -1,0 +1,315 @@
+"""What a sweep is told, checked and settled before any trial starts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.bench.rows import Settings, without_address
+from helpers.engine import EngineOptions
+from helpers.engine.options import MAX_THREADS
+from helpers.memory.kv_types import KV_TYPES, kv_type
+from helpers.models import ModelInfo, default_model, find_model, inspect_model
+from helpers.models.catalogue import CATALOGUE
+from helpers.native import Device, devices, usable_cores
+
+_HASHED = 1 << 20
+"""Bytes of a model file that its fingerprint is made of: the header and the first weights."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How every trial of a sweep is made.
+
+    Attributes:
+        path: The model file.
+        info: Its header.
+        code: How to name the model in code here; a path as the user wrote it.
+        code_elsewhere: The same without a path, to be kept in a file.
+        prompt_tokens: Tokens of each prompt; 0 measures no prompt eval.
+        new_tokens: Tokens generated each time; 0 measures no generation.
+        repeats: Times that both are measured.
+        n_ctx: Tokens of context.
+        n_ctx_given: Whether the user chose that.
+        devices: `(name, endpoint)` of the devices to use; None for all.
+        timeout_s: Most seconds for one trial.
+        offloads: Whether there is a device that layers can be placed on.
+        labels: Names of the chosen devices, without addresses; None for all.
+    """
+
+    path: Path
+    info: ModelInfo
+    code: str
+    code_elsewhere: str
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    n_ctx: int
+    n_ctx_given: bool
+    devices: tuple[tuple[str, str | None], ...] | None
+    timeout_s: float
+    offloads: bool
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """Layers that can be offloaded: the blocks and the output layer."""
+        return self.info.n_layers + 1
+
+    def options(self, settings: Settings) -> EngineOptions:
+        """The engine's options for a trial."""
+        return EngineOptions(
+            model_path=str(self.path),
+            n_ctx=self.n_ctx,
+            n_batch=settings.n_batch,
+            n_gpu_layers=settings.n_gpu_layers,
+            n_threads=settings.n_threads,
+            type_k=settings.type_kv,
+            type_v=settings.type_kv,
+            devices=self.devices if settings.n_gpu_layers else None,
+            isolate=True,
+        )
+
+    def describe_model(self) -> dict[str, Any]:
+        """What identifies the model in a file of results: no path."""
+        return {
+            "file": self.path.name,
+            "bytes": self.info.file_size,
+            "fingerprint": fingerprint(self.path),
+            "n_layers": self.n_layers,
+            "code": self.code,
+            "code_elsewhere": self.code_elsewhere,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What must be equal for speeds to be comparable."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "repeats": self.repeats,
+            "n_ctx": self.n_ctx,
+            "n_ctx_given": self.n_ctx_given,
+            "default_threads": usable_cores(),
+            "devices": None if self.labels is None else list(self.labels),
+        }
+
+
+@dataclass
+class Grid:
+    """The values that a sweep goes through, each in rising order and once.
+
+    Attributes:
+        n_gpu_layers: Layers on devices.
+        n_batch: Tokens per decode.
+        n_threads: Compute threads.
+        type_kv: Types of the KV cache, in the order given.
+        notes: What was changed in what the user gave, in words.
+    """
+
+    n_gpu_layers: tuple[int, ...]
+    n_batch: tuple[int, ...]
+    n_threads: tuple[int, ...]
+    type_kv: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.n_gpu_layers) * len(self.n_batch) * len(self.n_threads) * len(self.type_kv)
+
+    def points(self) -> list[Settings]:
+        """Every combination; layers change slowest, so that a curve grows point by point."""
+        return [
+            Settings(n_gpu_layers=layers, n_batch=batch, n_threads=threads, type_kv=kind)
+            for kind, threads, batch, layers in itertools.product(
+                self.type_kv, self.n_threads, self.n_batch, self.n_gpu_layers
+            )
+        ]
+
+
+def make_setup(
+    model: str | os.PathLike[str] | None,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int,
+    n_ctx: int | None,
+    chosen: Sequence[Device] | None,
+    timeout_s: float,
+) -> Setup:
+    """Check everything that all trials share.
+
+    Raises:
+        ModelFileError: There is no such model, or it is no model.
+        TypeError: A value is of the wrong kind.
+        ValueError: A value has no meaning, or the tokens do not fit the context.
+    """
+    whole("prompt_tokens", prompt_tokens, 0, 1 << 20)
+    whole("new_tokens", new_tokens, 0, 1 << 20)
+    whole("repeats", repeats, 1, 1000)
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s={timeout_s!r} must be a number of seconds.")
+    if not 0 < timeout_s <= 86_400:
+        raise ValueError(
+            f"timeout_s={timeout_s!r} is out of range: above 0, at most 86400 seconds."
+        )
+    if prompt_tokens == 1:
+        raise ValueError("prompt_tokens=1 is no prompt to time: use 2 or more, or 0 for none.")
+    if not prompt_tokens and not new_tokens:
+        raise ValueError("prompt_tokens=0 and new_tokens=0: there is nothing to measure.")
+    path = Path(os.path.realpath(find_model(model)))
+    info = inspect_model(path, check=False)
+    trained = info.n_ctx_train or 4096
+    if n_ctx is not None:
+        whole("n_ctx", n_ctx, 0, 1 << 23)
+    context = min(4096, trained) if n_ctx is None else n_ctx or trained
+    needed = max(prompt_tokens + 1, new_tokens + 3)
+    if needed > context:
+        raise ValueError(
+            f"prompt_tokens={prompt_tokens} and new_tokens={new_tokens} need a context of {needed} "
+            f"tokens, but it has n_ctx={context}. Measure fewer tokens, or set n_ctx={needed}."
+        )
+    code, elsewhere = _names(model, path)
+    return Setup(
+        path=path,
+        info=info,
+        code=code,
+        code_elsewhere=elsewhere,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        n_ctx=context,
+        n_ctx_given=n_ctx is not None,
+        devices=None if chosen is None else _pairs(chosen),
+        timeout_s=float(timeout_s),
+        offloads=any(device.offloads for device in (devices() if chosen is None else chosen)),
+        labels=None if chosen is None else tuple(without_address(d.name) for d in chosen),
+    )
+
+
+def make_grid(
+    setup: Setup,
+    *,
+    n_gpu_layers: Iterable[int] | None,
+    n_batch: Iterable[int],
+    n_threads: Iterable[int | None],
+    type_kv: Iterable[str],
+) -> Grid:
+    """Check the values of a grid; what is beyond the model or the context is clamped, and said.
+
+    Raises:
+        TypeError: A value is of the wrong kind.
+        ValueError: There are no values, or one has no meaning.
+    """
+    notes: list[str] = []
+    layers = (
+        default_layers(setup.n_layers)
+        if n_gpu_layers is None
+        else _values("n_gpu_layers", n_gpu_layers)
+    )
+    if n_gpu_layers is None and not setup.offloads:
+        layers = [0]
+    batches = _values("n_batch", n_batch)
+    threads = _values("n_threads", n_threads)
+    kinds = _values("type_kv", type_kv)
+    for value in layers:
+        whole("n_gpu_layers", value, -1, 2**31 - 1, "; -1 is all layers")
+    for value in batches:
+        whole("n_batch", value, 1, 1 << 20)
+    for value in threads:
+        if value is not None:
+            whole("n_threads", value, 1, MAX_THREADS)
+    for value in kinds:
+        if not isinstance(value, str):
+            raise TypeError(f"type_kv={value!r} must be a name, such as 'f16' or 'q8_0'.")
+        kv_type("type_kv", value)
+    beyond = sorted({value for value in layers if value > setup.n_layers})
+    if beyond:
+        notes.append(
+            f"n_gpu_layers={_listed(beyond)}: the model has {setup.n_layers} layers to offload "
+            f"({setup.info.n_layers} blocks and the output); {setup.n_layers} is used"
+        )
+    layers = [setup.n_layers if v == -1 else min(v, setup.n_layers) for v in layers]
+    if any(layers) and not setup.offloads:
+        notes.append(
+            f"n_gpu_layers={_listed(sorted({v for v in layers if v}))}: there is no GPU here, so "
+            "all layers stay on the CPU; practice_accelerator() gives a device to practise with"
+        )
+        layers = [0]
+    large = sorted({value for value in batches if value > setup.n_ctx})
+    if large:
+        notes.append(f"n_batch={_listed(large)}: more than the context; {setup.n_ctx} is used")
+    return Grid(
+        n_gpu_layers=tuple(sorted(set(layers))),
+        n_batch=tuple(sorted({min(value, setup.n_ctx) for value in batches})),
+        n_threads=tuple(sorted({value or usable_cores() for value in threads})),
+        type_kv=tuple(dict.fromkeys(_kv_name(value) for value in kinds)),
+        notes=notes,
+    )
+
+
+def default_layers(n_layers: int, counts: int = 5) -> list[int]:
+    """Counts worth a look when none are given: even steps from 0 to all, and all but the output.
+
+    >>> default_layers(31)
+    [0, 8, 16, 23, 30, 31]
+    """
+    even = {round(n_layers * step / (counts - 1)) for step in range(counts)}
+    return sorted({*even, max(0, n_layers - 1)})
+
+
+def whole(name: str, value: Any, low: int, high: int, hint: str = "") -> None:
+    """Refuse what is no whole number in a range.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} must be a whole number.")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is out of range: {low} to {high}{hint}.")
+
+
+def fingerprint(path: Path) -> str:
+    """A short digest of a model file's beginning: its header tells models apart."""
+    with path.open("rb") as stream:
+        return hashlib.sha256(stream.read(_HASHED)).hexdigest()[:16]
+
+
+def _values(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}={values!r} must be a list of values, such as [{values!r}].")
+    found = list(values)
+    if not found:
+        raise ValueError(f"{name} is empty: give at least one value.")
+    return found
+
+
+def _pairs(chosen: Sequence[Device]) -> tuple[tuple[str, str | None], ...]:
+    if not isinstance(chosen, Sequence) or not all(isinstance(d, Device) for d in chosen):
+        raise TypeError(f"devices={chosen!r} must be a list of Device, from helpers.devices().")
+    if not chosen:
+        raise ValueError("devices is empty: give at least one Device, or None for all.")
+    return tuple((device.name, device.endpoint) for device in chosen)
+
+
+def _names(model: str | os.PathLike[str] | None, path: Path) -> tuple[str, str]:
+    """How to name the model in code: as the user did, and in a way that tells no path."""
+    if path == Path(os.path.realpath(default_model())):
+        return "default_model()", "default_model()"
+    if isinstance(model, str) and model.partition(":")[0] in CATALOGUE:
+        return f"find_model({model!r})", f"find_model({model!r})"
+    return repr(os.fspath(model or path)), f"find_model({path.name!r})"
+
+
+def _kv_name(value: str) -> str:
+    number = KV_TYPES[value.lower()]
+    return next(name for name, other in KV_TYPES.items() if other == number)
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,207 @@
+"""`python -m helpers bench --sweep`: the table grows row by row, and Ctrl-C keeps what is there."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from helpers.bench.best import find_best
+from helpers.bench.result import SweepResult, header, line
+from helpers.bench.rows import GOALS, SweepRow
+from helpers.bench.sweep import TIMEOUT_S, Sweep
+from helpers.errors import HelpersError
+from helpers.native import Device, devices
+
+INTERRUPTED = 130
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a sweep can be told to the parser of `bench`."""
+    group = parser.add_argument_group(
+        "sweep", "measure speeds over a grid of settings, each in a process of its own"
+    )
+    group.add_argument("--sweep", action="store_true", help="measure every point of the grid")
+    group.add_argument("--best", action="store_true", help="search it with a third of the trials")
+    group.add_argument("--model", help="a path or a name (default: the embedded model)")
+    group.add_argument(
+        "--layers", type=_numbers, metavar="N,N", help="n_gpu_layers, such as 0,8,16,-1 (-1: all)"
+    )
+    group.add_argument("--batch", type=_numbers, metavar="N,N", help="n_batch (512)")
+    group.add_argument("--threads", type=_numbers, metavar="N,N", help="n_threads (usable cores)")
+    group.add_argument("--kv", type=_words, metavar="TYPE,TYPE", help="KV cache types (f16)")
+    group.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="(256)")
+    group.add_argument("--new-tokens", type=int, default=32, metavar="N", help="(32)")
+    group.add_argument("--repeats", type=int, default=3, metavar="N", help="per trial (3)")
+    group.add_argument("--ctx", type=int, metavar="N", help="n_ctx (4096 or the model's own)")
+    group.add_argument("--device", metavar="NAME", help="use this device alone")
+    group.add_argument(
+        "--practice", action="store_true", help="use the practice accelerator (teaches, no faster)"
+    )
+    group.add_argument(
+        "--goal", type=_goal, default="eval", help=f"{', '.join(GOALS)}, or a weight (eval)"
+    )
+    group.add_argument("--max-trials", type=int, metavar="N", help="most trials of --best")
+    group.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds per trial (300)"
+    )
+
+
+def run_sweep(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    """Sweep or search as the arguments say, and print the table as it grows.
+
+    Returns:
+        The exit status: 0, 2 for what cannot be done, 130 after Ctrl-C.
+    """
+    progress = _Progress()
+    try:
+        with _chosen(arguments) as chosen:
+            result = _measure(arguments, chosen, progress)
+    except (HelpersError, TypeError, ValueError) as error:
+        progress.clear()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # before the first trial began
+        progress.clear()
+        print("Interrupted before the first trial.", file=sys.stderr)
+        return INTERRUPTED
+    progress.clear()
+    print(_conclusion(result))
+    return INTERRUPTED if result.stopped == "interrupted" else 0
+
+
+def _measure(
+    arguments: argparse.Namespace, chosen: Sequence[Device] | None, progress: _Progress
+) -> SweepResult:
+    settings: dict[str, Any] = {
+        "prompt_tokens": arguments.prompt_tokens,
+        "new_tokens": arguments.new_tokens,
+        "repeats": arguments.repeats,
+        "n_ctx": arguments.ctx,
+        "timeout_s": arguments.timeout,
+        "resume": arguments.json,
+        "goal": arguments.goal,
+        "devices": chosen,
+        "on_step": progress.step,
+    }
+    for name, values in (
+        ("n_gpu_layers", arguments.layers),
+        ("n_batch", arguments.batch),
+        ("n_threads", arguments.threads),
+        ("type_kv", arguments.kv),
+    ):
+        if values is not None:
+            settings[name] = values
+    if arguments.best:
+        return find_best(
+            arguments.model,
+            max_trials=arguments.max_trials,
+            on_row=progress.row,
+            **settings,
+        )
+    running = Sweep(arguments.model, **settings)
+    progress.total = len(running.missing)
+    progress.had(running.result.rows)
+    with contextlib.suppress(KeyboardInterrupt):  # the result knows
+        for row in running:
+            progress.row(row)
+    return running.result
+
+
+@contextlib.contextmanager
+def _chosen(arguments: argparse.Namespace) -> Iterator[list[Device] | None]:
+    """The devices that the arguments name; the practice accelerator runs as long as it is used."""
+    if arguments.practice:
+        from helpers.native import practice_accelerator
+
+        with practice_accelerator() as device:
+            yield [device]
+    elif arguments.device is not None:
+        found = [device for device in devices() if device.name == arguments.device]
+        if not found:
+            names = ", ".join(device.name for device in devices())
+            raise ValueError(
+                f"--device {arguments.device}: there is no such device. Here: {names}."
+            )
+        yield found
+    else:
+        yield None
+
+
+def _conclusion(result: SweepResult) -> str:
+    """What the table does not say: the whole reasons, the notes, the machine, the best."""
+    lines = [""]
+    for row in result.rows:
+        if not row.ok:
+            reason = f"{row.n_gpu_layers} layers, batch {row.n_batch}: {row.reason}"
+            lines += textwrap.wrap(reason, 96, subsequent_indent="  ")
+    lines += [*result.facts(), *result.conclusions()]
+    return "\n".join(lines)
+
+
+class _Progress:
+    """The rows on standard output; on a terminal, what is going on below them."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._done = 0
+        self._headed = False
+        self._started = time.perf_counter()
+        self._live = sys.stderr.isatty()
+
+    def had(self, rows: Sequence[SweepRow]) -> None:
+        """Rows that were there before."""
+        for row in rows:
+            self._print(row)
+
+    def row(self, row: SweepRow) -> None:
+        """A new row."""
+        self.clear()
+        self._done += 1
+        self._print(row)
+
+    def _print(self, row: SweepRow) -> None:
+        if not self._headed:
+            print(header())
+            self._headed = True
+        print(line(row), flush=True)
+
+    def step(self, what: str, share: float) -> None:
+        if not self._live:
+            return
+        done = self._done + share
+        seconds = time.perf_counter() - self._started
+        text = f"trial {self._done + 1}"
+        if self.total:
+            bar = "#" * int(20 * done / self.total)
+            text = f"[{bar:.<20}] {text} of {self.total}"
+            if done > 0.5:
+                text += f", about {seconds / done * (self.total - done):.0f} s left"
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[2K{f'{text}: {what}'[:width]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _goal(text: str) -> str | float:
+    return text if text in GOALS else float(text)
+
+
+# argparse names these functions in its messages.
+_numbers.__name__ = "list of whole numbers"
+_goal.__name__ = "goal"
