@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Type checkers do not see lazy names: these lines are for them alone.
+    from helpers.bench import SweepResult as SweepResult
+    from helpers.bench import find_best as find_best
+    from helpers.bench import sweep as sweep
     from helpers.convert import convert_ggml as convert_ggml
     from helpers.convert import perplexity as perplexity
     from helpers.convert import quantize as quantize
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
     from helpers.llm import LlamaCpp as LlamaCpp
+    from helpers.memory import MemoryPlan as MemoryPlan
+    from helpers.memory import predict_memory as predict_memory
+    from helpers.memory import suggest_gpu_layers as suggest_gpu_layers
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
@@ -43,10 +49,14 @@ if TYPE_CHECKING:
     from helpers.native import Device as Device
     from helpers.native import capture_log as capture_log
     from helpers.native import devices as devices
+    from helpers.native import practice_accelerator as practice_accelerator
     from helpers.plots import plot_bars as plot_bars
     from helpers.plots import plot_choices as plot_choices
+    from helpers.plots import plot_compare as plot_compare
     from helpers.plots import plot_lines as plot_lines
+    from helpers.plots import plot_memory as plot_memory
     from helpers.plots import plot_rules as plot_rules
+    from helpers.plots import plot_sweep as plot_sweep
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
@@ -70,9 +80,11 @@ _MODULE_OF = {
     "InstallError": "errors",
     "LlamaCpp": "llm",
     "LoadReport": "engine",
+    "MemoryPlan": "memory",
     "ModelChooser": "widgets",
     "ModelFileError": "errors",
     "ModelInfo": "models",
+    "SweepResult": "bench",
     "Timings": "timings",
     "TimingsRecorder": "recorder",
     "backend_report": "doctor",
@@ -83,6 +95,7 @@ _MODULE_OF = {
     "detect_backend": "install",
     "devices": "native",
     "environment_summary": "summary",
+    "find_best": "bench",
     "find_model": "models",
     "format_prompt": "models",
     "inspect_model": "models",
@@ -91,12 +104,19 @@ _MODULE_OF = {
     "perplexity": "convert",
     "plot_bars": "plots",
     "plot_choices": "plots",
+    "plot_compare": "plots",
     "plot_lines": "plots",
+    "plot_memory": "plots",
     "plot_rules": "plots",
+    "plot_sweep": "plots",
     "plot_timings": "plots",
     "plot_tokens": "plots",
+    "practice_accelerator": "native",
+    "predict_memory": "memory",
     "quantize": "convert",
     "recommend": "models",
+    "suggest_gpu_layers": "memory",
+    "sweep": "bench",
     "trace_choices": "grammars",
 }
 

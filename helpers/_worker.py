@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from typing import IO, Any
 
 from helpers.errors import HelpersError
@@ -52,10 +53,23 @@ class _Worker:
     def do_load(self, number: int, options: Any) -> None:
         """Load the model and report what it took."""
         from helpers.engine.core import LocalCore
+        from helpers.native import practice_split, reach, read_buffers, renamed
 
         try:
+            aliases: dict[str, str] = {}
+            if options.devices is not None and options.n_gpu_layers != 0:
+                names, aliases = reach(options.devices)
+                settings = dict(options.model_settings)
+                split = settings.get("tensor_split") or practice_split(options.devices)
+                options = replace(
+                    options,
+                    devices=tuple((name, None) for name in names),
+                    model_settings=tuple({**settings, "tensor_split": split}.items()),
+                )
             self._core = LocalCore(options)
-            self._reply("reply", number, (self._core.load_report, self._core.native_log))
+            log = renamed(self._core.native_log, aliases)
+            report = replace(self._core.load_report, by_device=read_buffers(log))
+            self._reply("reply", number, (report, log))
         except Exception as error:
             self._reply("reply", number, error)
 

@@ -67,7 +67,7 @@ class IsolatedCore:
 
     Args:
         options: Options that went through `settle`; `n_gpu_layers="auto"` takes the most layers
-            that a child could load.
+            that fit the devices' free memory (`helpers.memory`).
 
     Raises:
         EngineCrashed: The child died while it loaded the model.
@@ -80,17 +80,15 @@ class IsolatedCore:
         if options.n_gpu_layers != "auto":
             self._start(options)
             return
-        shares = (-1, 0.75, 0.5, 0.25, 0)
-        total = 0
-        for share in shares:
-            layers = share if share in (-1, 0) else int(total * share)
+        # The plan is a promise, not a fact: another program may take the memory meanwhile.
+        planned = _planned(options)
+        for layers in dict.fromkeys((planned, planned * 3 // 4, planned // 2, 0)):
             try:
-                self._start(replace(options, n_gpu_layers=int(layers)))
+                self._start(replace(options, n_gpu_layers=layers))
                 return
             except (EngineCrashed, DeviceError, ModelFileError):
-                if share == shares[-1]:
+                if layers == 0:
                     raise
-                total = total or _layers(options)
 
     def _start(self, options: EngineOptions) -> None:
         self.options = options
@@ -287,10 +285,25 @@ def _spawn() -> subprocess.Popen[bytes]:
     )
 
 
-def _layers(options: EngineOptions) -> int:
-    from helpers.models import inspect_model
+def _planned(options: EngineOptions) -> int:
+    """The layers that fit the devices' free memory now."""
+    from helpers.memory.planner import Planner, Setting
+    from helpers.memory.targets import named_devices
 
-    return inspect_model(options.model_path, check=False).n_layers + 1
+    setting = Setting(
+        path=Path(options.model_path),
+        devices=named_devices(options.devices),
+        n_ctx=options.n_ctx or 0,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        type_k=options.type_k,  # type: ignore[arg-type]
+        type_v=options.type_v,  # type: ignore[arg-type]
+        flash_attn=options.flash_attn,
+        use_mmap=options.use_mmap,
+        model_settings=options.model_settings,
+        context_settings=options.context_settings,
+    )
+    return Planner(setting).largest()
 
 
 def _crashed(status: int, last_words: tuple[str, ...]) -> EngineCrashed:

@@ -12,15 +12,11 @@ from helpers._warnings import warn_caller
 from helpers.engine.lane import Lane
 from helpers.engine.options import EngineOptions
 from helpers.engine.overrides import check_overrides
-from helpers.engine.report import (
-    LoadReport,
-    read_buffers,
-    read_flash_attention,
-    read_offloaded,
-)
+from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
+from helpers.memory.cache import kv_mib_by_layer
 from helpers.models import ModelInfo, check_model_file, inspect_model
 from helpers.native import (
     Context,
@@ -29,12 +25,13 @@ from helpers.native import (
     ModelParams,
     available_mib,
     devices,
+    read_buffers,
+    read_flash_attention,
+    read_offloaded,
     usable_cores,
 )
 
 _MIB = 1024 * 1024
-_KV_BYTES = {0: 4.0, 1: 2.0, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32}
-"""Bytes of one value by `ggml_type`; iq4_nl is stored like q4_0, bf16 like f16."""
 
 
 def settle(options: EngineOptions) -> EngineOptions:
@@ -91,7 +88,8 @@ def settle(options: EngineOptions) -> EngineOptions:
 
 def _placement(options: EngineOptions, info: ModelInfo) -> tuple[int | str, bool]:
     """Layers on devices, and whether the model needs a process of its own."""
-    offloading = options.devices is not None or any(device.offloads for device in devices())
+    given = options.devices
+    offloading = any(device.offloads for device in devices()) if given is None else bool(given)
     layers = options.n_gpu_layers
     if not offloading:
         if isinstance(layers, int) and layers != 0:
@@ -106,21 +104,14 @@ def _placement(options: EngineOptions, info: ModelInfo) -> tuple[int | str, bool
             f"({info.n_layers} blocks and the output); all are offloaded."
         )
         layers = -1
+    remote = [name for name, endpoint in given or () if endpoint is not None]
+    if remote and layers != 0 and options.isolate is False:
+        raise DeviceError(
+            f"{remote[0]} is served by another process, and llama.cpp ends its own process when "
+            'it loses that one. Leave isolate at "auto", or set it to True.'
+        )
     isolate = layers != 0 if options.isolate == "auto" else bool(options.isolate)
     return layers, isolate
-
-
-def kv_mib(info: ModelInfo, n_ctx: int, type_k: int | None, type_v: int | None) -> float:
-    """MiB of keys and values for `n_ctx` tokens of one sequence, every layer at full length.
-
-    Layers x KV heads x (key length + value length) x bytes of one value; llama.cpp pads the
-    context to a multiple of 256 tokens. Sliding windows make it less, never more.
-    """
-    padded = -(-n_ctx // 256) * 256
-    heads = sum(info.n_kv_heads)
-    bytes_k = _KV_BYTES.get(1 if type_k is None else type_k, 2.0)
-    bytes_v = _KV_BYTES.get(1 if type_v is None else type_v, 2.0)
-    return padded * heads * (info.key_length * bytes_k + info.value_length * bytes_v) / _MIB
 
 
 def check_memory(options: EngineOptions, info: ModelInfo, n_seq: int = 1) -> None:
@@ -132,7 +123,15 @@ def check_memory(options: EngineOptions, info: ModelInfo, n_seq: int = 1) -> Non
     assert options.n_ctx is not None
     if options.isolate and options.n_gpu_layers != 0:
         return  # (partly) in device memory: the child finds out, and may die of it
-    context = n_seq * kv_mib(info, options.n_ctx, options.type_k, options.type_v)  # type: ignore[arg-type]
+    context = sum(
+        kv_mib_by_layer(
+            info,
+            options.n_ctx,
+            options.type_k,  # type: ignore[arg-type]
+            options.type_v,  # type: ignore[arg-type]
+            n_seq=n_seq,
+        )
+    )
     weights = 0.0 if options.use_mmap or n_seq > 1 else info.file_size / _MIB
     available = available_mib()
     if context + weights > available:

@@ -8,23 +8,11 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from helpers.memory.kv_types import kv_type
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
     from helpers.grammars import Grammar
-
-KV_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "iq4_nl": 20,
-    "bf16": 30,
-}
-"""Types that llama.cpp can keep keys and values in (`ggml_type` numbers)."""
 
 MAX_THREADS = 512
 """`GGML_MAX_N_THREADS`: more threads than that is an assertion inside ggml."""
@@ -50,7 +38,7 @@ class EngineOptions:
             may use.
         n_threads_batch: Compute threads for prompts; None for the same.
         n_parallel: Most sequences decoded side by side, 1 to 256.
-        type_k: Type of the K cache, one of `KV_TYPES`, by name or number.
+        type_k: Type of the K cache, one of `helpers.memory.kv_types.KV_TYPES`, by name or number.
         type_v: Type of the V cache, likewise.
         flash_attn: True, False, or None to use it where the backend has it.
         use_mmap: Map the file instead of reading it.
@@ -104,20 +92,6 @@ class EngineOptions:
         _check_range("lora_scale", self.lora_scale, -1e6, 1e6)
         for name in ("type_k", "type_v"):
             object.__setattr__(self, name, kv_type(name, getattr(self, name)))
-
-
-def kv_type(name: str, value: str | int | None) -> int | None:
-    """Number of a KV cache type given by name ("q8_0") or number (8).
-
-    Raises:
-        ValueError: There is no such type, or keys and values cannot be kept in it.
-    """
-    if value is None:
-        return None
-    number = KV_TYPES.get(value.lower()) if isinstance(value, str) else value
-    if number not in KV_TYPES.values():
-        raise ValueError(f"{name}={value!r} is no KV cache type. Use one of {', '.join(KV_TYPES)}.")
-    return number
 
 
 @dataclass(frozen=True, kw_only=True)

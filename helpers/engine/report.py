@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-
-_BUFFER = re.compile(r"^\w+:\s+(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_FLASH = re.compile(r"Flash Attention (enabled|disabled)|flash_attn\s+= (enabled|disabled)")
-_KINDS = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "output": "compute"}
-_SUFFIXES = re.compile(r"(_Mapped|_REPACK|_Private|_Shared|_Split)$")
 
 
 @dataclass(frozen=True)
@@ -96,36 +88,3 @@ class LoadReport:
             weights, kv, compute, every = (sum(column) for column in zip(*figures, strict=True))
             rows.append(("together", weights, kv, compute, every))
         return rows
-
-
-def read_buffers(log: Sequence[tuple[int, str]]) -> dict[str, dict[str, float]]:
-    """MiB by device and kind from the lines `... buffer size = X MiB` of a load's log."""
-    found: dict[str, dict[str, float]] = {}
-    for _, line in log:
-        match = _BUFFER.match(line)
-        if match:
-            buffer, kind, size = match.groups()
-            # Pinned host memory of a GPU's backend is the system's memory, not the GPU's.
-            device = "CPU" if buffer.endswith("_Host") else _SUFFIXES.sub("", buffer)
-            kinds = found.setdefault(device, {"weights": 0.0, "kv": 0.0, "compute": 0.0})
-            kinds[_KINDS[kind]] += float(size)
-    return found
-
-
-def read_offloaded(log: Sequence[tuple[int, str]]) -> tuple[int, int] | None:
-    """`(layers on devices, layers)` from a load's log, or None if it does not say."""
-    for _, line in log:
-        match = _OFFLOADED.search(line)
-        if match:
-            return int(match[1]), int(match[2])
-    return None
-
-
-def read_flash_attention(log: Sequence[tuple[int, str]]) -> bool:
-    """Whether the context uses flash attention, from a load's log."""
-    state = False
-    for _, line in log:
-        match = _FLASH.search(line)
-        if match:
-            state = (match[1] or match[2]) == "enabled"
-    return state

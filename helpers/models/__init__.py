@@ -7,6 +7,7 @@
 from helpers.models._check import check_model_file
 from helpers.models._default import default_model
 from helpers.models._find import find_model
+from helpers.models._header import Tensor
 from helpers.models._info import ModelInfo, inspect_model
 from helpers.models._prompt import format_prompt
 from helpers.models._recommend import Recommendation, recommend
@@ -19,6 +20,7 @@ __all__ = [
     "LocalModel",
     "ModelInfo",
     "Recommendation",
+    "Tensor",
     "check_model_file",
     "default_model",
     "find_model",

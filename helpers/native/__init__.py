@@ -1,9 +1,32 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
 from helpers.native._context import Context, ContextParams, DecodeAborted, PerfCounters
-from helpers.native._devices import Device, available_mib, devices, shared_libraries, usable_cores
+from helpers.native._devices import (
+    Device,
+    available_mib,
+    cpu_features,
+    devices,
+    registered_backends,
+    shared_libraries,
+    usable_cores,
+)
+from helpers.native._load_log import (
+    read_buffers,
+    read_caches,
+    read_flash_attention,
+    read_layers,
+    read_offloaded,
+)
 from helpers.native._log import LogCapture, capture_log, keep_quiet, recent_warnings
 from helpers.native._model import Model, ModelParams
+from helpers.native._practice import (
+    PracticeAccelerator,
+    ask,
+    practice_accelerator,
+    practice_split,
+    reach,
+    renamed,
+)
 from helpers.native._sampler import SamplerChain
 
 __all__ = [
@@ -15,12 +38,25 @@ __all__ = [
     "Model",
     "ModelParams",
     "PerfCounters",
+    "PracticeAccelerator",
     "SamplerChain",
+    "ask",
     "available_mib",
     "capture_log",
+    "cpu_features",
     "devices",
     "keep_quiet",
+    "practice_accelerator",
+    "practice_split",
+    "reach",
+    "read_buffers",
+    "read_caches",
+    "read_flash_attention",
+    "read_layers",
+    "read_offloaded",
     "recent_warnings",
+    "registered_backends",
+    "renamed",
     "shared_libraries",
     "usable_cores",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,25 @@ def devices() -> list[Device]:
     return [_describe(pointer) for pointer in device_pointers()]
 
 
+def registered_backends() -> list[str]:
+    """Names of the backends that registered, also those without a device here (RPC).
+
+    >>> registered_backends()  # doctest: +SKIP
+    ['RPC', 'CPU']
+    """
+    llama()  # loads and registers the backends
+    library, base = ggml("ggml"), ggml("ggml-base")
+    if library is None or base is None:
+        return []
+    library.ggml_backend_reg_count.restype = ctypes.c_size_t
+    library.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
+    library.ggml_backend_reg_get.restype = ctypes.c_void_p
+    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_reg_name.restype = ctypes.c_char_p
+    found = (library.ggml_backend_reg_get(i) for i in range(library.ggml_backend_reg_count()))
+    return [base.ggml_backend_reg_name(pointer).decode() for pointer in found]
+
+
 def device_pointers() -> list[int]:
     """The `ggml_backend_dev_t` of each device, in the registry's order."""
     llama()  # loads and registers the backends
@@ -71,9 +92,18 @@ def device_pointers() -> list[int]:
 
 
 def device_pointer(name: str) -> int | None:
-    """The `ggml_backend_dev_t` with this name, or None."""
-    for pointer in device_pointers():
-        if _describe(pointer).name == name:
+    """The `ggml_backend_dev_t` with this name, or None.
+
+    Only names are asked for: an RPC device whose server has gone ends the process when it is asked
+    for more.
+    """
+    found = device_pointers()
+    base = ggml("ggml-base")
+    assert base is not None
+    base.ggml_backend_dev_name.restype = ctypes.c_char_p
+    base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+    for pointer in found:
+        if base.ggml_backend_dev_name(pointer).decode("utf-8", "replace") == name:
             return pointer
     return None
 
@@ -120,6 +150,13 @@ def shared_libraries() -> list[str]:
     """Names of the shared libraries of llama-cpp-python, without version suffixes, sorted."""
     names = {path.name for path in library_folder().iterdir()}
     return sorted(name for name in names if name.endswith((".so", ".dylib", ".dll")))
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """What the CPU backend was built with and finds here, such as `AVX2` or `DOTPROD`."""
+    info = llama().llama_print_system_info().decode("utf-8", "replace")
+    return frozenset(re.findall(r"(\w+) = 1\b", info))
 
 
 def available_mib() -> float:

@@ -28,6 +28,7 @@ class ModelParams:
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights from being swapped out.
         vocab_only: Load the vocabulary alone.
+        no_alloc: Simulate: read the header and reckon, without memory for the weights.
         check_tensors: Look for invalid numbers in the weights while loading (slower).
         kv_overrides: `(key, value)` pairs that replace metadata of the file.
     """
@@ -41,6 +42,7 @@ class ModelParams:
     use_mlock: bool = False
     vocab_only: bool = False
     check_tensors: bool = False
+    no_alloc: bool = False
     kv_overrides: tuple[tuple[str, bool | int | float | str], ...] = field(default=())
 
 
@@ -53,7 +55,7 @@ class Model:
 
     Raises:
         ModelFileError: llama.cpp refuses the file; the message carries its own words.
-        DeviceError: A device of `params.devices` does not exist.
+        DeviceError: A device of `params.devices` does not exist, or has too little memory.
     """
 
     def __init__(self, path: str, params: ModelParams) -> None:
@@ -65,6 +67,7 @@ class Model:
         native.main_gpu = params.main_gpu
         native.vocab_only = params.vocab_only
         native.check_tensors = params.check_tensors
+        native.no_alloc = params.no_alloc
         if hasattr(native, "load_mode"):
             native.load_mode = params.use_mmap * 1 + params.use_mlock * 2
         else:  # before llama.cpp had load modes
@@ -91,6 +94,11 @@ class Model:
             raise interrupted[0]
         if not pointer:
             reason = "; ".join(log.errors[-4:]) or "no reason was logged"
+            if "unable to allocate" in reason:
+                raise DeviceError(
+                    f"The weights do not fit a device's memory: {reason}. Use fewer n_gpu_layers "
+                    "(helpers.suggest_gpu_layers says how many fit), or a smaller model."
+                )
             raise ModelFileError(
                 f"llama.cpp cannot load {path}: {reason}. Check the file with "
                 "helpers.inspect_model(path), or load it with fewer layers on the device."

@@ -6,7 +6,7 @@ import pytest
 from engine_options import options
 
 from helpers.engine import Engine, LoadReport
-from helpers.engine.report import read_buffers, read_flash_attention, read_offloaded
+from helpers.native import read_buffers, read_flash_attention, read_offloaded
 
 # Lines as llama.cpp prints them when layers are placed on a GPU and on two remote devices.
 GPU_LOG = """\

@@ -307,10 +307,11 @@ def test_too_little_memory_for_so_many_sequences_means_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from helpers.engine import core as core_module
+    from helpers.memory.cache import kv_mib_by_layer
 
     engine = Engine(options(n_ctx=512))
     info: ModelInfo = inspect_model(default_model())
-    two = 2.5 * core_module.kv_mib(info, 512, None, None)
+    two = 2.5 * sum(kv_mib_by_layer(info, 512))
     monkeypatch.setattr(core_module, "available_mib", lambda: two)
     request = Request(prompt=STORY, temperature=0, max_tokens=None, stop=("a",))
     texts = {done.text for done in engine.generate_many([request] * 8)}

@@ -142,6 +142,8 @@ def sparse_model(
         f"ffn_up{kind}": [[width, feed_forward, *stack], type_id],
         f"ffn_down{kind}": [[feed_forward, width, *stack], type_id],
     }
+    if experts:
+        block["ffn_gate_inp"] = [[width, experts], 0]
     draft.tensors = [
         [b"token_embd.weight", [width, tokens], type_id, 0],
         [b"output_norm.weight", [width], 0, 0],

@@ -1,0 +1,183 @@
+"""Which layer goes where, and what it weighs there: from the header alone, by llama.cpp's rules.
+
+The rules are those of `llama_model_base::load_tensors` (src/llama-model.cpp): the last
+`n_gpu_layers` layers go to devices, the output layer counting as the last of all; the input
+embeddings always stay with the processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from helpers.models import ModelInfo, Tensor
+from helpers.native import Device, cpu_features
+
+CPU = "CPU"
+
+_BLOCK = re.compile(r"^blk\.(\d+)\.")
+_INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
+_ALIGNMENT = 128
+"""Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
+_MIB = 1024 * 1024
+
+# Types whose matrices the CPU backend stores rearranged, in memory of its own, by the processor's
+# features, and the number of rows that a matrix must be a multiple of
+# (ggml_repack_get_optimal_repack_type, ggml/src/ggml-cpu/repack.cpp).
+_REPACKED: dict[str, dict[str, int]] = {
+    "AVX2": {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8},
+    "AVX512": {"Q2_K": 8},
+    "DOTPROD": {
+        "Q4_0": 4,
+        "Q4_K": 8,
+        "Q5_K": 8,
+        "Q6_K": 8,
+        "Q8_0": 4,
+        "IQ4_NL": 4,
+        "MXFP4": 4,
+    },
+}
+
+
+def place_layers(
+    n_blocks: int,
+    n_gpu_layers: int,
+    devices: Sequence[Device],
+    *,
+    tensor_split: Sequence[float] | None = None,
+    split_mode: int = 1,
+    main_gpu: int = 0,
+) -> tuple[str, ...]:
+    """Say which device holds each layer.
+
+    Args:
+        n_blocks: Transformer blocks of the model.
+        n_gpu_layers: Layers for devices, 0 to `n_blocks` + 1; -1 for all.
+        devices: Devices that take layers, in llama.cpp's order; none for the CPU alone.
+        tensor_split: A share for each device; None (or zeros) for their free memory.
+        split_mode: 0 puts everything on `main_gpu`; otherwise it is split.
+        main_gpu: Index of that device.
+
+    Returns:
+        `n_blocks` + 1 names; the last is that of the output layer.
+
+    >>> place_layers(3, 2, [])
+    ('CPU', 'CPU', 'CPU', 'CPU')
+    """
+    layers = n_blocks + 1
+    count = layers if n_gpu_layers < 0 else min(n_gpu_layers, layers)
+    if not devices or not count:
+        return (CPU,) * layers
+    if split_mode == 0:
+        devices, tensor_split = [devices[main_gpu]], None
+    shares = list(tensor_split or ())[: len(devices)]
+    if not any(shares):
+        shares = [device.free_mib for device in devices]
+    shares += [0.0] * (len(devices) - len(shares))
+    if not any(shares):
+        shares = [1.0] * len(devices)
+    ends = np.cumsum(np.array(shares, np.float32))
+    ends /= ends[-1]
+    first = layers - count
+    wanted = np.searchsorted(ends, np.arange(count, dtype=np.float32) / count, side="right")
+    chosen = np.minimum(wanted, len(devices) - 1)
+    return (CPU,) * first + tuple(devices[int(index)].name for index in chosen)
+
+
+def weights_mib(
+    info: ModelInfo, placement: Sequence[str], *, mapped: Sequence[str] = (CPU,)
+) -> dict[str, float]:
+    """MiB of weights on each device.
+
+    Args:
+        info: The model.
+        placement: What `place_layers` returned.
+        mapped: Devices that use the file where it is mapped into memory: there the whole stretch
+            of the file from the first to the last of their tensors counts.
+
+    Returns:
+        MiB by device name.
+    """
+    sizes: dict[str, int] = {}
+    stretch: dict[str, list[int]] = {}
+    output = placement[-1]
+    for tensor in info.tensors:
+        for device in _homes(info, tensor, placement):
+            repacked = device == CPU and _is_repacked(tensor)
+            if device in mapped and info.n_parts == 1 and not repacked:
+                ends = stretch.setdefault(device, [tensor.offset, 0])
+                ends[0] = min(ends[0], tensor.offset)
+                ends[1] = max(ends[1], tensor.offset + tensor.n_bytes)
+            else:
+                padded = -(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT
+                sizes[device] = sizes.get(device, 0) + padded
+    for device, (begin, end) in stretch.items():
+        sizes[device] = sizes.get(device, 0) + end - begin
+    if output == CPU and info.tied_output:
+        sizes[CPU] = sizes.get(CPU, 0) + _second_copy(info)
+    return {device: size / _MIB for device, size in sizes.items()}
+
+
+def expert_mib(info: ModelInfo) -> float:
+    """MiB of the experts' weights of a mixture of experts; 0 for another model."""
+    return sum(t.n_bytes for t in info.tensors if "_exps." in t.name) / _MIB
+
+
+def _homes(info: ModelInfo, tensor: Tensor, placement: Sequence[str]) -> tuple[str, ...]:
+    """The devices that get a tensor: tied embeddings are needed twice."""
+    match = _BLOCK.match(tensor.name)
+    if match and int(match[1]) < info.n_layers:
+        return (placement[int(match[1])],)
+    if tensor.name.startswith(_INPUT):
+        if info.tied_output and tensor.name == "token_embd.weight" and placement[-1] != CPU:
+            return (CPU, placement[-1])
+        return (CPU,)
+    return (placement[-1],)
+
+
+def _second_copy(info: ModelInfo) -> int:
+    """Bytes of tied embeddings that the CPU stores once more, rearranged for the output layer."""
+    tensor = next((t for t in info.tensors if t.name == "token_embd.weight"), None)
+    return tensor.n_bytes if tensor is not None and _repackable(tensor) else 0
+
+
+def _is_repacked(tensor: Tensor) -> bool:
+    """Whether the CPU stores a tensor rearranged: matrices, not the embeddings' table."""
+    return not tensor.name.startswith(_INPUT) and _repackable(tensor)
+
+
+def _repackable(tensor: Tensor) -> bool:
+    rows = _repacked_types().get(tensor.type)
+    return (
+        rows is not None
+        and len(tensor.shape) > 1
+        and tensor.shape[1] % rows == 0
+        and tensor.name.endswith(".weight")
+    )
+
+
+def reclaimable_mib(
+    info: ModelInfo, placement: Sequence[str], *, mapped: Sequence[str] = (CPU,)
+) -> float:
+    """MiB of the mapped file that count on the CPU and are not used there.
+
+    The stretch that is mapped also covers tensors of other devices, and those that were stored
+    rearranged; the system drops these pages when it needs the memory.
+    """
+    if CPU not in mapped or info.n_parts > 1:
+        return 0.0
+    counted = weights_mib(info, placement, mapped=mapped).get(CPU, 0.0)
+    return max(0.0, counted - weights_mib(info, placement, mapped=()).get(CPU, 0.0))
+
+
+@functools.cache
+def _repacked_types() -> dict[str, int]:
+    features = cpu_features()
+    found: dict[str, int] = {}
+    for feature, types in _REPACKED.items():
+        if feature in features:
+            found |= types
+    return found

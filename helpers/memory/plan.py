@@ -1,0 +1,113 @@
+"""A memory plan: what a model would need on each device, beside what is free there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+
+KINDS = ("weights", "kv", "compute")
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What loading a model would take; the same words as `LoadReport`, to compare field by field.
+
+    Attributes:
+        model: Name of the model file, without its folder.
+        n_ctx: Tokens of context per sequence.
+        n_batch: Tokens per decode.
+        n_gpu_layers: Layers placed on devices other than the CPU.
+        n_layers: Layers that could be (the blocks and the output layer).
+        by_device: MiB by device and kind (`weights`, `kv`, `compute`).
+        free_mib: Free memory of each device in MiB, when the plan was made.
+        margin_mib: What is to stay free there, in MiB, for drivers and other programs.
+        reclaimable_mib: What of it is file contents that the system may drop, because they are
+            on another device, or stored rearranged.
+        layers_on: Number of layers on each device.
+        estimated: The compute buffers are a formula's, because llama.cpp could not be asked.
+        advice: Sentences: what to change, where it does not fit.
+    """
+
+    model: str
+    n_ctx: int
+    n_batch: int
+    n_gpu_layers: int
+    n_layers: int
+    by_device: Mapping[str, Mapping[str, float]]
+    free_mib: Mapping[str, float]
+    margin_mib: Mapping[str, float]
+    reclaimable_mib: Mapping[str, float] = field(default_factory=dict)
+    layers_on: Mapping[str, int] = field(default_factory=dict)
+    estimated: bool = False
+    advice: tuple[str, ...] = ()
+
+    @property
+    def total_mib(self) -> float:
+        """All buffers together, in MiB."""
+        return sum(self.needed_mib(name) for name in self.by_device)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every device has the memory, its margin left free."""
+        return not self.lacking_mib
+
+    @property
+    def lacking_mib(self) -> dict[str, float]:
+        """MiB that are too few, for the devices where it does not fit."""
+        lacking = {
+            name: self.needed_mib(name)
+            - self.reclaimable_mib.get(name, 0.0)
+            + self.margin_mib[name]
+            - self.free_mib[name]
+            for name in self.by_device
+        }
+        return {name: mib for name, mib in lacking.items() if mib > 0}
+
+    def needed_mib(self, device: str) -> float:
+        """MiB of all buffers on a device."""
+        return sum(self.by_device[device].values())
+
+    def __str__(self) -> str:
+        """A table for the terminal."""
+        lines = [self._title()]
+        lines.append(
+            f"  {'device':<24} {'layers':>7} {'weights':>9} {'KV':>9} {'compute':>9} "
+            f"{'MiB':>9} {'free':>9}"
+        )
+        for name, kinds in self.by_device.items():
+            figures = " ".join(f"{kinds[kind]:>9,.1f}" for kind in KINDS)
+            lines.append(
+                f"  {name:<24} {self.layers_on.get(name, 0):>7} {figures} "
+                f"{self.needed_mib(name):>9,.1f} {self.free_mib[name]:>9,.0f}{self._mark(name)}"
+            )
+        return "\n".join([*lines, *(f"  {line}" for line in self.advice)])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td>"
+            f"<td>{self.layers_on.get(name, 0)}</td>"
+            + "".join(f"<td>{kinds[kind]:,.1f}</td>" for kind in KINDS)
+            + f"<td>{self.needed_mib(name):,.1f}</td><td>{self.free_mib[name]:,.0f}"
+            f"{escape(self._mark(name))}</td></tr>"
+            for name, kinds in self.by_device.items()
+        )
+        advice = "".join(f"<li>{escape(line)}</li>" for line in self.advice)
+        return (
+            f"<table><caption>{escape(self._title())}</caption><tbody>"
+            "<tr><th style='text-align:left'>device</th><th>layers</th><th>weights, MiB</th>"
+            "<th>KV, MiB</th><th>compute, MiB</th><th>all, MiB</th><th>free, MiB</th></tr>"
+            f"{rows}</tbody></table>" + (f"<ul>{advice}</ul>" if advice else "")
+        )
+
+    def _title(self) -> str:
+        verdict = "fits" if self.fits else "does not fit"
+        about = " (compute buffers estimated)" if self.estimated else ""
+        return (
+            f"{self.model}: {self.n_gpu_layers} of {self.n_layers} layers on devices, "
+            f"context of {self.n_ctx}: {verdict}{about}"
+        )
+
+    def _mark(self, device: str) -> str:
+        lacking = self.lacking_mib.get(device)
+        return f"  <- {lacking:,.0f} too few" if lacking is not None else ""

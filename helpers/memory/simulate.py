@@ -1,0 +1,187 @@
+"""Ask llama.cpp itself: a load that lays all buffers out and allocates none, in a child process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.native import Device
+
+_SECONDS = 60.0
+"""A simulated load takes a tenth of a second; a big vocabulary, on a slow disk, some more."""
+_KEPT = 256
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated load says.
+
+    Attributes:
+        compute: MiB of compute and output buffers by device.
+        caches: `(MiB, layers)` of each cache.
+        layers: Device of each layer; the output layer is the last.
+        flash_attn: Whether flash attention would be used.
+    """
+
+    compute: Mapping[str, float]
+    caches: tuple[tuple[float, tuple[int, ...]], ...]
+    layers: tuple[str, ...]
+    flash_attn: bool
+
+
+def simulate_load(
+    path: Path,
+    *,
+    n_gpu_layers: int,
+    devices: Sequence[Device],
+    n_ctx: int,
+    n_seq: int = 1,
+    n_batch: int = 512,
+    n_ubatch: int = 512,
+    type_k: int | None = None,
+    type_v: int | None = None,
+    flash_attn: bool | None = None,
+    model_settings: Sequence[tuple[str, Any]] = (),
+    context_settings: Sequence[tuple[str, Any]] = (),
+) -> Simulation | None:
+    """Simulate a load; about 0.1 s, and nothing when the same was asked before.
+
+    Args:
+        path: The model file.
+        n_gpu_layers: Layers on devices; -1 for all.
+        devices: The devices that take them, all of which must exist.
+        n_ctx: Tokens of context per sequence.
+        n_seq: Sequences side by side.
+        n_batch: Tokens handed over in one decode.
+        n_ubatch: Tokens computed at once.
+        type_k: ggml type of the keys; None for f16.
+        type_v: ggml type of the values; None for f16.
+        flash_attn: True, False, or None for llama.cpp's choice.
+        model_settings: Further fields of `ModelParams`, as pairs.
+        context_settings: Further fields of `llama_context_params`, as pairs.
+
+    Returns:
+        What the load said; None where it failed or ended its process.
+    """
+    state = path.stat()
+    request = {
+        "path": str(path),
+        "model": {"n_gpu_layers": n_gpu_layers, **dict(model_settings)},
+        "devices": [(device.name, device.endpoint) for device in devices] if n_gpu_layers else [],
+        "n_ctx": n_ctx,
+        "n_seq": n_seq,
+        "n_batch": n_batch,
+        "n_ubatch": n_ubatch,
+        "type_k": type_k,
+        "type_v": type_v,
+        "flash_attn": flash_attn,
+        "settings": list(context_settings),
+    }
+    return _ask(json.dumps(request, sort_keys=True), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _ask(line: str, _changed: int, _size: int) -> Simulation | None:
+    answer = _child.ask(line)
+    if answer is None or "error" in answer:
+        return None
+    return Simulation(
+        compute=answer["compute"],
+        caches=tuple((size, tuple(layers)) for size, layers in answer["caches"]),
+        layers=tuple(answer["layers"]),
+        flash_attn=answer["flash_attn"],
+    )
+
+
+class _Child:
+    """Owns the child process: one request at a time, a new child after each misfortune."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def ask(self, line: str) -> dict[str, Any] | None:
+        """Return the child's answer; None if it ended or took too long."""
+        with self._lock:
+            used = self._process
+            try:
+                answer = self._exchange(line.encode() + b"\n")
+                if not answer.endswith(b"\n") and used is self._process:
+                    # An older child may have died of a device that has gone since: ask another.
+                    self._close()
+                    answer = self._exchange(line.encode() + b"\n")
+            except BaseException:  # between question and answer: the next must not read this one's
+                self._close()
+                raise
+            if not answer.endswith(b"\n"):
+                self._close()
+                return None
+            result: dict[str, Any] = json.loads(answer)
+            return result
+
+    def _exchange(self, line: bytes) -> bytes:
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        guard = threading.Timer(_SECONDS, process.kill)
+        guard.daemon = True
+        guard.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(line)
+                process.stdin.flush()
+            return process.stdout.readline()
+        finally:
+            guard.cancel()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        process = self._process
+        mine = self._owner == os.getpid()  # after a fork the pipes are shared with the parent
+        if process is not None and process.poll() is None and mine:
+            return process
+        if mine:
+            self._close()
+        root = str(Path(__file__).resolve().parents[2])
+        search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        apart: dict[str, Any] = (
+            {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
+            if sys.platform == "win32"
+            else {"start_new_session": True}
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "helpers.memory._simulator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": search, "GGML_NO_BACKTRACE": "1"},
+            **apart,
+        )
+        self._owner = os.getpid()
+        return self._process
+
+    def _close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(OSError), process:  # closes the pipes and waits
+                pass
+
+    def close(self) -> None:
+        """End the child; the next request starts another."""
+        with self._lock:
+            if self._owner == os.getpid():
+                self._close()
+
+
+_child = _Child()
+atexit.register(_child.close)

@@ -1,0 +1,150 @@
+"""The practice accelerator's process: RPC servers of llama.cpp, one for each client.
+
+One of llama.cpp's servers talks to one client after the other, so a second model would wait for
+the first to be closed. This process hands every client a server of its own: a client connects,
+sends one line, and reads one line of JSON:
+
+- `memory` -> `{"free_mib": …, "total_mib": …}`
+- `serve` -> `{"port": …}`; the server at that port is its own until it closes this connection.
+
+It runs as `python -m helpers.native._practice_server MEMORY_MIB` (0 for no limit), prints its port,
+and ends when its input closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from helpers.native._devices import available_mib, device_pointer, devices, usable_cores
+from helpers.native._library import ggml
+
+_MIB = 1024 * 1024
+_SLACK_MIB = 40.0
+"""What a server needs beside its clients' buffers: graphs, stacks, and the tensor on its way in."""
+_START_SECONDS = 10.0
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe."""
+    limit = float(sys.argv[1])
+    pool = _Pool(limit)
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.stack_size(512 * 1024)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.write(_report, f"{listener.getsockname()[1]}\n".encode())
+    while True:
+        client, _ = listener.accept()
+        threading.Thread(target=pool.answer, args=(client,), daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(0)
+
+
+class _Pool:
+    """The servers of this process, used again when their client has gone."""
+
+    def __init__(self, limit_mib: float) -> None:
+        self._lock = threading.Lock()
+        self._idle = [_start_server()]
+        self._base = _data_mib()
+        self._limit = limit_mib
+        if limit_mib:
+            _limit_memory(self._base + limit_mib + _SLACK_MIB)
+
+    def answer(self, client: socket.socket) -> None:
+        """Serve one connection of the control port."""
+        with client, contextlib.suppress(OSError):
+            verb = client.makefile("rb").readline().strip()
+            if verb == b"memory":
+                _send(client, self._memory())
+            elif verb == b"serve":
+                with self._lock:
+                    port = self._idle.pop() if self._idle else _start_server()
+                try:
+                    _send(client, {"port": port})
+                    client.recv(1)  # returns when the client has gone
+                finally:
+                    with self._lock:
+                        self._idle.append(port)
+
+    def _memory(self) -> dict[str, float]:
+        if not self._limit:
+            return {
+                "free_mib": available_mib(),
+                "total_mib": psutil.virtual_memory().total / _MIB,
+            }
+        used = max(0.0, _data_mib() - self._base - 1.0)
+        return {"free_mib": max(0.0, self._limit - used), "total_mib": self._limit}
+
+
+def _start_server() -> int:
+    """Start a server in a thread, for as long as this process lives, and return its port."""
+    library = ggml("ggml-rpc")
+    assert library is not None
+    cpu = device_pointer(next(device.name for device in devices() if device.kind == "cpu"))
+    serve = library.ggml_backend_rpc_start_server
+    serve.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.POINTER(ctypes.c_void_p),
+    ]
+    serve.restype = None
+    served = (ctypes.c_void_p * 1)(cpu)
+    for _ in range(20):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        arguments = (f"127.0.0.1:{port}".encode(), None, usable_cores(), 1, served)
+        thread = threading.Thread(target=serve, args=arguments, daemon=True)
+        thread.start()
+        begin = time.monotonic()
+        while thread.is_alive() and time.monotonic() - begin < _START_SECONDS:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return port
+            time.sleep(0.002)
+    raise OSError("no port of 127.0.0.1 could be used")
+
+
+def _send(client: socket.socket, message: dict[str, float]) -> None:
+    client.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _data_mib() -> float:
+    """MiB of this process's own writable memory, as the system counts it for the limit."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _limit_memory(total_mib: float) -> None:
+    """Let the system refuse more memory than that (Linux; elsewhere it stays a promise)."""
+    if sys.platform == "linux":
+        import resource
+
+        size = int(total_mib * _MIB)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+if __name__ == "__main__":
+    # What the servers print must not reach the parent: it reads this process's port there.
+    _report = os.dup(1)
+    os.dup2(2, 1)
+    main()

@@ -1,0 +1,195 @@
+"""The practice accelerator: layers really move, nothing is orphaned, nothing kills the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from helpers import (
+    Device,
+    DeviceError,
+    EngineCrashed,
+    LlamaCpp,
+    default_model,
+    devices,
+    practice_accelerator,
+    predict_memory,
+    suggest_gpu_layers,
+)
+
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    with practice_accelerator() as found:
+        yield found
+
+
+def model(device: Device, **settings: Any) -> LlamaCpp:
+    settings = {"n_ctx": 512, "temperature": 0, "max_tokens": 12, **settings}
+    return LlamaCpp(model_path=default_model(), devices=[device], **settings)
+
+
+def gone(pid: int, seconds: float = 5) -> bool:
+    """Whether a process ends within some seconds (a zombie has ended)."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
+                continue
+        return True
+    return False
+
+
+def test_layers_move_and_the_text_stays(device: Device) -> None:
+    with LlamaCpp(model_path=default_model(), n_ctx=512, temperature=0, max_tokens=12) as llm:
+        expected = llm.invoke(PROMPT)
+    for layers in (0, 1, 15, 30, 31, -1):
+        with model(device, n_gpu_layers=layers) as llm:
+            assert llm.invoke(PROMPT) == expected
+            report = llm.load_report
+            assert report.n_gpu_layers == (31 if layers == -1 else layers)
+            assert report.n_layers == 31
+            assert report.isolated == (layers != 0)
+            if layers:
+                assert f"offloaded {report.n_gpu_layers}/31 layers to GPU" in llm.native_log
+                assert report.by_device[device.name]["weights"] > 0
+
+
+def test_it_is_never_in_this_process(device: Device) -> None:
+    assert all(found.backend != "RPC" for found in devices())
+    with pytest.raises(DeviceError, match="another process"):
+        model(device, n_gpu_layers=5, isolate=False)
+
+
+def test_two_models_use_one_accelerator_at_the_same_time(device: Device) -> None:
+    with model(device, n_gpu_layers=5) as first, model(device, n_gpu_layers=20) as second:
+        assert first.invoke(PROMPT) == second.invoke(PROMPT)
+        assert first.load_report.n_gpu_layers == 5
+        assert second.load_report.n_gpu_layers == 20
+
+
+def test_two_accelerators_share_a_model() -> None:
+    with practice_accelerator() as one, practice_accelerator() as two:
+        with LlamaCpp(
+            model_path=default_model(),
+            devices=[one, two],
+            n_gpu_layers=-1,
+            n_ctx=512,
+            temperature=0,
+            max_tokens=12,
+        ) as llm:
+            held = {name: kinds["weights"] for name, kinds in llm.load_report.by_device.items()}
+            assert "Paris" in llm.invoke(PROMPT)
+        assert min(held[one.name], held[two.name]) > 20
+
+
+def test_accelerators_of_different_size_take_layers_by_their_memory() -> None:
+    with practice_accelerator(300) as large, practice_accelerator(100) as small:
+        both = [large, small]
+        plan = predict_memory(n_ctx=512, devices=both)
+        assert plan.layers_on[large.name] > 2 * plan.layers_on[small.name] > 0
+        with LlamaCpp(model_path=default_model(), devices=both, n_gpu_layers=-1, n_ctx=512) as llm:
+            for name, kinds in llm.load_report.by_device.items():
+                expected = plan.by_device[name]
+                assert kinds["weights"] == pytest.approx(expected["weights"], abs=0.5)
+                assert kinds["kv"] == pytest.approx(expected["kv"], abs=0.5)
+                # llama.cpp's simulation lays a graph over two devices out with some MiB too many.
+                assert -0.5 < expected["compute"] - kinds["compute"] < 6
+
+
+def test_it_ends_with_its_block_and_so_do_its_models() -> None:
+    accelerator = practice_accelerator()
+    with accelerator as device:
+        pid = accelerator.pid
+        assert pid is not None
+        llm = model(device, n_gpu_layers=5)
+        assert accelerator.start() is device
+    assert gone(pid)
+    assert accelerator.device is None
+    with pytest.raises((EngineCrashed, DeviceError)):
+        llm.invoke(PROMPT)
+    with pytest.raises(DeviceError, match=r"No practice accelerator answers.*Start it again"):
+        llm.invoke(PROMPT)
+    with pytest.raises(DeviceError, match="No practice accelerator answers"):
+        suggest_gpu_layers(devices=[device])
+    llm.close()
+
+
+def test_a_server_that_dies_in_the_middle_is_an_exception() -> None:
+    accelerator = practice_accelerator()
+    device = accelerator.start()
+    with model(device, n_gpu_layers=-1, max_tokens=400) as llm:
+        stream = llm.stream(PROMPT)
+        next(stream)
+        assert accelerator.pid is not None
+        os.kill(accelerator.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        with pytest.raises(EngineCrashed, match="RPC server was lost"):
+            list(stream)
+    accelerator.close()
+
+
+CHILD = """
+import os, signal, sys
+from helpers import practice_accelerator
+accelerator = practice_accelerator()
+accelerator.start()
+print(accelerator.pid, flush=True)
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("way", ["exit", "kill"])
+def test_it_ends_with_the_interpreter_whatever_happens_to_that(way: str) -> None:
+    if way == "kill" and sys.platform == "win32":
+        pytest.skip("Windows has no SIGKILL")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, way], capture_output=True, text=True, check=False
+    )
+    assert gone(int(done.stdout)), done.stderr
+
+
+def test_a_small_one_takes_what_fits_and_refuses_more() -> None:
+    with practice_accelerator(memory_mib=100) as small:
+        assert small.total_mib == 100
+        assert 95 < small.free_mib <= 100
+        layers = suggest_gpu_layers(devices=[small], n_ctx=2048)
+        assert 0 < layers < 31
+        with model(small, n_ctx=2048) as llm:  # n_gpu_layers="auto" is the default
+            assert llm.load_report.n_gpu_layers == layers
+            assert "Paris" in llm.invoke(PROMPT)
+            assert suggest_gpu_layers(devices=[small], n_ctx=2048) == 0
+        if sys.platform == "linux":
+            with pytest.raises(DeviceError, match="fewer n_gpu_layers"):
+                model(small, n_ctx=8192, n_gpu_layers=-1)
+            # The device outlives it.
+            with model(small, n_ctx=512, n_gpu_layers=3) as llm:
+                assert "Paris" in llm.invoke(PROMPT)
+
+
+@pytest.mark.parametrize("mib", [0, -1, float("nan"), float("inf"), "100"])
+def test_sizes_without_meaning(mib: Any) -> None:
+    with pytest.raises(ValueError, match="memory_mib"):
+        practice_accelerator(mib)
+
+
+def test_a_library_without_rpc_names_the_backend_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from helpers.native import _practice
+
+    monkeypatch.setattr(_practice, "ggml", lambda _name: None)
+    with pytest.raises(DeviceError, match="--backend rpc"):
+        practice_accelerator().start()
