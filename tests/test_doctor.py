@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import backend_report, doctor
+from helpers import InstallError, backend_report, doctor
+from helpers.doctor import BackendReport
 from helpers.install import installed
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +48,11 @@ def test_dead_flags_are_translated() -> None:
     status, lines = run(CMAKE_ARGS="-DLLAMA_CUBLAS=on", FORCE_CMAKE="1")
     assert status == 0
     notes = [line for line in lines if line.startswith("[NOTE] Build flags")]
-    assert len(notes) == 2
-    assert "-DGGML_CUDA=on" in notes[0] and "FORCE_CMAKE" in notes[1]
+    assert len(notes) == 3
+    assert "asks for NVIDIA CUDA, and the installed build has no ggml-cuda" in notes[0]
+    assert "-DGGML_CUDA=on stands for it" in notes[1] and "FORCE_CMAKE" in notes[2]
+    mend = lines[lines.index(notes[0]) + 1]
+    assert "CMAKE_ARGS=-DGGML_CUDA=on" in mend and "--force-reinstall --no-cache-dir" in mend
 
 
 def test_a_library_that_cannot_be_loaded_is_a_failure_with_its_mend(tmp_path: Path) -> None:
@@ -128,6 +134,87 @@ def test_the_report_names_libraries_backends_and_devices() -> None:
     assert report.upstream
     assert {"llama", "ggml", "ggml-base", "ggml-cpu"} <= set(report.libraries)
     assert any(device.kind == "cpu" for device in report.devices)
-    assert set(report.backends) == {device.backend for device in report.devices}
+    assert set(report.backends) >= {device.backend for device in report.devices}
     text = str(report)
     assert report.version in text and report.devices[0].name in text
+    assert BackendReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_the_report_runs_a_model_on_all_that_is_there() -> None:
+    report = backend_report()
+    assert report.runs[0].n_gpu_layers == 0 and report.runs[0].devices == ()
+    assert all(run.text == report.runs[0].text for run in report.runs)
+    assert all(run.prompt_per_second > 0 and run.eval_per_second > 0 for run in report.runs)
+    if not report.gpus and "rpc" not in report.builds:
+        pytest.skip("this build has nothing to offload to")
+    assert report.runs[1].n_gpu_layers == -1
+    assert report.runs[1].offloaded == (31, 31)
+    assert any("offloaded 31/31 layers" in line for line in report.runs[1].log)
+    assert not any(name in report.runs[0].splits for name in report.runs[1].devices)
+
+
+def test_a_listing_loads_nothing() -> None:
+    assert backend_report(load=False).runs == ()
+
+
+def _copy_of_llama_cpp(where: Path) -> Path:
+    """A throw-away copy of the installed package, found before the real one; and its libraries."""
+    folder = Path(str(importlib.metadata.distribution("llama-cpp-python").locate_file("llama_cpp")))
+    shutil.copytree(folder, where / "llama_cpp", ignore=shutil.ignore_patterns("__pycache__"))
+    return where / "llama_cpp" / "lib"
+
+
+@pytest.mark.parametrize("kept", [0, 100, 200_000])
+def test_a_truncated_library_is_one_failure_with_its_mend(tmp_path: Path, kept: int) -> None:
+    folder = _copy_of_llama_cpp(tmp_path)
+    for path in folder.glob("*llama.*"):
+        if not path.is_symlink():
+            path.write_bytes(path.read_bytes()[:kept])
+    status, lines = run(PYTHONPATH=str(tmp_path))
+    assert status == 1
+    at = next(i for i, line in enumerate(lines) if line.startswith("[FAIL] Native library"))
+    assert "llama-cpp-python" in lines[at] or "damaged" in lines[at]
+    assert "--force-reinstall --no-cache-dir" in lines[at + 1]
+    assert any(line.startswith("[ OK ] Embedded model") for line in lines)  # it goes on
+
+
+def test_a_missing_library_is_named(tmp_path: Path) -> None:
+    folder = _copy_of_llama_cpp(tmp_path)
+    for path in folder.glob("*ggml-base*"):
+        path.unlink()
+    status, lines = run(PYTHONPATH=str(tmp_path))
+    assert status == 1
+    assert any("[FAIL] Native library" in line and "ggml-base" in line for line in lines)
+
+
+def test_backend_report_raises_one_install_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _copy_of_llama_cpp(tmp_path)
+    for path in folder.glob("*llama.*"):
+        path.write_bytes(b"not a library")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(InstallError, match=r"does not work: .*python3 -m helpers doctor"):
+        backend_report()
+
+
+NVIDIA_SMI = """\
+| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |
+|   0  NVIDIA GeForce RTX 4070        Off | 00000000:01:00.0  On |        N/A |
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_a_processor_build_on_a_machine_with_an_nvidia_card(tmp_path: Path) -> None:
+    """The driver's own program is replaced by one that prints what it printed elsewhere."""
+    if backend_report(load=False).gpus:
+        pytest.skip("this machine has a graphics card")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{NVIDIA_SMI}END\n", encoding="utf-8")
+    program.chmod(0o755)
+    status, lines = run(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert status == 0
+    at = next(i for i, line in enumerate(lines) if line.startswith("[NOTE] GPU"))
+    assert "NVIDIA GeForce RTX 4070" in lines[at] and "CUDA 12.4" in lines[at]
+    assert "n_gpu_layers changes nothing" in lines[at]
+    assert lines[at + 1].strip() == "-> python -m helpers lab --backend cuda"

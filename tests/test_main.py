@@ -19,7 +19,7 @@ STDLIB_FILES = [
     ROOT / "helpers" / "__init__.py",
     ROOT / "helpers" / "__main__.py",
     ROOT / "helpers" / "errors.py",
-    ROOT / "helpers" / "doctor.py",
+    *sorted((ROOT / "helpers" / "doctor").glob("*.py")),
     *sorted((ROOT / "helpers" / "install").glob("*.py")),
 ]
 

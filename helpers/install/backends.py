@@ -136,6 +136,7 @@ _ALL = (
                     "conda": "cuda-toolkit",
                 },
                 ("linux", "windows"),
+                essential=True,
             ),
         ),
         environment={
@@ -194,6 +195,7 @@ _ALL = (
                     "conda": "shaderc",
                 },
                 ("linux", "windows"),
+                essential=True,
             ),
             Requirement(
                 "SPIR-V headers",
@@ -242,6 +244,7 @@ _ALL = (
                 "hipconfig --version",
                 {"apt": "rocm-hip-sdk", "dnf": "rocm-hip-devel hipblas-devel rocblas-devel"},
                 ("linux", "windows"),
+                essential=True,
             ),
         ),
         environment={
@@ -280,6 +283,7 @@ _ALL = (
                     "conda": "dpcpp-cpp-rt mkl-devel-dpcpp",
                 },
                 ("linux", "windows"),
+                essential=True,
             ),
         ),
         environment={

@@ -34,6 +34,7 @@ from helpers.install.paths import (
     pip_environment,
     venv_python,
 )
+from helpers.install.requirements import need_tools
 from helpers.install.shapes import COMMON_FLAGS
 
 # Measured: source 190, build folder 45 to 60, wheel 20, build tools 60 MiB; GPU kernels are large.
@@ -338,6 +339,7 @@ def build_wheel(recipe: Recipe, cache: Path, hold: int | None = None) -> Path:
         steps.say(f"Using the {DISTRIBUTION} {recipe.version} built earlier: {kept}")
         return kept
     need_compiler()
+    need_tools(recipe.backend)
     build = cache / "build" / recipe.key
     have = folder_mib(cache) if cache.exists() else 0.0
     room = BUILD_MIB.get(recipe.backend, _BUILD_MIB_PLAIN) - round(have)

@@ -22,7 +22,7 @@ from helpers.install import environment
 from helpers.install.backends import BACKENDS
 from helpers.install.clean import clean
 from helpers.install.commands import nearest
-from helpers.install.paths import REPOSITORY, inside, venv_dir, venv_python
+from helpers.install.paths import REPOSITORY, in_conda, inside, venv_dir, venv_python
 
 FIRST_NOTEBOOK = Path("notebooks") / "00_start_here.ipynb"
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=180", "--durations=10")
@@ -153,7 +153,8 @@ def _lint(arguments: Sequence[str]) -> int:
 
 
 def _doctor(arguments: Sequence[str]) -> int:
-    if not inside(venv_dir()) and venv_python(venv_dir()).exists():
+    # Whoever activated a conda environment asks about that one.
+    if not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists():
         return _in_environment(["doctor", *arguments])
     from helpers.doctor import main as doctor
 

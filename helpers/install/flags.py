@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.errors import InstallError
+from helpers.install.backends import BACKENDS
 
 # Dead name -> (what stands for it today, why). An empty tuple: nothing does, leave it out.
 DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -23,6 +24,7 @@ DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "LLAMA_SYCL": (("GGML_SYCL",), "was renamed"),
     "LLAMA_SYCL_F16": (("GGML_SYCL_F16",), "was renamed"),
     "LLAMA_RPC": (("GGML_RPC",), "was renamed"),
+    "LLAMA_CANN": (("GGML_CANN",), "was renamed"),
     "LLAMA_BLAS": (("GGML_BLAS",), "was renamed"),
     "LLAMA_BLAS_VENDOR": (("GGML_BLAS_VENDOR",), "was renamed"),
     "LLAMA_OPENBLAS": (("GGML_BLAS", "GGML_BLAS_VENDOR=OpenBLAS"), "was replaced"),
@@ -108,6 +110,23 @@ def _values(flags: Sequence[str]) -> dict[str, str]:
         if match and match["value"] is not None:
             found[match["name"]] = match["value"]
     return found
+
+
+def asked_backends(text: str) -> tuple[str, ...]:
+    """Return the backends that the flags in `CMAKE_ARGS` ask for, dead names translated.
+
+    Raises:
+        InstallError: If a quote is not closed.
+
+    >>> asked_backends("-DLLAMA_CUBLAS=on -DGGML_LTO=on")
+    ('cuda',)
+    """
+    on = {name for name, value in _values(translate(text).flags).items() if value.lower() in _ON}
+    return tuple(
+        name
+        for name, backend in BACKENDS.items()
+        if backend.cmake_flags and backend.cmake_flags[0][2:].partition("=")[0] in on
+    )
 
 
 def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[str, ...]:

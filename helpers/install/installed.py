@@ -100,3 +100,21 @@ def editable_here(packages: Path, root: Path) -> bool:
         if url == root.as_uri():
             return True
     return False
+
+
+def pip_cached_wheel(name: str = "llama-cpp-python") -> Path | None:
+    """Return the newest wheel of a distribution that pip built here and keeps, or None."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "cache", "list", name, "--format", "abspath"],
+            env=pip_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    paths = [Path(line.strip()) for line in done.stdout.splitlines() if line.strip()]
+    found = [path for path in paths if path.suffix == ".whl" and path.exists()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)

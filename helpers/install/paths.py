@@ -76,6 +76,12 @@ def inside(venv: Path) -> bool:
         return False
 
 
+def in_conda() -> bool:
+    """Say whether this process runs in a conda environment that was activated."""
+    active = os.environ.get("CONDA_PREFIX")
+    return bool(active) and inside(Path(str(active)))
+
+
 def make_folder(path: Path, why: str) -> Path:
     """Create a folder and prove that it can be written.
 

@@ -33,12 +33,14 @@ class Requirement:
         check: Command line that succeeds when it is there.
         packages: Package by manager: `apt`, `dnf`, `brew`, `winget`, `conda`.
         systems: Systems on which it is needed: `linux`, `macos`, `windows`.
+        essential: True if a build without it cannot begin, whatever flags are given.
     """
 
     name: str
     check: str
     packages: Mapping[str, str] = field(default_factory=dict)
     systems: tuple[str, ...] = ("linux", "macos", "windows")
+    essential: bool = False
 
 
 @dataclass(frozen=True)

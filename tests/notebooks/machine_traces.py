@@ -12,6 +12,8 @@ from configparser import Error as ConfigError
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from helpers.install.shapes import WHEEL_INDEX
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _PATHS = re.compile(
@@ -20,7 +22,9 @@ _PATHS = re.compile(
     r"|\b[A-Za-z]:\\+(?:Users|Windows|Program)"
 )
 _REGISTRIES = re.compile(
-    r"Looking in (?:indexes|links)|(?:extra-)?index-url|https?://[^\s/]*@"
+    r"Looking in (?:indexes|links)|https?://[^\s/]*@"
+    # upstream's own wheels are no registry of this machine: every reader types that address
+    rf"|(?:extra-)?index-url(?! {re.escape(WHEEL_INDEX)}/)"
     r"|https?://(?!pypi\.org/)[^\s/'\"]+/(?:[^\s'\"]*/)?simple\b"
     r"|https?://[\w.-]+\.(?:internal|local|lan|corp)\b"
 )

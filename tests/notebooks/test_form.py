@@ -313,8 +313,18 @@ def test_harmless_texts_are_no_machine_traces() -> None:
         "and/or, 3/4, /v1/completions, n_gpu_layers=-1/31",
         "http://127.0.0.1:50052 and http://localhost:8888",
         "RPC0[127.0.0.1:50052] · C: drive",
+        "pip install --extra-index-url https://abetlen.github.io/llama-cpp-python/whl/cu124 x",
     ):
         assert list(machine_traces.machine_traces_in(text)) == [], text
+
+
+def test_any_other_package_index_is_a_trace() -> None:
+    for text in (
+        "pip install --extra-index-url https://mirror.example.org/whl/cu124 x",
+        "pip install --index-url https://abetlen.example.org/llama-cpp-python/whl/cpu x",
+        "index-url = here",
+    ):
+        assert list(machine_traces.machine_traces_in(text)), text
 
 
 def test_package_registry_of_this_machine_is_a_trace(

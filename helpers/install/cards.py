@@ -1,0 +1,182 @@
+"""Your card, your line: which backend serves which graphics card, and what to type for it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from html import escape
+
+from helpers.errors import InstallError
+from helpers.install.backends import BACKENDS
+from helpers.install.commands import SHELLS, install_command, nearest
+from helpers.install.detect import Machine, cuda_index, look_at_machine, wheel_index
+from helpers.install.paths import current_system
+
+# Card -> backends that serve it, the best first; a name for people; how to see that it is there.
+_CARDS = {
+    "nvidia": ("NVIDIA GeForce, RTX, data centre", ("cuda", "vulkan"), "nvidia-smi"),
+    "amd": ("AMD Radeon, Instinct", ("rocm", "vulkan"), "rocminfo, or vulkaninfo --summary"),
+    "intel": ("Intel Arc, Iris Xe", ("sycl", "vulkan"), "sycl-ls, or vulkaninfo --summary"),
+    "apple": ("Apple M series", ("metal",), "sysctl -n machdep.cpu.brand_string"),
+    "none": ("no graphics card, or an old one", ("cpu", "openblas"), ""),
+}
+
+
+@dataclass(frozen=True)
+class CardLine:
+    """What to type for one kind of card with one backend.
+
+    Attributes:
+        card: The card, in words.
+        backend: Name in `BACKENDS`.
+        see: Command that shows whether the card is there.
+        prebuilt: The line that takes a prebuilt wheel, or an empty text if there is none.
+        source: The line that builds from source.
+        limits: What must be known before the prebuilt wheel is chosen.
+    """
+
+    card: str
+    backend: str
+    see: str
+    prebuilt: str
+    source: str
+    limits: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The line to try first."""
+        return self.prebuilt or self.source
+
+    def __str__(self) -> str:
+        """Return a small block of lines."""
+        lines = [f"{self.card}: {BACKENDS[self.backend].title}"]
+        lines += [f"  see it:   {self.see}"] if self.see else []
+        lines += [f"  prebuilt: {self.prebuilt}"] if self.prebuilt else []
+        return "\n".join([*lines, f"  source:   {self.source}"])
+
+
+class CardTable(tuple[CardLine, ...]):
+    """Lines for cards, shown as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return the blocks of all cards."""
+        return "\n".join(str(line) for line in self)
+
+    def __repr__(self) -> str:
+        """Return the blocks too."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table for Jupyter."""
+        head = "".join(
+            f"<th style='text-align:left'>{name}</th>"
+            for name in ("your card", "backend", "your line", "how to see the card")
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f"<td style='text-align:left'>{cell}</td>"
+                for cell in (
+                    escape(line.card),
+                    escape(BACKENDS[line.backend].title),
+                    f"<code>{escape(line.line)}</code>",
+                    f"<code>{escape(line.see)}</code>" if line.see else "",
+                )
+            )
+            + "</tr>"
+            for line in self
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def card_lines(
+    card: str | None = None,
+    system: str | None = None,
+    shell: str | None = None,
+    *,
+    cuda: tuple[int, int] | None = None,
+    python: str = "python",
+) -> CardTable:
+    """Return what to type for each kind of card, or for one.
+
+    Args:
+        card: `nvidia`, `amd`, `intel`, `apple` or `none`; None for all that the system has.
+        system: `linux`, `macos` or `windows`; None means this one.
+        shell: The shell that the lines are for; None means the system's usual one.
+        cuda: CUDA version that the NVIDIA driver supports (nvidia-smi prints it); None takes this
+            machine's, or else the newest index.
+        python: The Python to install into.
+
+    Raises:
+        InstallError: If a name is unknown, or no backend serves such a card on that system.
+
+    >>> card_lines("nvidia", "linux", "bash", cuda=(12, 4))[0].prebuilt.split("/")[-1]
+    'cu124 llama-cpp-python'
+    """
+    where = system or current_system()
+    if where not in SHELLS:
+        raise InstallError(nearest(where, list(SHELLS), "system"))
+    if card is not None and card not in _CARDS:
+        raise InstallError(nearest(card, list(_CARDS), "kind of card"))
+    machine = look_at_machine() if where == current_system() else Machine(where, _usual(where))
+    driver = cuda or machine.cuda
+    found = []
+    for name in [card] if card else list(_CARDS):
+        title, backends, see = _CARDS[name]
+        for backend in backends:
+            if where in BACKENDS[backend].systems:
+                found.append(_line(title, backend, see, machine, shell, driver, python))
+    if not found:
+        raise InstallError(f"No backend serves a card of kind {card!r} on {where}: take 'none'.")
+    return CardTable(found)
+
+
+def _usual(system: str) -> str:
+    return {"linux": "x86_64", "macos": "arm64", "windows": "amd64"}[system]
+
+
+def _line(
+    title: str,
+    backend: str,
+    see: str,
+    machine: Machine,
+    shell: str | None,
+    driver: tuple[int, int] | None,
+    python: str,
+) -> CardLine:
+    system, wheels = machine.system, BACKENDS[backend].wheels
+    index = wheel_index(backend, machine)
+    if backend == "cuda" and wheels and (system, machine.machine) in wheels.systems:
+        index = cuda_index(driver, system) if driver else wheels.names[-1]
+    prebuilt = ""
+    if index is not None:
+        prebuilt = install_command(
+            backend, system, shell, prebuilt=True, index=index, python=python
+        )
+    return CardLine(
+        card=title,
+        backend=backend,
+        see=see,
+        prebuilt=prebuilt,
+        source=install_command(backend, system, shell, python=python),
+        limits=wheels.limits if wheels and index else (),
+    )
+
+
+def python_fits_mac(machine: Machine | None = None) -> str:
+    """Say whether this Python can use Metal: what `platform.machine()` must say, and does.
+
+    Returns:
+        An empty text if it fits or this is no Mac; else what is wrong and the mend.
+    """
+    seen = machine or look_at_machine()
+    if seen.system != "macos" or seen.machine == "arm64":
+        return ""
+    if seen.translated:
+        return (
+            f"This Python says {seen.machine}: it was built for Intel and runs translated. "
+            "Install an arm64 Python (python.org's universal installer, or brew) for Metal."
+        )
+    return f"This Mac has an Intel processor ({platform.machine()}): the CPU backend is for it."

@@ -1,0 +1,150 @@
+"""What CMake says to a line of flags: the real source is configured, nothing is compiled.
+
+It takes seconds and needs CMake and the unpacked source, which a source build leaves in the
+suite's cache. Where one of the two is absent, the answer says so.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.install.build import source_folder
+from helpers.install.commands import DISTRIBUTION
+from helpers.install.environment import read_project
+from helpers.install.flags import translate
+from helpers.install.paths import REPOSITORY, cache_dir, pip_environment
+
+_SECONDS = 120
+_LONGEST = 160
+_PATHS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:)?(?:[\\/][\w.+-]+)+[\\/]")
+_TELLING = re.compile(
+    r"is deprecated|[Nn]ot found|[Cc]ould (?:not|NOT) find|Failed to find|no GPU was detected"
+)
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What CMake said to some flags.
+
+    Attributes:
+        flags: The flags.
+        status: `configured`, `failed`, `ignored` (CMake configured, and did not use the flags),
+            or `not tried`.
+        message: The words that tell why, without paths; empty if it configured.
+    """
+
+    flags: tuple[str, ...]
+    status: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        end = f": {self.message}" if self.message else ""
+        return f"{' '.join(self.flags) or '(no flags)'} -> {self.status}{end}"
+
+
+def pinned_source(cache: Path | None = None) -> Path | None:
+    """Return the unpacked source of the pinned version if it is on this machine, or None."""
+    where, version = cache or cache_dir(), read_project(REPOSITORY).version
+    folder = where / "src" / f"llama_cpp_python-{version}"
+    if (folder / "CMakeLists.txt").exists():
+        return folder
+    if (where / "sdist" / f"llama_cpp_python-{version}.tar.gz").exists():
+        return source_folder(version, where)
+    return None
+
+
+def configure(flags: Sequence[str], source: Path | None = None) -> Configured:
+    """Configure the pinned source with some flags, as the first step of a build does.
+
+    Args:
+        flags: `-D…` strings.
+        source: The unpacked source; None finds it in the suite's cache.
+
+    >>> configure(["-DLLAMA_CUBLAS=on"]).message  # doctest: +SKIP
+    'LLAMA_CUBLAS is deprecated, use GGML_CUDA instead'
+    """
+    chosen, folder = tuple(flags), source or pinned_source()
+    cmake = shutil.which("cmake")
+    if folder is None or cmake is None:
+        absent = "cmake" if folder else f"the source of {DISTRIBUTION}"
+        why = f"{absent} is not on this machine (a source build brings it)"
+        return Configured(chosen, "not tried", why)
+    with tempfile.TemporaryDirectory() as build:
+        command = [cmake, "-S", str(folder), "-B", build, "-DLLAVA_BUILD=off", *chosen]
+        if shutil.which("ninja"):
+            command += ["-G", "Ninja"]
+        done = subprocess.run(
+            command,
+            env={**pip_environment(), "CMAKE_GENERATOR": "", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    return _judge(chosen, done.returncode, done.stdout)
+
+
+def _judge(flags: tuple[str, ...], code: int, output: str) -> Configured:
+    if code:
+        found = _errors(output)
+        return Configured(flags, "failed", found[0] if found else f"status {code}, and no reason")
+    missing = re.search(r"^.*BLAS not found.*$", output, re.MULTILINE)
+    if missing:  # only a warning: the build would go on without it
+        return Configured(flags, "failed", _clean(missing[0]))
+    names = _unused(output)
+    if names:
+        return Configured(flags, "ignored", f"{', '.join(names)}: not used by the project")
+    remark = re.search(r"^.*is deprecated.*$", output, re.MULTILINE)
+    return Configured(flags, "configured", _clean(remark[0]) if remark else "")
+
+
+def _unused(output: str) -> list[str]:
+    """Return the names of flags that mean nothing to the project."""
+    listed = re.search(r"variables were not used[^\n]*\n\s*\n((?:[ \t]+\w+\n)+)", output)
+    return listed[1].split() if listed else []
+
+
+def _errors(output: str) -> list[str]:
+    """Return the messages of CMake's errors, each on one line, the telling ones first."""
+    blocks = re.split(r"^(?=CMake (?:Error|Warning)|-- )", output, flags=re.MULTILINE)
+    found = []
+    for block in blocks:
+        head, _, body = block.partition("\n")
+        if head.startswith("CMake Error"):
+            text = _clean(body.partition("Call Stack")[0] or head.partition(": ")[2])
+            found += [text] if text else []
+    return sorted(found, key=lambda text: not _TELLING.search(text))
+
+
+def _clean(text: str) -> str:
+    """Return a message on one line, without folders, and not too long."""
+    line = " ".join(_PATHS.sub("", text).split())
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " …"
+
+
+def old_and_new() -> tuple[tuple[str, Configured, Configured], ...]:
+    """Configure the seed's old lines and those of today that stand for them.
+
+    Returns:
+        Triples of what the line is for, the old line's outcome, and the new one's.
+    """
+    old_lines = {
+        "NVIDIA": "-DLLAMA_CUBLAS=on",
+        "Metal": "-DLLAMA_METAL=on",
+        "OpenBLAS": "-DLLAMA_BLAS=ON -DLLAMA_BLAS_VENDOR=OpenBLAS",
+        "OpenCL": "-DLLAMA_CLBLAST=on",
+    }
+    rows = []
+    for purpose, old in old_lines.items():
+        rows.append((purpose, configure(old.split()), configure(translate(old).flags)))
+    return tuple(rows)
