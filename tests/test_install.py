@@ -113,6 +113,12 @@ def test_the_users_flags_win_but_may_not_contradict_the_backend() -> None:
         merge(wanted, ("-DGGML_CUDA=OFF",), "cuda")
 
 
+def test_flags_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(InstallError, match=r"says both -DGGML_RPC=on and -DGGML_RPC=off"):
+        merge((), ("-DGGML_RPC=on", "-DGGML_LTO=on", "-DGGML_RPC=off"), "cpu")
+    assert merge((), ("-DA=1", "-DA=1"), "cpu") == ("-DA=1", "-DA=1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

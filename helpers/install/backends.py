@@ -116,6 +116,8 @@ _ALL = (
             _GPU_SYSTEMS,
             (
                 "the driver must support at least the CUDA version in the name",
+                "for cards of compute capability 6.0 and newer (cu118 to cu125), or 7.5 and newer "
+                "(cu130, cu132)",
                 "on Windows there is no wheel for CUDA 12.1 to 12.3",
                 "CUDA's own libraries (cudart, cublas) are not in the wheel",
                 _SLOW_SHARE,
@@ -310,7 +312,7 @@ _ALL = (
             ("metal",), (("macos", "arm64"),), ("Apple silicon only, with an arm64 Python",)
         ),
         requirements=_COMPILER,
-        environment={"GGML_METAL_DEVICES": "not needed: there is one device"},
+        environment={"GGML_METAL_DEVICES": "pretends so many devices, for tests: leave it unset"},
         libraries=("ggml-metal",),
         proof=f"devices() lists a device of kind 'gpu' from 'Metal' ('MTL'), and {_OFFLOADED}",
         failures=(

@@ -133,9 +133,16 @@ def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[st
     """Join the backend's flags and the user's; the user's come last, so that they win.
 
     Raises:
-        InstallError: If the user's flags switch off what the backend is.
+        InstallError: If the user's flags switch off what the backend is, or contradict each other.
     """
     mine, theirs = _values(wanted), _values(users)
+    for flag in users:
+        match = _DEFINE.match(flag)
+        if match and match["value"] is not None and theirs[match["name"]] != match["value"]:
+            raise InstallError(
+                f"CMAKE_ARGS says both {flag} and -D{match['name']}={theirs[match['name']]}: "
+                "drop one of the two"
+            )
     for name in mine.keys() & theirs.keys():
         on = mine[name].lower() in _ON
         if on and theirs[name].lower() not in _ON:

@@ -94,6 +94,22 @@ def test_the_cuda_versions_and_windows_gaps_are_those_of_the_workflow(source: Pa
     assert {"".join(pair) for pair in missing} == {"121", "122", "123"}
 
 
+def test_ggmls_own_variables_exist(source: Path) -> None:
+    files = (source / "vendor" / "llama.cpp" / "ggml" / "src").rglob("*.[cm]*")
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+    names = {name for backend in BACKENDS.values() for name in backend.environment}
+    for name in sorted(name for name in names if name.startswith("GGML_")):
+        assert f'"{name}"' in text, f"{name} is read nowhere"
+
+
+def test_the_compute_capabilities_are_those_of_the_workflow(source: Path) -> None:
+    text = (source / ".github" / "workflows" / "build-wheels-cuda.yaml").read_text(encoding="utf-8")
+    oldest = [int(found) for found in re.findall(r'\$cudaArchs = "(\d+)-real', text)]
+    assert oldest == [60, 60, 75]  # the usual, CUDA 11, CUDA 13
+    wheels = BACKENDS["cuda"].wheels
+    assert wheels and any("6.0" in limit and "7.5" in limit for limit in wheels.limits)
+
+
 @pytest.mark.parametrize(
     ("workflow", "words"),
     [
