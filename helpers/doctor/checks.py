@@ -93,14 +93,22 @@ def _native() -> list[Check]:
         return []
     answer, fault = ask_native()
     if fault:
-        mend = install_command(_built(packages), reinstall=True, python=sys.executable)
-        return [Check(FAIL, "Native library", f"cannot be used: {fault}", mend)]
+        return [Check(FAIL, "Native library", f"cannot be used: {fault}", _mend(packages, fault))]
     report = make_report(packages, answer)
     if not report.devices:
         return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
     flags = os.environ.get("CMAKE_ARGS", "")
     cached = pip_cached_wheel() if _asks_for_more(flags, report.builds) else None
     return explain(report, look_at_machine(), flags, cached)
+
+
+def _mend(packages: Path, fault: str) -> str:
+    """Return the mend for a fault that the table of backends knows, else the line to build anew."""
+    built = _built(packages)
+    for failure in BACKENDS[built].failures:
+        if failure.symptom in fault:
+            return failure.mend
+    return install_command(built, reinstall=True, python=sys.executable)
 
 
 def _asks_for_more(flags: str, built: Sequence[str]) -> bool:

@@ -157,8 +157,9 @@ _ALL = (
             Failure(
                 "libcudart.so",
                 "the wheel was made for another CUDA version, or its libraries are missing",
-                "pip install nvidia-cuda-runtime-cu12 nvidia-cublas-cu12, or choose the index "
-                "that nvidia-smi's CUDA version allows",
+                "install the CUDA toolkit of that version (or pip's nvidia-cuda-runtime and "
+                "nvidia-cublas, and put their lib folders into LD_LIBRARY_PATH), or choose the "
+                "wheel index that nvidia-smi's CUDA version allows",
             ),
             _CACHED_WHEEL,
         ),
