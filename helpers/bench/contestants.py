@@ -77,7 +77,7 @@ class Raw:
         self.llama.reset()  # type: ignore[no-untyped-call]
         options: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": penalty}
         if grammar is not None:
-            from llama_cpp import LlamaGrammar
+            from llama_cpp.llama_grammar import LlamaGrammar
 
             options["grammar"] = LlamaGrammar.from_string(grammar, verbose=False)
         started = time.perf_counter()
