@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from helpers.summary import EnvironmentSummary as EnvironmentSummary
     from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
+    from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
 
@@ -73,6 +74,7 @@ _MODULE_OF = {
     "DeviceError": "errors",
     "EngineCrashed": "errors",
     "EnvironmentSummary": "summary",
+    "GpuTuner": "widgets",
     "Grammar": "grammars",
     "GrammarError": "errors",
     "GrammarPlayground": "widgets",

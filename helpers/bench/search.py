@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -28,7 +29,12 @@ GAIN = 0.02
 """What is less than 2 % faster is not worth a trial: two trials of one point differ by as much."""
 
 NOISE = 0.05
-"""What differs by less than 5 % may be as fast: a climb goes on, a winner is measured again."""
+"""What differs by less than 5 % may be as fast: a climb goes on, a winner is measured again.
+
+Where the repeats of the trials themselves differ by more, that counts instead (`_noise`).
+"""
+
+_MOST_NOISE = 0.3
 
 _FINALISTS = 3
 _STEEPER = 1.5
@@ -121,6 +127,17 @@ class _Search:
     def _best(self) -> Settings:
         return max(self.rows, key=lambda point: self.rows[point].score(self.goal))
 
+    def _noise(self) -> float:
+        """By how much two trials of one point may differ, judged by the repeats within trials."""
+        spreads = [
+            math.log(spread[1] / spread[0]) / 2
+            for row in self.rows.values()
+            for spread in (row.eval_spread, row.prompt_spread)
+            if spread is not None and spread[0] > 0
+        ]
+        typical = statistics.median(spreads) if spreads else 0.0
+        return min(max(typical, NOISE), _MOST_NOISE)
+
     def _confirm(self) -> None:
         """Measure the winner again, and the few that come so close that chance may have decided."""
         again: set[Settings] = set()
@@ -129,7 +146,7 @@ class _Search:
             close = [
                 (self._score(point), number, point)
                 for number, point in enumerate(self.rows)
-                if point not in again and self._score(point) > best - NOISE
+                if point not in again and self._score(point) > best - self._noise()
             ]
             if not close:
                 return
@@ -245,7 +262,7 @@ class _Search:
                     gain = self._score(there) - self._score(here)
                     if gain > 0:
                         here = there
-                    if gain < -NOISE and name != "type_kv":  # types have no order: try each
+                    if gain < -self._noise() and name != "type_kv":  # types have no order: try each
                         break
         return here
 

@@ -221,6 +221,7 @@ def _ticks(ax: Axes, places: dict[Any, float], x: str) -> None:
     for value in sorted(places, key=_order, reverse=True):  # the highest always, it means "all"
         if all(abs(places[value] - places[other]) > span / 14 for other in shown):
             shown.append(value)
+    shown.reverse()
     ax.xaxis.set_major_locator(FixedLocator([places[value] for value in shown]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks([places[value] for value in shown], [str(value) for value in shown])
