@@ -74,15 +74,17 @@ class Algebra:
 
     def both_now(self, one: Shape, other: Shape) -> Union:
         """The same, worked out at the top at once."""
-        found: list[Simple | Link] = []
+        found: dict[Simple | Link, None] = {}  # as a list without doubles
+        others = self.links.open(other).options
         for left in self.links.open(one).options:
-            for right in self.links.open(other).options:
+            for right in others:
                 if type(left) is type(right):
                     option = self._meet(left, right)
-                    if option is not None and option not in found:
-                        found.append(option)
-        if len(found) > MAX_OPTIONS:
-            raise CannotSay("allOf", f"the conditions multiply to {len(found)} alternatives")
+                    if option is not None:
+                        found[option] = None
+            if len(found) > MAX_OPTIONS:
+                reason = f"the conditions multiply to more than {MAX_OPTIONS} alternatives"
+                raise CannotSay("allOf", reason)
         return Union(tuple(found))
 
     def _meet(self, one: Simple | Link, other: Simple | Link) -> Simple | None:
