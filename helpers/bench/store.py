@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,15 @@ def write(result: SweepResult, path: Path) -> None:
     content["model"].pop("code_elsewhere", None)
     content["rows"] = [_row_to_json(row) for row in result.rows]
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    temporary = None
+    # Not tempfile: its files are for their maker alone, and this one is to be shared.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with temporary.open("x", encoding="utf-8") as stream:
             stream.write(text)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise HelpersError(
             f"The sweep cannot be written to {path}: {error.strerror or error}. "
             "Give the name of a file in a folder that exists."

@@ -265,5 +265,6 @@ def test_the_plan_of_a_practice_accelerator_keeps_the_search_within_its_memory()
         assert all(row.ok for row in result.rows), [row.reason for row in result.rows]
         assert max(row.n_gpu_layers for row in result.rows) < 31
         top = running.measure(Settings(n_gpu_layers=31, n_batch=64, n_threads=2))
-    assert top.reason.startswith("out of memory: ")
+    # A full device refuses, or its server gives up and takes the trial's process along.
+    assert not top.ok and top.reason.startswith(("out of memory: ", "the process ended (SIGABRT)"))
     assert device.endpoint is not None and device.endpoint.split(":")[-1] not in top.reason
