@@ -27,6 +27,7 @@ from helpers.widgets._grammar_trials import (
 )
 
 GRAMMARS = Path(__file__).parent.parent / "grammars"
+HEAD = '<pre class="generated">'
 YES_NO = 'root ::= "yes" | "no"'
 
 
@@ -220,7 +221,8 @@ def test_the_button_generates_and_the_text_grows_before_it_is_done(llm: LlamaCpp
     assert playground.result is not None and len(playground.result.text) == 60
     growing = [value for value in shown if value.endswith("…</pre>")]
     assert growing and all(
-        playground.result.text.startswith(html.unescape(value[5:-7])) for value in growing
+        playground.result.text.startswith(html.unescape(value[len(HEAD) : -len("…</pre>")]))
+        for value in growing
     )
     assert "✓ complete" in playground.output.value and "<table>" in playground.output.value
     # Greedy, and the same as a direct call: nothing is lost on the way.

@@ -43,7 +43,9 @@ def check_grammar(source: str) -> CheckedGrammar:
         The grammar or the error.
 
     >>> print(check_grammar('root ::= "yes" | maybe').message)
-    ✗ line 1, column 18: rule "maybe" is used but not defined.
+    ✗ line 1, column 18: rule 'maybe' is not defined. Define it, or correct the name.
+        root ::= "yes" | maybe
+                         ^^^^^
     """
     try:
         grammar = Grammar.from_string(source)
@@ -167,6 +169,14 @@ def _notes(grammar: Grammar, text: str, reason: str) -> tuple[str, ...]:
     return tuple(grammar.problems(text)) if reason == "stop" and grammar.relaxed else ()
 
 
+def texts_lines(tried: list[tuple[str, Explanation]]) -> str:
+    """Tried texts as lines of text: a mark, the text, and where it goes wrong."""
+    return "\n".join(
+        f"✓ {text!r}" if found.matches else f"✗ {text!r}: {found.message.splitlines()[0]}"
+        for text, found in tried
+    )
+
+
 def texts_table(tried: list[tuple[str, Explanation]]) -> str:
     """Tried texts as an HTML table: a mark, the text, and where it goes wrong."""
     rows = [
@@ -183,16 +193,18 @@ def tokens_table(tokens: tuple[TracedToken, ...]) -> str:
     rows = []
     for number, token in enumerate(tokens, start=1):
         refused = ", ".join(
-            f"{_shown(choice.text)} {_percent(choice.probability)}" for choice in token.refused
+            f"<span>{html.escape(_shown(one.text))} {_percent(one.probability)}</span>"
+            for one in token.refused
         )
         unknown = any(choice.allowed is None for choice in token.choices)
+        first = "✗ overruled" if token.overruled else "? unknown" if unknown else "✓ allowed"
         rows.append(
             f"<tr><td>{number}</td><td><pre>{html.escape(_shown(token.text))}</pre></td>"
             f"<td>{_percent(token.probability)}</td>"
-            f"<td>{'✗ overruled' if token.overruled else '? unknown' if unknown else '✓ free'}</td>"
-            f"<td><pre>{html.escape(refused)}</pre></td></tr>"
+            f"<td>{first}</td>"
+            f"<td><pre>{refused}</pre></td></tr>"
         )
-    heads = ("#", "token", "model's own", "first choice", "likely choices that were refused")
+    heads = ("#", "token", "probability", "model's first choice", "likely choices refused")
     return _table(heads, rows)
 
 
@@ -213,7 +225,7 @@ def _shown(text: str) -> str:
 
 
 def _percent(probability: float) -> str:
-    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "&lt; 0.1 %"
 
 
 def drawing_html(grammar: Grammar) -> str:

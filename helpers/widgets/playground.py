@@ -23,6 +23,7 @@ from helpers.widgets._grammar_trials import (
     drawing_html,
     failure_text,
     generate_traced,
+    texts_lines,
     texts_table,
     tokens_table,
     try_texts,
@@ -38,10 +39,15 @@ _PAUSE_S = 0.05
 """Between two pictures of a growing text: more would keep the browser busy, not the reader."""
 _STYLE = """<style>
 .grammar-playground textarea {font-family: monospace; white-space: pre;}
-.grammar-playground pre {margin: 0; white-space: pre-wrap;}
-.grammar-playground table {border-collapse: collapse;}
-.grammar-playground td, .grammar-playground th {
-  border: 1px solid #787878; padding: 2px 6px; text-align: left; vertical-align: top;}
+.grammar-playground .prose textarea {white-space: pre-wrap;}
+.grammar-playground pre {margin: 0; line-height: 1.35; white-space: pre-wrap;
+  word-break: normal; overflow-wrap: anywhere;}
+.grammar-playground pre.generated {margin: 6px 0; padding: 2px 8px;
+  border-left: 3px solid #787878;}
+.grammar-playground table {border-collapse: collapse; margin: 6px 0; line-height: 1.35;}
+.grammar-playground td, .grammar-playground th {border: 1px solid #787878; padding: 2px 8px;
+  text-align: left; vertical-align: baseline; line-height: 1.35;}
+.grammar-playground th, .grammar-playground td span {white-space: nowrap;}
 .grammar-playground .wide {overflow-x: auto;}
 </style>"""
 
@@ -77,9 +83,9 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         failure: The last exception of an action, or None.
 
     >>> playground = GrammarPlayground(grammar='root ::= "yes" | "no"')
-    >>> playground.source.value = 'root ::= "yes" |'
-    >>> playground.checked.error.line
-    1
+    >>> playground.source.value = 'root ::= "yes" | maybe'
+    >>> playground.checked.error.line, playground.checked.error.column
+    (1, 18)
     """
 
     def __init__(
@@ -94,11 +100,12 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.llm = llm
         self.result: TracedText | None = None
         self.failure: BaseException | None = None
-        self.source = _area(_gbnf(grammar), "Grammar in GBNF; it is checked at every key", "220px")
+        self.source = _area(_gbnf(grammar), "Grammar in GBNF; it is checked at every key", "180px")
         self.status = widgets.HTML()
         self.texts = _area(texts, "Texts to try, one a line", "110px")
         self.tried = widgets.HTML()
         self.prompt = _area(prompt, "The prompt to generate from", "60px")
+        self.prompt.add_class("prose")
         self.max_tokens = widgets.IntSlider(
             max_tokens, 1, max(256, max_tokens), description="max_tokens"
         )
@@ -176,6 +183,20 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             self._thread.join(timeout_s)
         return self.result
 
+    def __str__(self) -> str:
+        parts = [self.source.value.rstrip(), self.checked.message]
+        if self.checked.grammar is not None:
+            parts.append(texts_lines(try_texts(self.checked.grammar, self.texts.value)))
+        if self.result is not None:
+            parts.append(f"generated: {self.result.text!r}")
+        return "\n\n".join(part for part in parts if part)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = dict(super()._repr_mimebundle_(**options))
+        # Where a notebook is only read there are no widgets: the text says the same.
+        bundle["text/plain"] = str(self)
+        return bundle
+
     def _clicked(self, _button: Any) -> None:
         if self._begin():
             self._thread = threading.Thread(target=self._generate, daemon=True)
@@ -200,7 +221,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         def show(text: str) -> None:
             nonlocal shown_at
             if time.monotonic() - shown_at > _PAUSE_S:
-                self.output.value = f"<pre>{html.escape(text)}…</pre>"
+                self.output.value = _generated(text + "…")
                 shown_at = time.monotonic()
 
         try:
@@ -294,6 +315,10 @@ def _words(text: str) -> str:
     return f'<pre role="status">{html.escape(text)}</pre>'
 
 
+def _generated(text: str) -> str:
+    return f'<pre class="generated">{html.escape(text)}</pre>'
+
+
 def _result_html(result: TracedText) -> str:
     ends = {
         "stop": "✓ complete",
@@ -307,6 +332,6 @@ def _result_html(result: TracedText) -> str:
     )
     notes = "".join(_words(note) for note in result.notes)
     return (
-        f"<pre>{html.escape(result.text)}</pre>{_words(words)}{notes}"
+        f"{_generated(result.text)}{_words(words)}{notes}"
         f'<div class="wide">{tokens_table(result.tokens)}</div>'
     )

@@ -13,17 +13,20 @@ SCREENSHOTS = Path(__file__).parent / "screenshots"
 
 
 class NotebookPage:
-    """One notebook, opened in a browser tab."""
+    """One notebook of a folder of the suite, opened in a browser tab."""
 
-    def __init__(self, page: Page, lab: str, name: str) -> None:
+    def __init__(self, page: Page, lab: str, name: str, folder: str = "notebooks") -> None:
         self.page = page
-        page.goto(f"{lab}/lab/tree/notebooks/{name}?token={TOKEN}&reset")
+        page.goto(f"{lab}/lab/tree/{folder}/{name}?token={TOKEN}&reset")
         page.locator(".jp-Notebook").wait_for()
-        # The kernel is chosen and idle before anything is clicked.
+        # The kernel is there and idle before anything is clicked; Run would ask for one otherwise.
+        expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Python 3", timeout=60_000)
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
 
     def menu(self, name: str, item: str) -> None:
         """Choose an item of the menu bar."""
+        dialog = self.page.locator(".jp-Dialog")
+        assert dialog.count() == 0, f"a question is in the way: {dialog.all_inner_texts()}"
         self.page.locator(".lm-MenuBar-item").get_by_text(name, exact=True).click()
         self.page.locator(".lm-Menu-item").get_by_text(item, exact=True).first.click()
 
@@ -39,7 +42,12 @@ class NotebookPage:
 
     def run_all(self, timeout_s: float = 150) -> None:
         """Run every cell and wait until the last one is done."""
-        self.menu("Run", "Run All Cells")
+        begun = self.page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[(\*|\d+)\]"))
+        for _ in range(10):  # a menu that is opened too early does nothing yet
+            self.menu("Run", "Run All Cells")
+            self.page.wait_for_timeout(1000)
+            if begun.count():
+                break
         # A folded solution shows no number; the last cell that is not folded does.
         prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)")
         last = prompts.nth(prompts.count() - 1)
