@@ -76,6 +76,11 @@ class Planner:
         count = self.n_layers if n_gpu_layers < 0 else min(n_gpu_layers, self.n_layers)
         return self._plan(count if self.setting.devices else 0)
 
+    def prepare(self) -> None:
+        """Ask llama.cpp for every compute buffer that `plan` will need: some tenths of a second."""
+        for count in {0, 1, 2, (self.n_layers + 1) // 2, self.n_layers}:
+            self.plan(count)
+
     def largest(self) -> int:
         """The most layers that fit their devices; what is left to the CPU is not limited."""
         if not self.setting.devices:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import html
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import psutil
@@ -13,9 +12,7 @@ from helpers.models import Recommendation
 from helpers.models._recommend import PURPOSES
 from helpers.native import devices
 from helpers.widgets._choice import Choice, choose, code_for
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from helpers.widgets._pictures import picture
 
 _GIB = 2**30
 _WIDE = widgets.Layout(width="560px", max_width="100%")
@@ -114,7 +111,7 @@ class ModelChooser:
             # An exception in a callback would vanish in a log that nobody reads.
             self.choice, figure, table = None, None, ""
             said = _status(f"This did not work: {error}")
-        self.plot.value = _picture(figure) if figure is not None else ""
+        self.plot.value = picture(figure) if figure is not None else ""
         self.table.value = table
         self.message.value = said
         names = [one.name for one in self.choice.fitting] if self.choice else []
@@ -166,14 +163,3 @@ def _own_vram_gib() -> float:
 def _status(text: str) -> str:
     """Text that a screen reader reads out when it changes."""
     return f'<p role="status" aria-live="polite"><b>{html.escape(text)}</b></p>'
-
-
-def _picture(figure: Figure) -> str:
-    """A figure as a picture that says in words what it shows."""
-    png, size = figure._repr_png_()  # type: ignore[attr-defined]
-    data = base64.b64encode(png).decode()
-    words = html.escape(getattr(figure, "description", ""), quote=True)
-    return (
-        f'<img alt="{words}" width="{size["width"]}" style="max-width:100%" '
-        f'src="data:image/png;base64,{data}">'
-    )
