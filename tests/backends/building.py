@@ -117,8 +117,13 @@ def cuda_from_pip(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
     return flags, tuple(sorted({path.parent for path in libraries.values()}))
 
 
-def build_in(folder: Path, backend: str) -> Built:
+def build_in(folder: Path, backend: str, *flags: str) -> Built:
     """Build the wheel in `folder` (or take the one that is there) and install it.
+
+    Args:
+        folder: Where to work.
+        backend: Name in `BACKENDS`.
+        *flags: Further flags.
 
     Raises:
         InstallError: With what is missing, or the log's last words.
@@ -126,10 +131,11 @@ def build_in(folder: Path, backend: str) -> Built:
     make_folder(folder, "the build")
     for name in ("sdist", "tools-{}.{}".format(*sys.version_info[:2])):
         _share(name, folder)
-    extra: tuple[str, ...] = ()
+    extra: tuple[str, ...] = flags
     library_folders: tuple[Path, ...] = ()
     if backend == "cuda" and shutil.which("nvcc") and not shutil.which("nvidia-smi"):
-        extra, library_folders = cuda_from_pip(folder)
+        needed, library_folders = cuda_from_pip(folder)
+        extra = (*flags, *needed)
     recipe = make_recipe(backend, extra)
     note = folder / f"seconds-{recipe.key}.json"
     fresh = build.cached_wheel(recipe, folder) is None
@@ -143,7 +149,7 @@ def build_in(folder: Path, backend: str) -> Built:
         }
         note.write_text(json.dumps(took), encoding="utf-8")
     took = json.loads(note.read_text(encoding="utf-8"))
-    where = folder / f"venv-{backend}"
+    where = folder / f"venv-{backend}-{recipe.key}"
     python = install(wheel, where)
     return Built(
         recipe,

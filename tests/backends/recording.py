@@ -133,6 +133,7 @@ def built_row(
     row = base_row(built.recipe.backend, built.recipe.version, current_system())
     text = report.runs[0].text if report.runs else ""
     own = [device for device in report.devices if device.kind != "cpu"]
+    shown = own or (report.devices if outcome == RUN else ())
     return {
         **row,
         "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
@@ -144,7 +145,7 @@ def built_row(
         "build_seconds": round(built.seconds),
         "compiler_cache": built.cached,
         "libraries": built.members,
-        "device": "; ".join(device.description for device in own or report.devices),
+        "device": "; ".join(device.description for device in shown),
         "text": text,
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "texts_equal": len({run.text for run in report.runs}) == 1 if report.runs else None,
