@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GrammarError
@@ -22,7 +23,8 @@ from ._typescript_parts import (
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-MAX_DEPTH = 80
+MAX_DEPTH, MAX_STEPS = 80, 20_000
+"""Bounds on types in types, and in all: what refers to itself twice may double at each depth."""
 _NUMBER_TEXT = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 
 
@@ -33,6 +35,7 @@ class TypeReader(ABC):
     declared: dict[str, list[Node]]
     made: dict[str, Schema]
     depth: int
+    steps: int
 
     @abstractmethod
     def named(self, name: str, args: list[Schema], at: Node) -> Schema:
@@ -98,28 +101,36 @@ class TypeReader(ABC):
         text = self.text(node)
         if node.type == "string":
             return unquote(text)
+        if len(text) > 300 or re.search(r"[eE]\+?[0-9]{3}", text):  # near the end of the floats
+            raise self.fault(node, f"{text[:20]}… is too large a number")
         if re.fullmatch(r"-?\s*[0-9][0-9_]*", text):
             return int(text.replace("_", "").replace(" ", ""))
         if re.fullmatch(r"-?\s*[0-9_]*\.?[0-9_]+([eE][-+]?[0-9]+)?", text):
             return float(text.replace("_", "").replace(" ", ""))
         if re.fullmatch(r"0[xXoObB][0-9A-Fa-f_]+", text):
             return int(text.replace("_", ""), 0)
-        if node.type in ("true", "false"):
-            return node.type == "true"
-        if node.type == "null":
-            return None
+        if node.type in ("true", "false", "null"):
+            return {"true": True, "false": False, "null": None}[node.type]
         raise self.cannot(node, f"{text[:40]!r}")
+
+    @contextmanager
+    def deeper(self, node: Node, too_deep: str) -> Iterator[None]:
+        """One level further down; bounds how deep that goes and how much is looked at in all."""
+        self.depth, self.steps = self.depth + 1, self.steps + 1
+        try:
+            if self.depth > MAX_DEPTH:
+                raise self.fault(node, too_deep)
+            if self.steps > MAX_STEPS:
+                raise self.fault(node, "the types refer to each other in too many ways")
+            yield
+        finally:
+            self.depth -= 1
 
     # -- type expressions -------------------------------------------------------------------
 
     def type(self, node: Node, env: Env) -> Schema:
-        self.depth += 1
-        try:
-            if self.depth > MAX_DEPTH:
-                raise self.fault(node, f"types nest more than {MAX_DEPTH} deep")
+        with self.deeper(node, f"types nest more than {MAX_DEPTH} deep"):
             return self.type_now(node, env)
-        finally:
-            self.depth -= 1
 
     def type_now(self, node: Node, env: Env) -> Schema:
         kind = node.type
@@ -143,8 +154,7 @@ class TypeReader(ABC):
             return self.type(inner[0], env)
         if kind == "array_type":
             return {"type": "array", "items": self.type(inner[0], env)}
-        what = kind.replace("_", " ")
-        raise self.cannot(node, f"'{self.text(node)[:40]}' ({what})")
+        raise self.cannot(node, f"'{self.text(node)[:40]}' ({kind.replace('_', ' ')})")
 
     def predefined(self, node: Node, env: Env) -> Schema:
         name = self.text(node)
@@ -176,8 +186,8 @@ class TypeReader(ABC):
             return self.named(name, [], node)
         if name == "Date":
             return {"type": "string", "format": "date-time"}
-        close = ", ".join([*self.declared][:8])
-        raise self.fault(node, f"'{name}' is not declared here; declared are: {close}")
+        known = ", ".join([*self.declared][:8])
+        raise self.fault(node, f"'{name}' is not declared here; declared are: {known}")
 
     def generic(self, node: Node, env: Env) -> Schema:
         name = self.text(self.part(node, "name"))
@@ -302,13 +312,8 @@ class TypeReader(ABC):
 
     def members(self, node: Node, env: Env) -> Members:
         """The members of a type that is an object."""
-        self.depth += 1
-        try:
-            if self.depth > MAX_DEPTH:
-                raise self.fault(node, "the type extends itself")
+        with self.deeper(node, "the type extends itself"):
             return self.members_now(node, env)
-        finally:
-            self.depth -= 1
 
     def members_now(self, node: Node, env: Env) -> Members:
         if node.type == "object_type":
@@ -360,8 +365,10 @@ class TypeReader(ABC):
 
     def body(self, node: Node, env: Env) -> Members:
         members = Members()
-        comment = ""
-        row = -1  # where the last member ended: a comment behind it is about that member
+        comment, row = (
+            "",
+            -1,
+        )  # where the last member ended: a comment behind it is about that member
         for child in node.named_children:
             if child.type == "comment":
                 comment = comment_text(self.text(child))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GrammarError
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
+MAX_NUMBER = 10**300
+"""Larger whole numbers cannot be turned into floats, and some not even into text."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """Between two parts of a document: without an end, some models write blanks for ever."""
 
@@ -255,4 +259,34 @@ def load_schema(schema: Any) -> Any:
             keyword="schema",
             pointer="",
         )
+    _check_json_values(schema)
     return schema
+
+
+def _check_json_values(schema: Any) -> None:
+    """Refuse what JSON has not: infinities, NaN (Python's parser lets them pass), other objects."""
+    todo: list[tuple[Any, str, str]] = [(schema, "schema", "")]
+    seen: set[int] = set()  # a schema made in Python may contain itself
+    while todo:
+        node, keyword, pointer = todo.pop()
+        reason = ""
+        if isinstance(node, dict | list | tuple):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            pairs = node.items() if isinstance(node, dict) else enumerate(node)
+            for key, value in pairs:
+                name = key if isinstance(key, str) else keyword
+                todo.append((value, name, f"{pointer}/{escape(str(key))}"))
+                if isinstance(node, dict) and not isinstance(key, str):
+                    reason = f"the key {key!r} is no text"
+        elif isinstance(node, float) and not math.isfinite(node):
+            reason = f"{node} is no number of JSON"
+        elif isinstance(node, int) and abs(node) > MAX_NUMBER:
+            reason = "a whole number of more than 300 digits"
+        elif node is not None and not isinstance(node, str | int | float | Decimal):
+            reason = f"an object of type {type(node).__name__} is not JSON"
+        if reason:
+            raise GrammarError(
+                f"'{keyword}' at {pointer or '/'}: {reason}.", keyword=keyword, pointer=pointer
+            )

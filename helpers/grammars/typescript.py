@@ -58,7 +58,7 @@ class _Reader(TypeReader):
         self.descriptions: dict[str, str] = {}
         self.used: dict[str, set[str]] = {}
         self.made: dict[str, Schema] = {}
-        self.depth = 0
+        self.depth = self.steps = 0
 
     # -- declarations -----------------------------------------------------------------------
 

@@ -360,6 +360,33 @@ def test_texts_that_nest_without_end_are_judged() -> None:
         assert not grammar.matches("[" * 50_000, any_order=any_order)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "keyword", "pointer"),
+    [
+        ('{"properties": {"a": {"const": 1e999}}}', "const", "/properties/a/const"),
+        ('{"minimum": NaN}', "minimum", "/minimum"),
+        ({"enum": [1, -float("inf")]}, "enum", "/enum/1"),
+        ({"maxLength": 10**5000}, "maxLength", "/maxLength"),
+        ({"const": b"bytes"}, "const", "/const"),
+        ({"properties": {1: {}}}, "properties", "/properties"),
+    ],
+)
+def test_what_json_has_not_is_refused_at_its_place(
+    schema: Any, keyword: str, pointer: str, strict: bool
+) -> None:
+    with pytest.raises(GrammarError) as caught:
+        Grammar.from_json_schema(schema, strict=strict)
+    assert (caught.value.keyword, caught.value.pointer) == (keyword, pointer)
+
+
+def test_a_schema_that_contains_itself_as_an_object_is_judged() -> None:
+    schema: dict[str, Any] = {"type": "array"}
+    schema["items"] = schema
+    with pytest.raises(GrammarError, match="deep"):
+        Grammar.from_json_schema(schema)
+
+
 KEYWORDS = st.fixed_dictionaries(
     {},
     optional={

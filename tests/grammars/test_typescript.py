@@ -165,3 +165,21 @@ def test_any_text_ends_in_a_grammar_or_an_error() -> None:
     ):
         with pytest.raises(GrammarError):
             Grammar.from_typescript(deep)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "interface R { a: Array<&R>; b: Array<&R>; c: keyof R }",
+        "interface R { a: Pick<R, 'a'> & R; b: Omit<R, 'a'> & R; c: (keyof R)[] }",
+        "type A<T> = A<A<T>> | T; type B = A<1>",
+        "type A = 1e999",
+        "type A = -1e999",
+        "type A = " + "9" * 5000,
+        "enum E { A = 1e400 }",
+    ],
+)
+def test_what_doubles_at_each_depth_or_is_too_large_ends_in_an_error(source: str) -> None:
+    with pytest.raises(GrammarError) as caught:
+        Grammar.from_typescript(source, "B" if "type B" in source else None)
+    assert caught.value.line == 1 and caught.value.column
