@@ -17,8 +17,7 @@ from pathlib import Path
 from helpers.install.build import source_folder
 from helpers.install.commands import DISTRIBUTION
 from helpers.install.environment import read_project
-from helpers.install.flags import translate
-from helpers.install.paths import REPOSITORY, cache_dir, pip_environment
+from helpers.install.paths import REPOSITORY, cache_dir, current_system, pip_environment
 
 _SECONDS = 120
 _LONGEST = 160
@@ -76,13 +75,16 @@ def configure(flags: Sequence[str], source: Path | None = None) -> Configured:
         absent = "cmake" if folder else f"the source of {DISTRIBUTION}"
         why = f"{absent} is not on this machine (a source build brings it)"
         return Configured(chosen, "not tried", why)
+    env = {**pip_environment(), "LC_ALL": "C"}
+    env.pop("CMAKE_GENERATOR", None)
     with tempfile.TemporaryDirectory() as build:
         command = [cmake, "-S", str(folder), "-B", build, "-DLLAVA_BUILD=off", *chosen]
-        if shutil.which("ninja"):
+        # On Windows, ninja needs a shell in which the compiler is on PATH; Visual Studio does not.
+        if shutil.which("ninja") and (current_system() != "windows" or shutil.which("cl")):
             command += ["-G", "Ninja"]
         done = subprocess.run(
             command,
-            env={**pip_environment(), "CMAKE_GENERATOR": "", "LC_ALL": "C"},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -130,21 +132,3 @@ def _clean(text: str) -> str:
     """Return a message on one line, without folders, and not too long."""
     line = " ".join(_PATHS.sub("", text).split())
     return line if len(line) <= _LONGEST else line[:_LONGEST] + " …"
-
-
-def old_and_new() -> tuple[tuple[str, Configured, Configured], ...]:
-    """Configure the seed's old lines and those of today that stand for them.
-
-    Returns:
-        Triples of what the line is for, the old line's outcome, and the new one's.
-    """
-    old_lines = {
-        "NVIDIA": "-DLLAMA_CUBLAS=on",
-        "Metal": "-DLLAMA_METAL=on",
-        "OpenBLAS": "-DLLAMA_BLAS=ON -DLLAMA_BLAS_VENDOR=OpenBLAS",
-        "OpenCL": "-DLLAMA_CLBLAST=on",
-    }
-    rows = []
-    for purpose, old in old_lines.items():
-        rows.append((purpose, configure(old.split()), configure(translate(old).flags)))
-    return tuple(rows)
