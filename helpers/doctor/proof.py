@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -156,7 +156,7 @@ def _continue(context: Any, model: Any, prompt: str, count: int) -> str:
     return b"".join(pieces).decode("utf-8", "replace")
 
 
-def count_splits(lines: Iterator[str]) -> dict[str, int]:
+def count_splits(lines: Iterable[str]) -> dict[str, int]:
     """Count the pieces of the largest graph that each backend was given.
 
     llama.cpp lays out several graphs while it makes a context; each begins with split number 0.
