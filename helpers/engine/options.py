@@ -113,8 +113,11 @@ class Request:
         last_n: Tokens of the answer that the penalties look at; 0 for none, -1 for all.
         seed: Same seed, same text; None or -1 for a random one.
         stop: Strings that end the text.
-        grammar: What the text must match, or None.
-        fast_forward: Decode tokens that the grammar leaves no choice for together.
+        grammar: What the text must match, or None. A token is chosen as without a grammar; if the
+            grammar refuses it, once more by the same settings from what the grammar allows. With a
+            temperature alone that is exactly the model's distribution among the allowed tokens.
+        fast_forward: Decode tokens that the grammar leaves no choice for together; such a text is
+            then cut into tokens as the tokenizer does it, where the model might have chosen others.
         logprobs: Give the log probabilities of this many likeliest tokens, or None.
         logit_bias: `(token, value)` pairs added to logits; minus infinity bans a token.
         echo: Begin the text with the prompt.

@@ -151,7 +151,8 @@ class ModelFields(BaseModel):
     """Text to put after the answer."""
 
     grammar: Any = None
-    """What the answer must match: a `Grammar`, or GBNF as a string."""
+    """What the answer must match: a `Grammar`, or GBNF as a string. A token is chosen as without a
+    grammar; if the grammar refuses it, once more by the same settings from what is allowed."""
 
     grammar_path: str | Path | None = None
     """A GBNF file instead of `grammar`."""
