@@ -63,12 +63,15 @@ _ALL = (
             ("cpu",),
             _CPU_SYSTEMS,
             (
-                "built for any processor of its kind (GGML_NATIVE=off): a source build is faster",
+                "built with GGML_NATIVE=off: on x86-64 it needs AVX2, FMA and F16C, and uses "
+                "nothing newer, such as AVX-512",
                 "no RPC: the practice accelerator needs a source build",
             ),
         ),
         requirements=_COMPILER,
-        environment={"CMAKE_ARGS": "-DGGML_NATIVE=off builds for every processor of this kind"},
+        environment={
+            "CMAKE_ARGS": "-DGGML_NATIVE=off builds for other processors, too (x86-64: with AVX2)"
+        },
         libraries=("ggml-cpu",),
         proof="devices() lists a device of kind 'cpu'",
         failures=(_NO_COMPILER, _CACHED_WHEEL),

@@ -76,7 +76,8 @@ def configure(flags: Sequence[str], source: Path | None = None) -> Configured:
         why = f"{absent} is not on this machine (a source build brings it)"
         return Configured(chosen, "not tried", why)
     env = {**pip_environment(), "LC_ALL": "C"}
-    env.pop("CMAKE_GENERATOR", None)
+    for name in ("CMAKE_GENERATOR", "CLICOLOR_FORCE", "FORCE_COLOR"):  # a kernel sets colours
+        env.pop(name, None)
     with tempfile.TemporaryDirectory() as build:
         command = [cmake, "-S", str(folder), "-B", build, "-DLLAVA_BUILD=off", *chosen]
         # On Windows, ninja needs a shell in which the compiler is on PATH; Visual Studio does not.

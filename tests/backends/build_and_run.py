@@ -78,7 +78,7 @@ def look(built: Built) -> tuple[BackendReport, dict[str, str]]:
     return report, shown
 
 
-def compare(pythons: dict[str, str], packages: Path, rounds: int = 3) -> list[dict[str, object]]:
+def compare(pythons: dict[str, str], packages: Path, rounds: int = 5) -> list[dict[str, object]]:
     """Measure several builds on the CPU in turn, and return the best run of each."""
     best: dict[str, Run] = {}
     for _ in range(rounds):
@@ -101,7 +101,7 @@ def rivals(built: Built, folder: Path, portable: bool) -> dict[str, str]:
         return {"plain CPU": sys.executable, "CPU with OpenBLAS": str(built.python)}
     if built.recipe.backend == "cpu" and portable:
         other = build_in(folder, "cpu", "-DGGML_NATIVE=off")
-        return {"for any processor": str(other.python), "native": str(built.python)}
+        return {"GGML_NATIVE=off": str(other.python), "native": str(built.python)}
     return {}
 
 
@@ -135,7 +135,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: thrown away)")
     parser.add_argument("--build-only", action="store_true", help="stop after the build")
     parser.add_argument(
-        "--portable", action="store_true", help="cpu: compare with a build for any processor"
+        "--portable",
+        action="store_true",
+        help="cpu: compare with GGML_NATIVE=off, as in the wheels",
     )
     parser.add_argument("--table", type=Path, default=TABLE, help="where the row goes")
     options = parser.parse_args()

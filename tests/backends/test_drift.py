@@ -102,6 +102,15 @@ def test_ggmls_own_variables_exist(source: Path) -> None:
         assert f'"{name}"' in text, f"{name} is read nowhere"
 
 
+def test_a_build_that_is_not_native_still_uses_avx2(source: Path) -> None:
+    text = (source / "vendor" / "llama.cpp" / "ggml" / "CMakeLists.txt").read_text(encoding="utf-8")
+    for name in ("AVX2", "FMA", "F16C"):
+        assert re.search(rf"option\(GGML_{name}\s[^)]*\$\{{INS_ENB\}}\)", text)
+    assert not re.search(r"option\(GGML_AVX512\s[^)]*INS_ENB", text)
+    wheels = BACKENDS["cpu"].wheels
+    assert wheels and "AVX2, FMA and F16C" in wheels.limits[0] and "AVX-512" in wheels.limits[0]
+
+
 def test_the_compute_capabilities_are_those_of_the_workflow(source: Path) -> None:
     text = (source / ".github" / "workflows" / "build-wheels-cuda.yaml").read_text(encoding="utf-8")
     oldest = [int(found) for found in re.findall(r'\$cudaArchs = "(\d+)-real', text)]
@@ -136,7 +145,11 @@ def cmake(*flags: str, source: Path) -> Configured:
     return configure(flags, source)
 
 
-def test_the_seeds_cuda_line_stops_cmake_with_its_message(source: Path) -> None:
+@pytest.mark.parametrize("colour", ["", "1"])
+def test_the_seeds_cuda_line_stops_cmake_with_its_message(
+    source: Path, colour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICOLOR_FORCE", colour)  # as Jupyter does
     found = cmake("-DLLAMA_CUBLAS=on", source=source)
     assert found.status == "failed"
     assert found.message == "LLAMA_CUBLAS is deprecated, use GGML_CUDA instead"
