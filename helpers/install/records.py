@@ -17,7 +17,10 @@ from helpers.install.backends import BACKENDS
 from helpers.install.paths import REPOSITORY
 
 _TABLE = REPOSITORY / "notebooks" / "data" / "backends.json"
-_HEAD = ("backend", "on", "date", "outcome", "device", "build", "layers", "prompt eval", "eval")
+_HEAD = (
+    "backend", "on", "date", "outcome", "device", "build", "layers", "prompt tokens/s",
+    "eval tokens/s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,9 @@ class RecordedTable(tuple[RecordedBackend, ...]):
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
         head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in _HEAD)
+        style = "text-align:left;white-space:nowrap"
         body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in line)
-            + "</tr>"
+            "<tr>" + "".join(f"<td style='{style}'>{escape(cell)}</td>" for cell in line) + "</tr>"
             for line in self._lines()
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
