@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -95,10 +96,15 @@ def test_the_best_settings_are_found_again(device: Device) -> None:
     logic = Tuning(devices=[device], **QUICK)
     assert logic.kept() is None and logic.keep(512, "eval") is None
     row = logic.measure(7, 512, 128, "f16")
+    assert row.eval_per_second is not None
     kept = logic.keep(512, "eval")
     assert kept is not None and kept.settings.n_gpu_layers == 7
     assert Tuning(devices=[device], **QUICK).kept() == kept
     assert kept.eval_per_second == row.eval_per_second
+    slower = dataclasses.replace(row, n_gpu_layers=9, eval_runs=(row.eval_per_second / 2,))
+    assert kept.beats(slower, 512, "eval") and not kept.beats(slower, 512, "prompt")
+    faster = dataclasses.replace(slower, eval_runs=(row.eval_per_second * 2,))
+    assert not kept.beats(faster, 512, "eval") and not kept.beats(slower, 1024, "eval")
     assert Tuning(**QUICK).kept() is None  # without the device it is another machine
     for damage in ("{", "[]", json.dumps({logic._key(): {"settings": 3}})):
         kept_file().write_text(damage)

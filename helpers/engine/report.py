@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
+from helpers.native import display_names
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -79,8 +81,9 @@ class LoadReport:
         ]
 
     def _rows(self) -> list[tuple[str, float, float, float, float]]:
+        shown = display_names(self.by_device)
         rows = [
-            (name, kinds["weights"], kinds["kv"], kinds["compute"], sum(kinds.values()))
+            (shown[name], kinds["weights"], kinds["kv"], kinds["compute"], sum(kinds.values()))
             for name, kinds in self.by_device.items()
         ]
         if len(rows) > 1:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
+from helpers.native import display_names
+
 KINDS = ("weights", "kv", "compute")
 
 
@@ -75,17 +77,19 @@ class MemoryPlan:
             f"  {'device':<24} {'layers':>7} {'weights':>9} {'KV':>9} {'compute':>9} "
             f"{'MiB':>9} {'free':>9}"
         )
+        shown = display_names(self.by_device)
         for name, kinds in self.by_device.items():
             figures = " ".join(f"{kinds[kind]:>9,.1f}" for kind in KINDS)
             lines.append(
-                f"  {name:<24} {self.layers_on.get(name, 0):>7} {figures} "
+                f"  {shown[name]:<24} {self.layers_on.get(name, 0):>7} {figures} "
                 f"{self.needed_mib(name):>9,.1f} {self.free_mib[name]:>9,.0f}{self._mark(name)}"
             )
         return "\n".join([*lines, *(f"  {line}" for line in self.advice)])
 
     def _repr_html_(self) -> str:
+        shown = display_names(self.by_device)
         rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td>"
+            f"<tr><td style='text-align:left'>{escape(shown[name])}</td>"
             f"<td>{self.layers_on.get(name, 0)}</td>"
             + "".join(f"<td>{kinds[kind]:,.1f}</td>" for kind in KINDS)
             + f"<td>{self.needed_mib(name):,.1f}</td><td>{self.free_mib[name]:,.0f}"

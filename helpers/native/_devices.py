@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import psutil
 
 from helpers.native._library import ggml, library_folder, llama
 
+_ADDRESS = re.compile(r"\[[^\]\s]*:\d+\]$")
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 _MIB = 1024 * 1024
 
@@ -150,6 +152,17 @@ def shared_libraries() -> list[str]:
     """Names of the shared libraries of llama-cpp-python, without version suffixes, sorted."""
     names = {path.name for path in library_folder().iterdir()}
     return sorted(name for name in names if name.endswith((".so", ".dylib", ".dll")))
+
+
+def display_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of devices as people read them: without addresses, where these tell nothing apart.
+
+    >>> display_names(["CPU", "RPC0[127.0.0.1:50052]"])
+    {'CPU': 'CPU', 'RPC0[127.0.0.1:50052]': 'RPC0'}
+    """
+    short = {name: _ADDRESS.sub("", name) for name in names}
+    plain = list(short.values())
+    return {name: one if plain.count(one) == 1 else name for name, one in short.items()}
 
 
 @functools.cache

@@ -55,6 +55,11 @@ class PracticeAccelerator:
         self.device: Device | None = None
 
     @property
+    def available(self) -> bool:
+        """Whether this llama-cpp-python has the RPC backend; prebuilt wheels have not."""
+        return ggml("ggml-rpc") is not None
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server; None before it was started."""
         return None if self._process is None else self._process.pid
@@ -70,7 +75,7 @@ class PracticeAccelerator:
         """
         if self.device is not None:
             return self.device
-        if ggml("ggml-rpc") is None:
+        if not self.available:
             raise DeviceError(
                 "This llama-cpp-python was built without RPC, which the practice accelerator "
                 f"needs ({library_folder().name}/ has no ggml-rpc library; no prebuilt wheel has "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Patch, Rectangle
 
+from helpers.native import display_names
 from helpers.plots._style import (
     EVAL,
     INK,
@@ -66,8 +67,9 @@ def plot_memory(
     <Figure: Memory, 0 of 31 layers on devices: CPU 199.8 of 23352 MiB, fits>
     """
     plans: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"": plan}
+    shown = display_names({device: 0 for one in plans.values() for device in one.by_device})
     bars = [
-        _Bar(f"{device}\n{name}" if name else device, device, kinds, one)
+        _Bar(f"{shown[device]}\n{name}" if name else shown[device], device, kinds, one)
         for name, one in plans.items()
         for device, kinds in one.by_device.items()
     ]

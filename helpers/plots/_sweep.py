@@ -199,7 +199,7 @@ def _draw_lines(
             markerfacecolor="none",
             markeredgewidth=1.6,
         )
-    ax.set_ylim(0, None)
+    ax.set_ylim(0, 1.08 * max(ax.dataLim.y1, 1e-9))  # room for the ring around the best
     low, high = min(places.values()), max(places.values())
     edge = 0.06 * (high - low) or 0.5
     ax.set_xlim(low - edge, high + edge)

@@ -20,7 +20,7 @@ from helpers.memory import MemoryPlan
 from helpers.memory.plan import KINDS
 from helpers.memory.planner import Planner
 from helpers.memory.predict import make_planner
-from helpers.native import Device, usable_cores
+from helpers.native import Device, display_names, usable_cores
 
 KV_CHOICES = ("f16", "q8_0", "q4_0")
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
@@ -41,9 +41,21 @@ class Kept:
 
     settings: Settings
     n_ctx: int
+    goal: str
     eval_per_second: float | None
     prompt_per_second: float | None
     date: str
+
+    def beats(self, row: SweepRow, n_ctx: int, goal: str) -> bool:
+        """Whether they were faster than a row, for the same goal and context."""
+        if (self.n_ctx, self.goal) != (n_ctx, goal) or self.settings == row.settings:
+            return False
+        speeds = {
+            name: (value,) if (value := getattr(self, f"{name}_per_second")) else ()
+            for name in ("prompt", "eval")
+        }
+        then = SweepRow(prompt_runs=speeds["prompt"], eval_runs=speeds["eval"])
+        return then.score(goal) >= row.score(goal)
 
 
 class Tuning:
@@ -172,26 +184,29 @@ class Tuning:
     # -- kept for the next time -------------------------------------------------------------------
 
     def keep(self, n_ctx: int, goal: str) -> Kept | None:
-        """Keep the best settings for this model and machine, and return them.
+        """Keep the best settings for this model and machine, unless better ones are kept already.
+
+        Returns:
+            What is kept now; None before the first trial.
 
         Raises:
             OSError: The file cannot be written.
         """
-        row = self.best(n_ctx, goal)
-        if row is None:
-            return None
-        result = self.result(n_ctx)
-        kept = Kept(
+        row, old = self.best(n_ctx, goal), self.kept()
+        if row is None or (old is not None and old.beats(row, n_ctx, goal)):
+            return old
+        new = Kept(
             Settings(**{name: getattr(row, name) for name in vars(Settings())}),
             n_ctx,
+            goal,
             row.eval_per_second,
             row.prompt_per_second,
-            result.machine.get("date", ""),
+            self.result(n_ctx).machine.get("date", ""),
         )
         everything = _read_kept()
-        everything[self._key()] = {**vars(kept), "settings": vars(kept.settings)}
+        everything[self._key()] = {**vars(new), "settings": vars(new.settings)}
         _write_kept(everything)
-        return kept
+        return new
 
     def kept(self) -> Kept | None:
         """What was kept for this model and machine, or None."""
@@ -254,7 +269,11 @@ def _write_kept(everything: dict[str, Any]) -> None:
 
 def memory_html(plan: MemoryPlan) -> str:
     """Bars of a plan: one for each device, with its limit, in patterns and words."""
-    rows = "".join(_bar(plan, device) for device in plan.by_device)
+    shown = display_names(plan.by_device)
+    longest = max(plan.needed_mib(device) for device in plan.by_device)
+    limits = [_limit(plan, device) for device in plan.by_device]
+    scale = 1.05 * max(1.0, longest, *(limit for limit in limits if limit <= _FAR * longest))
+    rows = "".join(_bar(plan, device, shown[device], scale) for device in plan.by_device)
     legend = " ".join(
         f'<span style="white-space:nowrap"><span style="display:inline-block;width:1.6em;'
         f'height:.8em;background:{_PATTERNS[kind]}"></span> {_WORDS[kind]}</span>'
@@ -271,13 +290,15 @@ def memory_html(plan: MemoryPlan) -> str:
     )
 
 
-def _bar(plan: MemoryPlan, device: str) -> str:
+def _limit(plan: MemoryPlan, device: str) -> float:
+    return max(0.0, plan.free_mib[device] - plan.margin_mib[device])
+
+
+def _bar(plan: MemoryPlan, device: str, name: str, scale: float) -> str:
     kinds = plan.by_device[device]
     need, free = plan.needed_mib(device), plan.free_mib[device]
-    limit = max(0.0, free - plan.margin_mib[device])
+    limit = _limit(plan, device)
     lacking = plan.lacking_mib.get(device)
-    near = limit <= _FAR * max(need, 1.0)
-    scale = max(need, limit if near else 0.0, 1.0) * 1.05
     segments = "".join(
         f'<span title="{_WORDS[kind]}: {kinds[kind]:,.1f} MiB" style="display:inline-block;'
         f'height:100%;width:{100 * kinds[kind] / scale:.2f}%;background:{_PATTERNS[kind]}"></span>'
@@ -287,7 +308,7 @@ def _bar(plan: MemoryPlan, device: str) -> str:
         f'<span title="limit: {limit:,.0f} MiB" style="position:absolute;left:'
         f"{100 * limit / scale:.2f}%;top:-3px;bottom:-3px;border-left:3px dashed "
         'var(--jp-ui-font-color0,#111)"></span>'
-        if near
+        if limit < scale
         else ""
     )
     frame = "3px solid #D1242F" if lacking is not None else "1px solid #808080"
@@ -300,7 +321,7 @@ def _bar(plan: MemoryPlan, device: str) -> str:
     layers = plan.layers_on.get(device, 0)
     return (
         f'<div style="margin:.4em 0"><div style="display:flex;justify-content:space-between">'
-        f"<span>{html.escape(device)}: {layers} layer{'' if layers == 1 else 's'}</span>"
+        f"<span>{html.escape(name)}: {layers} layer{'' if layers == 1 else 's'}</span>"
         f'<span style="white-space:nowrap{colour}">{words}</span></div>'
         f'<div style="position:relative;height:1.3em;border:{frame};white-space:nowrap;'
         f'font-size:14px;line-height:0">{segments}{mark}</div></div>'

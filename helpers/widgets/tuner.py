@@ -10,34 +10,18 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import ipywidgets as widgets
+from typing import Any
 
 from helpers.bench import Cancelled, SweepRow
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
-from helpers.models import local_models
 from helpers.native import Device, PracticeAccelerator
 from helpers.widgets._pictures import picture
-from helpers.widgets._tuning import BATCHES, KV_CHOICES, Kept, Tuning, memory_html
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_WIDE = widgets.Layout(width="640px", max_width="100%")
-_LABEL = {"description_width": "140px"}
-_EMBEDDED = "the embedded model"
-_PRACTICE_MIB = (
-    ("all of this machine's", None),
-    ("150 MiB", 150),
-    ("100 MiB", 100),
-    ("64 MiB", 64),
-)
-_GOALS = (("generation speed", "eval"), ("prompt speed", "prompt"), ("both", "both"))
+from helpers.widgets._tuner_controls import TunerControls
+from helpers.widgets._tuning import Kept, Tuning, memory_html
 
 
-class GpuTuner:
+class GpuTuner(TunerControls):
     """Sliders for layers, context, batch and KV type; memory, speed and code beside them.
 
     Show it as the last line of a cell. The memory answers while the slider moves; *Measure* makes
@@ -100,7 +84,9 @@ class GpuTuner:
         self.plan: MemoryPlan | None = None
         self.failure: BaseException | None = None
         self._logic = Tuning(model, found, **self._lengths)
-        self._build(model, n_ctx)
+        super().__init__(model, offer_practice=not found)
+        self._said = ""
+        self._model_changed_to(n_ctx)
         self._connect()
         self._show_kept()
         self._settings_changed()
@@ -153,69 +139,7 @@ class GpuTuner:
         bundle["text/plain"] = str(self)
         return bundle
 
-    # -- parts ------------------------------------------------------------------------------------
-
-    def _build(self, model: str | os.PathLike[str] | None, n_ctx: int | None) -> None:
-        self.model = widgets.Dropdown(
-            options=_models(model), description="model", layout=_WIDE, style=_LABEL
-        )
-        self.practice = widgets.Checkbox(
-            False, description="use the practice accelerator", indent=False
-        )
-        self.practice_memory = widgets.Dropdown(
-            options=_PRACTICE_MIB, description="with the memory", style=_LABEL, disabled=True
-        )
-        self.layers = widgets.IntSlider(
-            value=0, min=0, max=1, description="n_gpu_layers", **_looks()
-        )
-        self.context = widgets.SelectionSlider(options=[512], description="n_ctx", **_looks())
-        self.batch = widgets.SelectionSlider(
-            options=BATCHES, value=512, description="n_batch", **_looks()
-        )
-        self.type_kv = widgets.Dropdown(
-            options=KV_CHOICES, description="KV cache type", layout=_WIDE, style=_LABEL
-        )
-        self.goal = widgets.Dropdown(options=_GOALS, description="best for", style=_LABEL)
-        self.measure_button = _button("Measure", "Measure the settings shown, in a trial process")
-        self.find_button = _button("Find the best", "Search for the fastest settings that fit")
-        self.cancel_button = _button("Cancel", "End what is being measured")
-        self.cancel_button.disabled = True
-        self.code_button = _button("Copy code", "Show the line of the best settings, to copy")
-        self.progress = widgets.FloatProgress(
-            value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="240px")
-        )
-        self.message = widgets.HTML()
-        self.memory = widgets.HTML()
-        self.plot = widgets.HTML()
-        self.history = widgets.HTML()
-        self.code = widgets.Textarea(
-            "",
-            tooltip="The line to copy: Ctrl+A, Ctrl+C",
-            rows=2,
-            layout=widgets.Layout(width="640px", max_width="100%", display="none"),
-        )
-        self._said = ""
-        practice = widgets.HBox([self.practice, self.practice_memory])
-        practice.layout.display = "none" if self._own_devices else ""
-        self._model_changed_to(n_ctx)
-        buttons = [self.measure_button, self.find_button, self.cancel_button, self.code_button]
-        self.box = widgets.VBox(
-            [
-                self.model,
-                practice,
-                self.layers,
-                self.context,
-                self.batch,
-                self.type_kv,
-                self.memory,
-                widgets.HBox([*buttons, self.goal], layout=widgets.Layout(flex_flow="row wrap")),
-                widgets.HBox([self.progress, self.message]),
-                self.code,
-                self.plot,
-                self.history,
-            ]
-        )
-        self.box.add_class("gpu-tuner")
+    # -- beginning and changing -------------------------------------------------------------------
 
     def _connect(self) -> None:
         for control in (self.layers, self.context, self.batch, self.type_kv):
@@ -269,7 +193,7 @@ class GpuTuner:
             self._fail(error)
 
     def _model_picked(self, change: dict[str, Any]) -> None:
-        self._guarded(lambda: self._change_logic(change["new"], self._logic.devices))
+        self._guarded(lambda: self._change_logic(change["new"] or None, self._logic.devices))
 
     def _practice_changed(self, _change: object) -> None:
         self._guarded(self._switch_practice)
@@ -330,9 +254,10 @@ class GpuTuner:
 
     def _show_history(self, _change: object = None) -> None:
         result = self.result
-        self.history.value = result._repr_html_() if result.rows else ""
+        table = result._repr_html_()  # Jupyter's own line height would tear its caption apart
+        self.history.value = f'<div style="line-height:1.35;overflow-x:auto">{table}</div>'
         if not result.rows:
-            self.plot.value = ""
+            self.plot.value = self.history.value = ""
             return
         from helpers.plots import plot_sweep
 
@@ -414,7 +339,8 @@ class GpuTuner:
             )
             best = self._logic.best(self.context.value, self.goal.value)
             if found.stopped:
-                self._say(f"{found.stopped.capitalize()} after {made} trials; they remain below.")
+                trials = f"{made} trial{'' if made == 1 else 's'}"
+                self._say(f"{found.stopped.capitalize()} after {trials}; every row remains.")
             elif best is not None:
                 self.batch.value = best.n_batch
                 self.layers.value = best.n_gpu_layers
@@ -459,20 +385,3 @@ def _told(row: SweepRow) -> str:
         f"{row.eval_per_second or 0:.1f} tokens/s generated, "
         f"{row.prompt_per_second or 0:,.0f} tokens/s of prompt."
     )
-
-
-def _models(given: str | os.PathLike[str] | None) -> list[tuple[str, str | Path | None]]:
-    """The models to choose from: the one given, the embedded one, those of other programs."""
-    found: list[tuple[str, str | Path | None]] = [(_EMBEDDED, None)]
-    if given is not None:
-        found.insert(0, (os.path.basename(os.fspath(given)), os.fspath(given)))  # noqa: PTH119
-    found += [(f"{one.name} ({one.source})", one.path) for one in local_models()]
-    return found
-
-
-def _looks() -> dict[str, Any]:
-    return {"layout": _WIDE, "style": _LABEL, "continuous_update": True}
-
-
-def _button(text: str, tooltip: str) -> Any:
-    return widgets.Button(description=text, tooltip=tooltip)
