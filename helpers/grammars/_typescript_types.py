@@ -365,10 +365,8 @@ class TypeReader(ABC):
 
     def body(self, node: Node, env: Env) -> Members:
         members = Members()
-        comment, row = (
-            "",
-            -1,
-        )  # where the last member ended: a comment behind it is about that member
+        # Where the last member ended: a comment behind it is about that member.
+        comment, row = "", -1
         for child in node.named_children:
             if child.type == "comment":
                 comment = comment_text(self.text(child))
@@ -399,5 +397,4 @@ class TypeReader(ABC):
         annotation = self.part(node, "type")
         if key is None or annotation.type != "type_annotation":
             raise self.cannot(node, "a mapped type")
-        more = self.record(key, self.type(annotation.named_children[0], env), env)
-        self.join(members, more)
+        self.join(members, self.record(key, self.type(annotation.named_children[0], env), env))
