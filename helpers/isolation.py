@@ -15,7 +15,6 @@ import queue
 import signal
 import struct
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from helpers._children import apart, child_command, child_environment
 from helpers.engine.options import Completion, EngineOptions
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job
@@ -267,21 +267,13 @@ class IsolatedCore:
 
 
 def _spawn() -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    # A kernel's interrupt goes to its whole process group: the child stands outside of it.
-    apart: dict[str, Any] = (
-        {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-        if sys.platform == "win32"
-        else {"start_new_session": True}
-    )
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "helpers._worker"],  # -P: no module of the user's folder
+        child_command("helpers._worker"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
-        **apart,
+        env=child_environment(),
+        **apart(),
     )
 
 

@@ -7,17 +7,14 @@ by itself when its input closes, so that a dead kernel leaves no orphan at work.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import helpers
+from helpers._children import apart, child_command, child_environment
 from helpers.errors import EngineCrashed, HelpersError, ModelFileError
 
 MARK = "\x1e"
@@ -38,8 +35,9 @@ def run_task(task: str, arguments: Mapping[str, Any], progress: Progress | None 
         ModelFileError: The native library refuses the file, with its own words.
         EngineCrashed: The child ended without a result.
     """
-    command = [sys.executable, "-P", "-m", "helpers.convert._worker"]
-    return run_child(command, json.dumps({"task": task, **arguments}), progress)
+    return run_child(
+        child_command("helpers.convert._worker"), json.dumps({"task": task, **arguments}), progress
+    )
 
 
 def run_child(command: Sequence[str], request: str, progress: Progress | None) -> Any:
@@ -87,20 +85,6 @@ def run_child(command: Sequence[str], request: str, progress: Progress | None) -
         kind = ModelFileError if result["kind"] == "ModelFileError" else HelpersError
         raise kind(result["error"])
     return result["result"]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a child finds this very `helpers`."""
-    root = str(Path(helpers.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1", "PYTHONUTF8": "1"}
-
-
-def apart() -> dict[str, Any]:
-    """Options that keep a terminal's Ctrl-C from the child: its parent decides what to do."""
-    if sys.platform == "win32":
-        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-    return {"start_new_session": True}
 
 
 def _crashed(status: int, words: tuple[str, ...]) -> EngineCrashed:

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from helpers.convert._child import apart
+from helpers._children import apart
 from helpers.convert._output import choose_output, need_room, written_whole
 from helpers.errors import ModelFileError
 from helpers.install.build import source_folder

@@ -8,13 +8,13 @@ import functools
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers._children import apart, child_command, child_environment
 from helpers.native import Device
 
 _SECONDS = 60.0
@@ -151,20 +151,13 @@ class _Child:
             return process
         if mine:
             self._close()
-        root = str(Path(__file__).resolve().parents[2])
-        search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        apart: dict[str, Any] = (
-            {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "helpers.memory._simulator"],
+            child_command("helpers.memory._simulator"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": search, "GGML_NO_BACKTRACE": "1"},
-            **apart,
+            env=child_environment(),
+            **apart(),
         )
         self._owner = os.getpid()
         return self._process

@@ -10,17 +10,14 @@ import contextlib
 import ctypes
 import json
 import math
-import os
 import socket
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from helpers._children import apart, child_command, child_environment
 from helpers.errors import DeviceError
 from helpers.native._devices import Device
 from helpers.native._library import ggml, library_folder
@@ -281,31 +278,21 @@ def _gone(endpoint: str, error: Exception) -> DeviceError:
 
 
 def _spawn(memory_mib: float) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    apart: dict[str, Any] = (
-        {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-        if sys.platform == "win32"
-        else {"start_new_session": True}
-    )
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "helpers.native._practice_server", str(memory_mib)],
+        child_command("helpers.native._practice_server", str(memory_mib)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "GGML_NO_BACKTRACE": "1",
+        env=child_environment(
             # Server and client take turns on the same cores: who waits must not spin.
-            "OMP_WAIT_POLICY": "passive",
-            "OMP_STACKSIZE": "512K",
+            OMP_WAIT_POLICY="passive",
+            OMP_STACKSIZE="512K",
             # What a client leaves must go back to the system, or its successor finds less room.
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "65536",
-        },
-        **apart,
+            MALLOC_ARENA_MAX="1",
+            MALLOC_MMAP_THRESHOLD_="65536",
+            MALLOC_TRIM_THRESHOLD_="65536",
+        ),
+        **apart(),
     )
 
 
