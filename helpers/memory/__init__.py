@@ -1,6 +1,30 @@
-"""Will it fit? What a model needs on each device, known before anything is loaded."""
+"""Will it fit? What a model needs on each device, known before anything is loaded.
 
-from helpers.memory.plan import MemoryPlan
-from helpers.memory.predict import predict_memory, suggest_gpu_layers
+Loaded when first used: the simulator's process needs a part of this room alone, and quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from helpers.memory.plan import MemoryPlan as MemoryPlan
+    from helpers.memory.predict import predict_memory as predict_memory
+    from helpers.memory.predict import suggest_gpu_layers as suggest_gpu_layers
+
+_MODULE_OF = {
+    "MemoryPlan": "plan",
+    "predict_memory": "predict",
+    "suggest_gpu_layers": "predict",
+}
 
 __all__ = ["MemoryPlan", "predict_memory", "suggest_gpu_layers"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
