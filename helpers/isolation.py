@@ -308,7 +308,10 @@ def _crashed(status: int, last_words: tuple[str, ...]) -> EngineCrashed:
     elif any("out of memory" in line.lower() for line in last_words):
         cause = "a device ran out of memory. Try fewer n_gpu_layers or a smaller n_ctx"
     elif any("RPC" in line or "rpc" in line for line in last_words):
-        cause = "the RPC server was lost. Start it again"
+        cause = (
+            "the RPC server was lost: it ended, or ran out of memory. Try fewer n_gpu_layers, or "
+            "start it again"
+        )
     elif status == -getattr(signal, "SIGABRT", 6):
         cause = (
             "an assertion in llama.cpp failed, or a device gave up. Try fewer n_gpu_layers, a "

@@ -1165,4 +1165,104 @@ ISOLATION = [
     ),
 ]
 
-USES = [*GRAMMARS, *FILES, *PARAMETERS, *PROMPTS, *CONCURRENCY, *LIFECYCLE, *ISOLATION]
+_ACCELERATED = """
+    from helpers import practice_accelerator, predict_memory, suggest_gpu_layers
+    accelerator = practice_accelerator()
+    device = accelerator.start()
+"""
+
+
+def _device(name: str, code: str, expected: Gives | Raises | Says, posix: bool = False) -> Use:
+    """A use of the practice accelerator, which stands for any device that can fail."""
+    return Use("devices", name, f"{_ACCELERATED}{code}", expected, posix)
+
+
+DEVICES = [
+    _device(
+        "closed before the model is made",
+        """
+    accelerator.close()
+    result = error(lambda: make(devices=[device], n_gpu_layers=5))
+    """,
+        Says("DeviceError", "No practice accelerator answers", "Start it again"),
+    ),
+    _device(
+        "killed while a model generates",
+        """
+    llm = make(devices=[device], n_gpu_layers=-1, n_ctx=4096, max_tokens=None, logit_bias=NO_END)
+    kill = OnToken(lambda t: os.kill(accelerator.pid, signal.SIGKILL))
+    first = error(lambda: llm.invoke(STORY, config={"callbacks": [kill]}))
+    second = error(lambda: llm.invoke(FRANCE))
+    with make() as other:
+        result = f"{first} {second} {works(other)}"
+    """,
+        Says("EngineCrashed", "RPC server was lost", "DeviceError", "True"),
+        posix=True,
+    ),
+    _device(
+        "killed between prediction and load",
+        """
+    predict_memory(devices=[device])
+    os.kill(accelerator.pid, signal.SIGKILL)
+    result = [error(lambda: make(devices=[device])).split(":")[0],
+              error(lambda: suggest_gpu_layers(devices=[device])).split(":")[0]]
+    """,
+        Gives(["DeviceError", "DeviceError"]),
+        posix=True,
+    ),
+    _device(
+        "in this process",
+        """
+    make(devices=[device], n_gpu_layers=3, isolate=False)
+    """,
+        Raises("DeviceError", "another process", "isolate"),
+    ),
+    _device(
+        "a context far beyond its memory",
+        """
+    accelerator.close()
+    accelerator = practice_accelerator(64)
+    device = accelerator.start()
+    # It is refused, or the server dies of it; the device is there again either way.
+    first = error(lambda: make(devices=[device], n_gpu_layers=-1, n_ctx=8192))
+    with make(devices=[device]) as llm:
+        result = f"{first} {llm.load_report.n_gpu_layers < 31} {works(llm)}"
+    """,
+        Says("fewer n_gpu_layers", "True True"),
+        posix=True,
+    ),
+    _device(
+        "four models at once",
+        """
+    def act(i):
+        with make(devices=[device], n_gpu_layers=i * 10) as llm:
+            return works(llm)
+    result = in_threads(4, act)
+    """,
+        Gives([True] * 4),
+    ),
+    _device(
+        "no device at all by that name",
+        """
+    import dataclasses
+    made_up = dataclasses.replace(device, name="CUDA7", endpoint=None)
+    result = error(lambda: make(devices=[made_up], n_gpu_layers=3))
+    """,
+        Says("DeviceError", "CUDA7", "Devices here"),
+    ),
+    _device(
+        "forked with a simulator and an accelerator",
+        """
+    predict_memory(devices=[device])
+    pid = os.fork()
+    if pid == 0:
+        plan = error(lambda: predict_memory(n_ctx=256, n_gpu_layers=0))
+        os._exit(0 if getattr(plan, "fits", False) else 1)
+    result = os.waitpid(pid, 0)[1], predict_memory(n_ctx=300, devices=[device]).fits
+    """,
+        Gives((0, True)),
+        posix=True,
+    ),
+]
+
+USES = [*GRAMMARS, *FILES, *PARAMETERS, *PROMPTS, *CONCURRENCY, *LIFECYCLE, *ISOLATION, *DEVICES]

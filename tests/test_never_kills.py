@@ -118,6 +118,7 @@ def test_the_table_is_broad() -> None:
     assert min(count.values()) >= 5
     assert set(count) == {
         "grammars", "files", "parameters", "prompts", "concurrency", "lifecycle", "isolation",
+        "devices",
     }  # fmt: skip
     names = [(use.group, use.name) for use in USES]
     assert len(set(names)) == len(names)

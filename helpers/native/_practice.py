@@ -264,7 +264,7 @@ def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, 
     try:
         connection.sendall(verb.encode() + b"\n")
         answer: dict[str, float] = json.loads(connection.makefile("rb").readline())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # an empty answer is a device that cannot start
         raise _gone(endpoint, error) from error
     return answer
 
@@ -279,7 +279,7 @@ def _gone(endpoint: str, error: Exception) -> DeviceError:
 
 def _spawn(memory_mib: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        child_command("helpers.native._practice_server", str(memory_mib)),
+        child_command("helpers._practice_broker", str(memory_mib)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,14 +1,8 @@
-"""The practice accelerator's process: RPC servers of llama.cpp, one for each client.
+"""The RPC servers of the practice accelerator, all in one process: its memory is the device's.
 
-One of llama.cpp's servers talks to one client after the other, so a second model would wait for
-the first to be closed. This process hands every client a server of its own: a client connects,
-sends one line, and reads one line of JSON:
-
-- `memory` -> `{"free_mib": …, "total_mib": …}`
-- `serve` -> `{"port": …}`; the server at that port is its own until it closes this connection.
-
-It runs as `python -m helpers.native._practice_server MEMORY_MIB` (0 for no limit), prints its port,
-and ends when its input closes.
+It is driven by `helpers._practice_broker` through its input, a line each: `memory`, `serve` (a port
+that no client has), `free PORT` (the client has gone). It answers with a line of JSON, and ends
+when its input closes. It runs as `python -m helpers.native._practice_server MEMORY_MIB`.
 """
 
 from __future__ import annotations
@@ -35,53 +29,39 @@ _START_SECONDS = 10.0
 
 
 def main() -> None:
-    """Serve until the parent closes the pipe."""
-    limit = float(sys.argv[1])
-    pool = _Pool(limit)
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Serve until the broker closes the pipe."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the servers print must not end up between two answers
     threading.stack_size(512 * 1024)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.write(_report, f"{listener.getsockname()[1]}\n".encode())
-    while True:
-        client, _ = listener.accept()
-        threading.Thread(target=pool.answer, args=(client,), daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
+    pool = _Pool(float(sys.argv[1]))
+    for line in sys.stdin:
+        verb, *arguments = line.split()
+        answers.write(json.dumps(getattr(pool, verb)(*arguments)) + "\n")
+        answers.flush()
     os._exit(0)
 
 
 class _Pool:
-    """The servers of this process, used again when their client has gone."""
+    """The servers, used again when their client has gone."""
 
     def __init__(self, limit_mib: float) -> None:
-        self._lock = threading.Lock()
         self._idle = [_start_server()]
         self._base = _data_mib()
         self._limit = limit_mib
         if limit_mib:
             _limit_memory(self._base + limit_mib + _SLACK_MIB)
 
-    def answer(self, client: socket.socket) -> None:
-        """Serve one connection of the control port."""
-        with client, contextlib.suppress(OSError):
-            verb = client.makefile("rb").readline().strip()
-            if verb == b"memory":
-                _send(client, self._memory())
-            elif verb == b"serve":
-                with self._lock:
-                    port = self._idle.pop() if self._idle else _start_server()
-                try:
-                    _send(client, {"port": port})
-                    client.recv(1)  # returns when the client has gone
-                finally:
-                    with self._lock:
-                        self._idle.append(port)
+    def serve(self) -> dict[str, float]:
+        """The port of a server without a client."""
+        return {"port": self._idle.pop() if self._idle else _start_server()}
 
-    def _memory(self) -> dict[str, float]:
+    def free(self, port: str) -> dict[str, float]:
+        """The client of a server has gone."""
+        self._idle.append(int(port))
+        return {}
+
+    def memory(self) -> dict[str, float]:
+        """What the device has, and what is free there, in MiB."""
         if not self._limit:
             return {
                 "free_mib": available_mib(),
@@ -121,10 +101,6 @@ def _start_server() -> int:
     raise OSError("no port of 127.0.0.1 could be used")
 
 
-def _send(client: socket.socket, message: dict[str, float]) -> None:
-    client.sendall(json.dumps(message).encode() + b"\n")
-
-
 def _data_mib() -> float:
     """MiB of this process's own writable memory, as the system counts it for the limit."""
     with contextlib.suppress(OSError):
@@ -144,7 +120,4 @@ def _limit_memory(total_mib: float) -> None:
 
 
 if __name__ == "__main__":
-    # What the servers print must not reach the parent: it reads this process's port there.
-    _report = os.dup(1)
-    os.dup2(2, 1)
     main()

@@ -172,9 +172,9 @@ def test_a_small_one_takes_what_fits_and_refuses_more() -> None:
             assert "Paris" in llm.invoke(PROMPT)
             assert suggest_gpu_layers(devices=[small], n_ctx=2048) == 0
         if sys.platform == "linux":
-            with pytest.raises(DeviceError, match="fewer n_gpu_layers"):
+            with pytest.raises((DeviceError, EngineCrashed), match="fewer n_gpu_layers"):
                 model(small, n_ctx=8192, n_gpu_layers=-1)
-            # The device outlives it.
+            # The device outlives it, also where its server has died of it.
             with model(small, n_ctx=512, n_gpu_layers=3) as llm:
                 assert "Paris" in llm.invoke(PROMPT)
 
