@@ -85,7 +85,13 @@ def predict_memory(
         raise TypeError(f"n_gpu_layers={n_gpu_layers!r} must be a whole number, or -1 for all.")
     if n_gpu_layers < -1:
         raise ValueError(f"n_gpu_layers={n_gpu_layers} is out of range: 0 to all, or -1 for all.")
-    if n_gpu_layers > planner.n_layers:
+    if n_gpu_layers > 0 and not planner.setting.devices:
+        warn_caller(
+            f"n_gpu_layers={n_gpu_layers}, but no device here takes layers: the plan is for the "
+            "CPU alone. Pass devices=[…] with a practice accelerator, or a Device of your own "
+            "making, to plan for one."
+        )
+    elif n_gpu_layers > planner.n_layers:
         warn_caller(
             f"n_gpu_layers={n_gpu_layers} is more than this model's {planner.n_layers} layers "
             f"({planner.n_layers - 1} blocks and the output); the plan is for all of them."

@@ -233,6 +233,12 @@ def test_values_without_meaning(
         predict_memory(**settings)
 
 
+def test_layers_without_a_device_are_said() -> None:
+    with pytest.warns(UserWarning, match="no device here takes layers"):
+        plan = predict_memory(n_gpu_layers=5, devices=[])
+    assert plan.n_gpu_layers == 0
+
+
 def test_more_layers_than_there_are_is_said() -> None:
     with pytest.warns(UserWarning, match="n_gpu_layers=99 is more than this model's 31 layers"):
         plan = predict_memory(n_gpu_layers=99, devices=[card(1000)])
