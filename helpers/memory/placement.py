@@ -64,6 +64,9 @@ def place_layers(
     Returns:
         `n_blocks` + 1 names; the last is that of the output layer.
 
+    Raises:
+        ValueError: There is no device `main_gpu`.
+
     >>> place_layers(3, 2, [])
     ('CPU', 'CPU', 'CPU', 'CPU')
     """
@@ -72,6 +75,10 @@ def place_layers(
     if not devices or not count:
         return (CPU,) * layers
     if split_mode == 0:
+        if main_gpu >= len(devices):
+            raise ValueError(
+                f"main_gpu={main_gpu} is no device: there are {len(devices)}, counted from 0."
+            )
         devices, tensor_split = [devices[main_gpu]], None
     shares = list(tensor_split or ())[: len(devices)]
     if not any(shares):

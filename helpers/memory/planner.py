@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from helpers.memory.cache import kv_mib_by_layer, padded_context
 from helpers.memory.kv_types import kv_type
 from helpers.memory.placement import CPU, expert_mib, place_layers, reclaimable_mib, weights_mib
@@ -123,7 +125,8 @@ class Planner:
             by_device.setdefault(name, {"weights": 0.0, "kv": 0.0, "compute": 0.0})
             by_device[name]["compute"] = mib
         free = {CPU: available_mib()} | {d.name: free_mib(d) for d in setting.devices}
-        total = {CPU: 16 * 1024.0} | {d.name: d.total_mib for d in setting.devices}
+        total = {CPU: psutil.virtual_memory().total / _MIB}
+        total |= {device.name: device.total_mib for device in setting.devices}
         plan = MemoryPlan(
             model=info.path.name,
             n_ctx=setting.n_ctx,

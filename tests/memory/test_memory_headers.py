@@ -222,6 +222,7 @@ def test_a_margin_is_kept_free(tmp_path: Path) -> None:
         ({"n_parallel": 1000}, ValueError, "n_parallel=1000"),
         ({"type_k": "q3_k"}, ValueError, "q3_k.*f16"),
         ({"devices": ["CUDA0"]}, TypeError, "helpers.devices"),
+        ({"devices": [card(99)], "split_mode": 0, "main_gpu": 3}, ValueError, "main_gpu=3.*1"),
         ({"tensor_spilt": [1]}, TypeError, "tensor_split"),
     ],
     ids=str,
