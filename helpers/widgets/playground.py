@@ -16,6 +16,7 @@ import ipywidgets as widgets
 
 from helpers.errors import HelpersError
 from helpers.grammars import Grammar
+from helpers.widgets._clicks import start_after_click
 from helpers.widgets._grammar_trials import (
     CheckedGrammar,
     TracedText,
@@ -199,8 +200,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
     def _clicked(self, _button: Any) -> None:
         if self._begin():
-            self._thread = threading.Thread(target=self._generate, daemon=True)
-            self._thread.start()
+            self._thread = start_after_click(self._generate, "grammar-playground")
 
     def _begin(self) -> bool:
         """Get ready to generate; False if that is going on already."""

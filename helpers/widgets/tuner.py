@@ -16,6 +16,7 @@ from helpers.bench import Cancelled, SweepRow
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
 from helpers.native import Device, PracticeAccelerator
+from helpers.widgets._clicks import start_after_click
 from helpers.widgets._pictures import picture
 from helpers.widgets._tuner_controls import TunerControls
 from helpers.widgets._tuning import Kept, Tuning, memory_html
@@ -275,8 +276,7 @@ class GpuTuner(TunerControls):
 
     def _start(self, what: str, action: Callable[[], object]) -> None:
         if self._begin(what):
-            self._thread = threading.Thread(target=action, name="gpu-tuner", daemon=True)
-            self._thread.start()
+            self._thread = start_after_click(action, "gpu-tuner")
 
     def _begin(self, what: str) -> bool:
         if not self._busy.acquire(blocking=False):

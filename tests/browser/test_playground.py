@@ -109,6 +109,7 @@ def test_a_grammar_is_edited_tried_and_generated_with(notebook: NotebookPage, pa
 
     # A finished text, with what was refused at each token.
     playground.write(playground.source, 'root ::= "a " ("cat" | "dog") "."')
+    expect(box).to_contain_text('"."')  # in the drawing: the last key has arrived
     playground.button("Generate").press("Enter")
     expect(box).to_contain_text("✓ complete")
     expect(box.locator("pre").filter(has_text=re.compile(r"^a (cat|dog)\.$"))).to_be_visible()
