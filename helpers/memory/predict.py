@@ -150,13 +150,21 @@ def make_planner(
     info = inspect_model(path)
     if n_ctx is None or n_ctx == 0:
         n_ctx = min(4096, info.n_ctx_train or 4096) if n_ctx is None else info.n_ctx_train
+    n_ubatch = options.get("n_ubatch", 512)
     for name, value, most in (
         ("n_ctx", n_ctx, 2**23),
         ("n_batch", n_batch, 2**20),
+        ("n_ubatch", n_ubatch, 2**20),
         ("n_parallel", n_parallel, 256),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise ValueError(f"{name}={value!r} is out of range: 1 to {most}.")
+    if flash_attn is not None and not isinstance(flash_attn, bool):
+        raise ValueError(f"flash_attn={flash_attn!r} must be True, False or None.")
+    if margin_mib is not None and not (
+        isinstance(margin_mib, int | float) and 0 <= margin_mib < float("inf")
+    ):
+        raise ValueError(f"margin_mib={margin_mib!r} must be MiB, 0 or more, or None.")
     n_batch = min(n_batch, n_ctx)
     state = path.stat()
     return _planner(
@@ -165,7 +173,7 @@ def make_planner(
             devices=offload_devices() if devices is None else checked_devices(devices),
             n_ctx=n_ctx,
             n_batch=n_batch,
-            n_ubatch=min(int(options.get("n_ubatch", 512)), n_batch),
+            n_ubatch=min(n_ubatch, n_batch),
             type_k=kv_type("type_k", type_k),
             type_v=kv_type("type_v", type_v),
             flash_attn=flash_attn,

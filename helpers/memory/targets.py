@@ -23,6 +23,8 @@ def checked_devices(devices: Sequence[Device]) -> tuple[Device, ...]:
         TypeError: Something is not a `Device`.
         DeviceError: A device cannot take layers.
     """
+    if isinstance(devices, Device):
+        raise TypeError(f"devices must be a list: give [{devices.name}] in brackets.")
     for device in devices:
         if not isinstance(device, Device):
             raise TypeError(
