@@ -990,7 +990,8 @@ ISOLATION = [
         # Python runs sitecustomize at the start of each process with this path.
         Path("sitecustomize.py").write_text(
             "import os, sys, threading\\n"
-            "if 'helpers._worker' in sys.orig_argv: threading.Timer(0.2, os.abort).start()\\n"
+            "if 'helpers.isolation.child' in sys.orig_argv:\\n"
+            "    threading.Timer(0.2, os.abort).start()\\n"
         )
         os.environ["PYTHONPATH"] = os.getcwd()
         first = error(lambda: make(isolate=True))

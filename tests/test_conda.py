@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from helpers.install.backends import BACKENDS
 from helpers.install.environment import _MODEL_VERSION, MODEL
 from helpers.install.installed import canonical
-from helpers.native._library import SUPPORTED
+from helpers.native.library import SUPPORTED
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "environment.yml").read_text(encoding="utf-8")

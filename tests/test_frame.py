@@ -175,10 +175,10 @@ def test_sockets_to_other_machines_are_closed() -> None:
             pass
 
 
-def test_modules_are_at_most_400_lines() -> None:
+def test_modules_are_at_most_600_lines() -> None:
     long = {
         str(path.relative_to(ROOT)): lines
         for path in sorted((ROOT / "helpers").rglob("*.py"))
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 600
     }
     assert not long

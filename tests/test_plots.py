@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from helpers import Timings, plot_bars, plot_lines, plot_timings, plot_tokens
-from helpers.plots._style import duration
+from helpers.plots.style import duration
 
 CALL = Timings(
     load_ms=400.0,

@@ -15,7 +15,7 @@ import pytest
 import helpers
 from helpers import ModelChooser, recommend
 from helpers.models import CATALOGUE
-from helpers.widgets._choice import choose, code_for
+from helpers.widgets.choice import choose, code_for
 
 
 @pytest.fixture

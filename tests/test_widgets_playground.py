@@ -17,7 +17,7 @@ from helpers import ContextOverflowError, Grammar, GrammarError, LlamaCpp, defau
 from helpers.grammars import TokenChoice, TracedToken, trace_choices
 from helpers.plots import plot_choices, plot_rules
 from helpers.widgets import GrammarPlayground
-from helpers.widgets._grammar_trials import (
+from helpers.widgets.grammar_trials import (
     check_grammar,
     generate_traced,
     texts_table,

@@ -19,7 +19,7 @@ import pytest
 
 from helpers import Device, DeviceError, GpuTuner, ModelFileError, practice_accelerator
 from helpers.bench import Cancelled
-from helpers.widgets._tuning import Tuning, kept_file, memory_html
+from helpers.widgets.tuning import Tuning, kept_file, memory_html
 
 QUICK: dict[str, Any] = {"prompt_tokens": 16, "new_tokens": 4, "repeats": 1}
 
@@ -47,7 +47,10 @@ def workers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
-            if "helpers._worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+            if (
+                "helpers.isolation.child" in child.cmdline()
+                and child.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(child)
         except psutil.NoSuchProcess:
             pass

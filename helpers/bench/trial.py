@@ -1,7 +1,7 @@
 """One trial: a model loaded in a child process, warmed up, measured, and ended.
 
-The process is the engine's own (`helpers._worker`): it ends when its input closes, and the trial
-ends it for good when the time is up or somebody cancels, even while it loads.
+The process is the engine's own (`helpers.isolation.child`): it ends when its input closes, and the
+trial ends it for good when the time is up or somebody cancels, even while it loads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from helpers.engine import Completion, EngineOptions, Request
 from helpers.engine.core import settle
 from helpers.engine.sequence import Job
 from helpers.errors import EngineCrashed, HelpersError
-from helpers.isolation import IsolatedCore
+from helpers.isolation.core import IsolatedCore
 
 Cancel = Callable[[], bool] | threading.Event | None
 Step = Callable[[str, float], None]

@@ -8,10 +8,10 @@
 llama.cpp's own code does the work, in a child process: whatever ends that one, the kernel lives on.
 """
 
-from helpers.convert._ggml import convert_ggml
-from helpers.convert._perplexity import log_probabilities, perplexity
-from helpers.convert._practice import practice_ggml
-from helpers.convert._quantize import Quantized, quantize
+from helpers.convert.ggml import convert_ggml
+from helpers.convert.practice import practice_ggml
+from helpers.convert.quantization import Quantized, quantize
+from helpers.convert.scores import log_probabilities, perplexity
 
 __all__ = [
     "Quantized",

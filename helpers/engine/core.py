@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from helpers._warnings import warn_caller
 from helpers.engine.lane import Lane
 from helpers.engine.options import EngineOptions
 from helpers.engine.overrides import check_overrides
@@ -30,6 +29,7 @@ from helpers.native import (
     read_offloaded,
     usable_cores,
 )
+from helpers.warn import warn_caller
 
 _MIB = 1024 * 1024
 

@@ -240,7 +240,7 @@ class Engine:
 
 def _make_core(options: EngineOptions) -> Core:
     if options.isolate:
-        from helpers.isolation import IsolatedCore
+        from helpers.isolation.core import IsolatedCore
 
         return IsolatedCore(options)
     return LocalCore(options)

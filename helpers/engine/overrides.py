@@ -10,10 +10,10 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from helpers.models._check import checked_header
-from helpers.models._formats import VALUE_NAMES
-from helpers.models._header import Header
-from helpers.models._plausible import find_implausible
+from helpers.models.check import checked_header
+from helpers.models.formats import VALUE_NAMES
+from helpers.models.header import Header
+from helpers.models.plausible import find_implausible
 
 _BOUNDS = {
     "u8": (0, 2**8 - 1),

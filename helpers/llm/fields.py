@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from helpers._warnings import warn_caller
 from helpers.engine import Engine, EngineOptions, LoadReport, Request
 from helpers.errors import ModelFileError
 from helpers.grammars import Grammar
@@ -19,6 +18,7 @@ from helpers.llm.results import LastTimings
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, reject_unknown, split_model_kwargs
 from helpers.timings import Timings
+from helpers.warn import warn_caller
 
 SAMPLING = (
     "max_tokens",

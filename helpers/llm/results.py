@@ -9,9 +9,9 @@ from typing import Any
 
 from langchain_core.outputs import GenerationChunk
 
-from helpers._warnings import warn_caller
 from helpers.engine import Chunk, Completion, Request
 from helpers.timings import Timings
+from helpers.warn import warn_caller
 
 
 class LastTimings:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers._warnings import warn_caller
 from helpers.memory.kv_types import kv_type
 from helpers.memory.plan import MemoryPlan
 from helpers.memory.planner import Planner, Setting
@@ -16,6 +15,7 @@ from helpers.memory.targets import checked_devices, offload_devices
 from helpers.models import default_model, inspect_model
 from helpers.native import Device
 from helpers.parameters import split_model_kwargs
+from helpers.warn import warn_caller
 
 
 def predict_memory(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers._children import apart, child_command, child_environment
+from helpers.children import apart, child_command, child_environment
 from helpers.native import Device
 
 _SECONDS = 60.0
@@ -152,7 +152,7 @@ class _Child:
         if mine:
             self._close()
         self._process = subprocess.Popen(
-            child_command("helpers.memory._simulator"),
+            child_command("helpers.memory.simulate_child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -4,15 +4,15 @@
 >>> print(inspect_model(find_model("default")))  # doctest: +SKIP
 """
 
-from helpers.models._check import check_model_file
-from helpers.models._default import default_model
-from helpers.models._find import find_model
-from helpers.models._header import Tensor
-from helpers.models._info import ModelInfo, inspect_model
-from helpers.models._prompt import format_prompt
-from helpers.models._recommend import Recommendation, recommend
-from helpers.models._stores import LocalModel, local_models
 from helpers.models.catalogue import CATALOGUE, CatalogueEntry
+from helpers.models.check import check_model_file
+from helpers.models.default import default_model
+from helpers.models.find import find_model
+from helpers.models.header import Tensor
+from helpers.models.info import ModelInfo, inspect_model
+from helpers.models.prompt import format_prompt
+from helpers.models.recommendation import Recommendation, recommend
+from helpers.models.stores import LocalModel, local_models
 
 __all__ = [
     "CATALOGUE",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from helpers.models._mixes import Shape
+from helpers.models.mixes import Shape
 
 _MIB = 2**20
 _EUROPEAN = ("en", "fr", "es", "de", "it", "pt")

@@ -1,7 +1,24 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
-from helpers.native._context import Context, ContextParams, DecodeAborted, PerfCounters
-from helpers.native._devices import (
+from helpers.native.context import Context, ContextParams, DecodeAborted, PerfCounters
+from helpers.native.load_log import (
+    read_buffers,
+    read_caches,
+    read_flash_attention,
+    read_layers,
+    read_offloaded,
+)
+from helpers.native.log import LogCapture, capture_log, keep_quiet, recent_warnings
+from helpers.native.model import Model, ModelParams
+from helpers.native.practice import (
+    PracticeAccelerator,
+    ask,
+    practice_accelerator,
+    practice_split,
+    reach,
+    renamed,
+)
+from helpers.native.registry import (
     Device,
     available_mib,
     cpu_features,
@@ -11,24 +28,7 @@ from helpers.native._devices import (
     shared_libraries,
     usable_cores,
 )
-from helpers.native._load_log import (
-    read_buffers,
-    read_caches,
-    read_flash_attention,
-    read_layers,
-    read_offloaded,
-)
-from helpers.native._log import LogCapture, capture_log, keep_quiet, recent_warnings
-from helpers.native._model import Model, ModelParams
-from helpers.native._practice import (
-    PracticeAccelerator,
-    ask,
-    practice_accelerator,
-    practice_split,
-    reach,
-    renamed,
-)
-from helpers.native._sampler import SamplerChain
+from helpers.native.sampler import SamplerChain
 
 __all__ = [
     "Context",

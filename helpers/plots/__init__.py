@@ -5,14 +5,14 @@ once), has a transparent ground, and can be read on a light and on a dark page a
 `_style.py` holds that look, once, for every figure.
 """
 
-from helpers.plots._choices import plot_choices
-from helpers.plots._compare import SEED_FIGURES, plot_compare
-from helpers.plots._figures import plot_bars, plot_lines
-from helpers.plots._memory import plot_memory
-from helpers.plots._rules import RulesDrawing, plot_rules
-from helpers.plots._sweep import plot_sweep
-from helpers.plots._timings import plot_timings
-from helpers.plots._tokens import plot_tokens
+from helpers.plots.choices import plot_choices
+from helpers.plots.compare import SEED_FIGURES, plot_compare
+from helpers.plots.figures import plot_bars, plot_lines
+from helpers.plots.memory import plot_memory
+from helpers.plots.rules import RulesDrawing, plot_rules
+from helpers.plots.sweep import plot_sweep
+from helpers.plots.timings import plot_timings
+from helpers.plots.tokens import plot_tokens
 
 __all__ = [
     "SEED_FIGURES",

@@ -9,10 +9,10 @@ import ipywidgets as widgets
 import psutil
 
 from helpers.models import Recommendation
-from helpers.models._recommend import PURPOSES
+from helpers.models.recommendation import PURPOSES
 from helpers.native import devices
-from helpers.widgets._choice import Choice, choose, code_for
-from helpers.widgets._pictures import picture
+from helpers.widgets.choice import Choice, choose, code_for
+from helpers.widgets.pictures import picture
 
 _GIB = 2**30
 _WIDE = widgets.Layout(width="560px", max_width="100%")

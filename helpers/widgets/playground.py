@@ -16,8 +16,8 @@ import ipywidgets as widgets
 
 from helpers.errors import HelpersError
 from helpers.grammars import Grammar
-from helpers.widgets._clicks import start_after_click
-from helpers.widgets._grammar_trials import (
+from helpers.widgets.clicks import start_after_click
+from helpers.widgets.grammar_trials import (
     CheckedGrammar,
     TracedText,
     check_grammar,

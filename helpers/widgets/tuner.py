@@ -16,10 +16,10 @@ from helpers.bench import Cancelled, SweepRow
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
 from helpers.native import Device, PracticeAccelerator
-from helpers.widgets._clicks import start_after_click
-from helpers.widgets._pictures import picture
-from helpers.widgets._tuner_controls import TunerControls
-from helpers.widgets._tuning import Kept, Tuning, memory_html
+from helpers.widgets.clicks import start_after_click
+from helpers.widgets.pictures import picture
+from helpers.widgets.tuner_controls import TunerControls
+from helpers.widgets.tuning import Kept, Tuning, memory_html
 
 
 class GpuTuner(TunerControls):

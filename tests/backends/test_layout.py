@@ -9,7 +9,7 @@ import llama_cpp
 import pytest
 
 from helpers import InstallError
-from helpers.native._library import _check_layout
+from helpers.native.library import _check_layout
 
 
 class Shifted:

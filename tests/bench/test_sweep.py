@@ -32,7 +32,10 @@ def workers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
-            if "helpers._worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+            if (
+                "helpers.isolation.child" in child.cmdline()
+                and child.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -20,14 +20,14 @@ from helpers import default_model
 CHILD = """
 import sys, tracemalloc, time
 from helpers import inspect_model
-from helpers.models import _check
-from helpers.models._header import read_header
+from helpers.models import check
+from helpers.models.header import read_header
 from pathlib import Path
 
 def best(work):
     times = []
     for _ in range(5):
-        _check._checked.cache_clear()
+        check._checked.cache_clear()
         start = time.perf_counter()
         work()
         times.append(1000 * (time.perf_counter() - start))
@@ -36,12 +36,12 @@ def best(work):
 path = Path(sys.argv[1])
 header = best(lambda: read_header(path))
 whole = best(lambda: inspect_model(path))
-_check._checked.cache_clear()
+check._checked.cache_clear()
 inspect_model(path)
 start = time.perf_counter()
 inspect_model(path)
 again = 1000 * (time.perf_counter() - start)
-_check._checked.cache_clear()
+check._checked.cache_clear()
 tracemalloc.start()
 inspect_model(path)
 peak = tracemalloc.get_traced_memory()[1]

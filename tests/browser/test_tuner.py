@@ -56,7 +56,7 @@ def trials() -> list[int]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = process.info["cmdline"] or []
-        if "helpers._worker" in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if "helpers.isolation.child" in line and process.info["status"] != psutil.STATUS_ZOMBIE:
             parents = {parent.pid for parent in process.parents()}
             if os.getpid() in parents:
                 found.append(process.pid)

@@ -22,7 +22,7 @@ from helpers.errors import (
     ModelFileError,
 )
 from helpers.grammars import Grammar
-from helpers.isolation import _crashed, frame, read_frame
+from helpers.isolation.core import _crashed, frame, read_frame
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))

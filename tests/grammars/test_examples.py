@@ -16,7 +16,7 @@ MODULES = [
         f"helpers.grammars.{found.name}"
         for found in pkgutil.iter_modules(helpers.grammars.__path__)
     ),
-    "helpers.widgets._grammar_trials",
+    "helpers.widgets.grammar_trials",
     "helpers.widgets.playground",
 ]
 

@@ -15,9 +15,9 @@ CHILD = r"""
 import ctypes, json, sys
 from pathlib import Path
 from helpers.native import devices
-from helpers.native._devices import device_pointer
-from helpers.native._library import library_folder, llama
-from helpers.native._practice import register
+from helpers.native.registry import device_pointer
+from helpers.native.library import library_folder, llama
+from helpers.native.practice import register
 
 path, endpoint, n_ctx, budget = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 module = llama()
@@ -45,7 +45,7 @@ SYMBOL = "_Z17common_fit_paramsPKcP18llama_model_paramsP20llama_context_paramsPf
 
 
 def has_symbol() -> bool:
-    from helpers.native._library import library_folder
+    from helpers.native.library import library_folder
 
     folder = library_folder()
     for place in (folder, folder.parent.parent / "lib"):

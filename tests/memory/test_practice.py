@@ -188,8 +188,8 @@ def test_sizes_without_meaning(mib: Any) -> None:
 def test_a_library_without_rpc_names_the_backend_that_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from helpers.native import _practice
+    from helpers.native import practice
 
-    monkeypatch.setattr(_practice, "ggml", lambda _name: None)
+    monkeypatch.setattr(practice, "ggml", lambda _name: None)
     with pytest.raises(DeviceError, match="--backend rpc"):
         practice_accelerator().start()

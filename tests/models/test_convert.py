@@ -23,8 +23,8 @@ from helpers import (
     perplexity,
     quantize,
 )
-from helpers.convert import Quantized, _ggml, log_probabilities, practice_ggml
-from helpers.convert._output import need_room
+from helpers.convert import Quantized, ggml, log_probabilities, practice_ggml
+from helpers.convert.output import need_room
 
 TEXT = (
     "The sun is a star at the centre of our solar system. Light from the sun takes about eight "
@@ -178,7 +178,7 @@ def test_a_killed_quantizer_is_an_exception_and_leaves_nothing(tmp_path: Path) -
     def kill(done: int, _total: int) -> None:
         if done == 20:
             for child in psutil.Process().children():
-                if "helpers.convert._worker" in child.cmdline():
+                if "helpers.convert.child" in child.cmdline():
                     child.kill()
 
     with pytest.raises(EngineCrashed, match="The kernel is unharmed") as caught:
@@ -199,7 +199,7 @@ def test_an_interrupt_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         quantize(default_model(), "Q8_0", tmp_path / "x", allow_requantize=True, progress=interrupt)
     workers = [child for child in children if child.is_running()]
-    assert children and not any("helpers.convert._worker" in c.cmdline() for c in workers)
+    assert children and not any("helpers.convert.child" in c.cmdline() for c in workers)
     assert not list(tmp_path.iterdir())
 
 
@@ -283,7 +283,7 @@ def converter() -> Path:
         patch.setenv("PIP_RETRIES", "0")
         patch.setenv("PIP_DEFAULT_TIMEOUT", "15")
         try:
-            return _ggml._converter()
+            return ggml._converter()
         except InstallError as error:
             pytest.skip(f"the source of llama-cpp-python cannot be had: {error}")
 

@@ -10,8 +10,8 @@ import pytest
 
 from helpers import default_model, inspect_model, recommend
 from helpers.models import CATALOGUE
-from helpers.models._formats import ARCHITECTURES
-from helpers.models._mixes import Shape
+from helpers.models.formats import ARCHITECTURES
+from helpers.models.mixes import Shape
 
 # Sizes of the files on the Hub in GB (10^9 bytes), as their pages say, and the model's weights in
 # billions, as its makers say.

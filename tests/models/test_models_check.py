@@ -15,7 +15,7 @@ import pytest
 from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import HelpersError, ModelFileError, check_model_file, default_model
-from helpers.models._formats import ARCHITECTURES
+from helpers.models.formats import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,6 @@ def test_a_huge_folder_is_not_walked_to_its_end(
     room.mkdir()
     for number in range(300):
         (room / f"m{number}.gguf").touch()
-    monkeypatch.setattr("helpers.models._stores._MAX_FILES", 100)
+    monkeypatch.setattr("helpers.models.stores._MAX_FILES", 100)
     monkeypatch.setenv("LLAMA_NOTEBOOKS_MODEL_DIR", str(room))
     assert len(local_models()) == 100

@@ -19,8 +19,8 @@ from gguf_builders import tiny_llama
 from header_fuzz import Mutant, mutants
 
 from helpers import ModelFileError, default_model
-from helpers.models._check import checked_header
-from helpers.models._info import _describe
+from helpers.models.check import checked_header
+from helpers.models.info import _describe
 
 SEED = 20_261
 COUNT = 2_000

@@ -16,8 +16,8 @@ from gguf_builders import Draft, tiny_llama
 from llama_cpp import _ggml
 
 from helpers import ModelFileError, default_model
-from helpers.models._formats import FILE_TYPES, TENSOR_TYPES
-from helpers.models._header import read_header
+from helpers.models.formats import FILE_TYPES, TENSOR_TYPES
+from helpers.models.header import read_header
 
 EVERY_VALUE = {
     "u8": (255, gguf.GGUFValueType.UINT8),

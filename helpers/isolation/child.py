@@ -1,0 +1,133 @@
+"""The child process of `helpers.isolation.core`: one model, driven through stdin and stdout.
+
+It runs as `python -m helpers.isolation.child` and ends when its input closes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import replace
+from typing import IO, Any
+
+from helpers.errors import HelpersError
+from helpers.isolation.core import BEGIN, frame, read_frame
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever native code prints must not end up between two messages
+    replies.write(BEGIN)
+    worker = _Worker(replies)
+    status = 0
+    try:
+        while True:
+            verb, *arguments = read_frame(requests)
+            getattr(worker, f"do_{verb}")(*arguments)
+    except EOFError:
+        worker.close()
+    except BaseException:  # a message that cannot be read: the parent shows this text
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stderr.flush()
+        # Not sys.exit: a decode may still be running, and nothing here needs tidying up.
+        os._exit(status)
+
+
+class _Worker:
+    """Carries out the parent's messages."""
+
+    def __init__(self, replies: IO[bytes]) -> None:
+        self._replies = replies
+        self._lock = threading.Lock()
+        self._core: Any = None
+        self._jobs: dict[int, Any] = {}
+
+    def do_load(self, number: int, options: Any) -> None:
+        """Load the model and report what it took."""
+        from helpers.engine.core import LocalCore
+        from helpers.native import practice_split, reach, read_buffers, renamed
+
+        try:
+            aliases: dict[str, str] = {}
+            if options.devices is not None and options.n_gpu_layers != 0:
+                names, aliases = reach(options.devices)
+                settings = dict(options.model_settings)
+                split = settings.get("tensor_split") or practice_split(options.devices)
+                options = replace(
+                    options,
+                    devices=tuple((name, None) for name in names),
+                    model_settings=tuple({**settings, "tensor_split": split}.items()),
+                )
+            self._core = LocalCore(options)
+            log = renamed(self._core.native_log, aliases)
+            report = replace(self._core.load_report, by_device=read_buffers(log))
+            self._reply("reply", number, (report, log))
+        except Exception as error:
+            self._reply("reply", number, error)
+
+    def do_submit(self, requests: list[tuple[int, Any]]) -> None:
+        """Queue requests; each event goes back with the request's number."""
+        from helpers.engine.options import Chunk
+        from helpers.engine.sequence import Job
+
+        def sink_for(number: int) -> Any:
+            def sink(event: Any) -> None:
+                if not isinstance(event, Chunk):
+                    self._jobs.pop(number, None)
+                self._reply("event", number, event)
+
+            return sink
+
+        jobs = []
+        for number, request in requests:
+            self._jobs[number] = job = Job(request, sink_for(number))
+            jobs.append(job)
+        try:
+            self._core.submit(jobs)
+        except HelpersError as error:
+            for job in jobs:
+                job.sink(error)
+
+    def do_cancel(self, number: int) -> None:
+        """End a request early."""
+        job = self._jobs.get(number)
+        if job is not None:
+            self._core.cancel(job)
+
+    def do_tokenize(self, number: int, text: str) -> None:
+        """Count tokens without a generation."""
+        try:
+            self._reply("reply", number, self._core.tokenize(text))
+        except Exception as error:
+            self._reply("reply", number, error)
+
+    def close(self) -> None:
+        """Free the model where that is quick; the system does the rest."""
+        if self._core is not None:
+            closer = threading.Thread(target=self._core.close, daemon=True)
+            closer.start()
+            closer.join(timeout=3)
+
+    def _reply(self, verb: str, number: int, content: Any) -> None:
+        try:
+            raw = frame((verb, number, content))
+        except Exception:
+            raw = frame((verb, number, HelpersError(f"{type(content).__name__}: {content}")))
+        with self._lock:
+            try:
+                self._replies.write(raw)
+                self._replies.flush()
+            except OSError:
+                os._exit(0)  # the parent is gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The engine in a child process: whatever ends that process, the kernel lives on.
+
+Nothing inside a process survives a GPU's out-of-memory abort, a failed assertion in llama.cpp or a
+lost RPC server. So the model lives in a child (`python -m helpers.isolation.child`), its requests
+and answers go through pipes, and when the child dies the callers get an `EngineCrashed` with its
+last words. A child ends by itself as soon as its input pipe closes: a dead kernel leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from helpers.children import apart, child_command, child_environment
+from helpers.engine.options import Completion, EngineOptions
+from helpers.engine.report import LoadReport
+from helpers.engine.sequence import Job
+from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileError
+
+_HEADER = struct.Struct("<Q")
+BEGIN = b"\0llama-notebooks worker\0"
+"""What a child writes first: before it, start-up code of other packages may have printed."""
+
+
+def frame(message: object) -> bytes:
+    """One message as it goes through a pipe: its length in 8 bytes, then the pickle."""
+    raw = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _HEADER.pack(len(raw)) + raw
+
+
+def read_frame(stream: IO[bytes]) -> Any:
+    """Read one message.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise EOFError
+    (size,) = _HEADER.unpack(header)
+    raw = stream.read(size)
+    if len(raw) < size:
+        raise EOFError
+    return pickle.loads(raw)
+
+
+def _one_byte(stream: IO[bytes]) -> bytes:
+    byte = stream.read(1)
+    if not byte:
+        raise EOFError
+    return byte
+
+
+class IsolatedCore:
+    """A model in a child process, with the same face as `LocalCore`.
+
+    Args:
+        options: Options that went through `settle`; `n_gpu_layers="auto"` takes the most layers
+            that fit the devices' free memory (`helpers.memory`).
+
+    Raises:
+        EngineCrashed: The child died while it loaded the model.
+        ModelFileError: llama.cpp refuses the file.
+        DeviceError: It does not fit.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.pid = os.getpid()
+        if options.n_gpu_layers != "auto":
+            self._start(options)
+            return
+        # The plan is a promise, not a fact: another program may take the memory meanwhile.
+        planned = _planned(options)
+        for layers in dict.fromkeys((planned, planned * 3 // 4, planned // 2, 0)):
+            try:
+                self._start(replace(options, n_gpu_layers=layers))
+                return
+            except (EngineCrashed, DeviceError, ModelFileError):
+                if layers == 0:
+                    raise
+
+    def _start(self, options: EngineOptions) -> None:
+        self.options = options
+        self._jobs: dict[int, Job] = {}
+        self._numbers: dict[Job, int] = {}
+        self._replies: dict[int, queue.SimpleQueue[Any]] = {}
+        self._next = 0
+        self._lock = threading.RLock()
+        self._dead: BaseException | None = None
+        self._last_words: deque[str] = deque(maxlen=40)
+        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._process = _spawn()
+        self._threads = [
+            threading.Thread(target=target, name=f"llama-{name}", daemon=True)
+            for name, target in (
+                ("reader", self._read),
+                ("writer", self._write),
+                ("stderr", self._listen),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            report, self.native_log = self._ask("load", options)
+        except BaseException:
+            self.close()
+            raise
+        self.load_report: LoadReport = replace(report, isolated=True)
+
+    @property
+    def alive(self) -> bool:
+        """False once the child has ended, whatever the reason."""
+        return self._dead is None
+
+    @property
+    def child_pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Send jobs to the child; their sinks are called from this core's reader thread."""
+        if os.getpid() != self.pid:
+            raise HelpersError(
+                "This model's process belongs to the process that this one was forked from. "
+                "Make the LlamaCpp in the process that uses it."
+            )
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            first = self._next + 1
+            numbered = dict(enumerate(jobs, first))
+            # Pickled here, so that what cannot be pickled is the caller's exception.
+            raw = frame(("submit", [(number, job.request) for number, job in numbered.items()]))
+            self._next += len(numbered)
+            self._jobs.update(numbered)
+            self._numbers.update({job: number for number, job in numbered.items()})
+            self._outgoing.put(raw)
+
+    def cancel(self, job: Job) -> None:
+        """End a job as soon as possible."""
+        job.cancelled = True
+        with self._lock:
+            number = self._numbers.get(job)
+        if number is not None:
+            self._outgoing.put(frame(("cancel", number)))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a prompt, as a call would see it."""
+        tokens: list[int] = self._ask("tokenize", text)
+        return tokens
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the child; all its memory, device memory included, goes back to the system."""
+        if os.getpid() != self.pid:
+            return
+        with self._lock:
+            if self._dead is None:
+                self._dead = HelpersError("This model has been closed. Make a new one to go on.")
+        self._outgoing.put(None)
+        try:
+            self._process.wait(timeout=5 if wait else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join(timeout=5)
+
+    def _ask(self, verb: str, argument: object) -> Any:
+        replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            self._next += 1
+            raw = frame((verb, self._next, argument))
+            self._replies[self._next] = replies
+            self._outgoing.put(raw)
+        reply = replies.get()
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    # -- threads --------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """The only writer: an interrupted caller can never leave half a message in the pipe."""
+        stream = self._process.stdin
+        assert stream is not None
+        with contextlib.suppress(OSError, ValueError):
+            while (raw := self._outgoing.get()) is not None:
+                stream.write(raw)
+                stream.flush()
+        with contextlib.suppress(OSError):
+            stream.close()
+
+    def _read(self) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        with contextlib.suppress(Exception):  # the end, or a message that cannot be one
+            seen = b""
+            while not seen.endswith(BEGIN):
+                seen = seen[-len(BEGIN) :] + _one_byte(stream)
+            while True:
+                verb, number, content = read_frame(stream)
+                if verb == "event":
+                    self._pass_on(number, content)
+                else:
+                    with self._lock:
+                        replies = self._replies.pop(number, None)
+                    if replies is not None:
+                        replies.put(content)
+        self._bury()
+        stream.close()
+
+    def _pass_on(self, number: int, event: Any) -> None:
+        with self._lock:
+            job = self._jobs.get(number)
+            if job is not None and isinstance(event, (Completion, BaseException)):
+                del self._jobs[number], self._numbers[job]
+        if job is not None:
+            try:
+                job.sink(event)
+            except Exception:  # the receiver is gone: its event loop is closed
+                self.cancel(job)
+
+    def _listen(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        for raw in stream:
+            self._last_words.append(raw.decode("utf-8", "replace").rstrip())
+        stream.close()
+
+    def _bury(self) -> None:
+        """The child is gone: tell everybody who waits."""
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it lives, but nobody can understand it any more
+            self._process.kill()
+            status = self._process.wait()
+        self._threads[2].join(timeout=1)
+        with self._lock:
+            if self._dead is None:
+                self._dead = _crashed(status, tuple(self._last_words))
+            error = self._dead
+            waiting = [*self._replies.values()]
+            jobs = [*self._jobs.values()]
+            self._replies.clear()
+            self._jobs.clear()
+            self._numbers.clear()
+        self._outgoing.put(None)
+        for replies in waiting:
+            replies.put(error)
+        for job in jobs:
+            with contextlib.suppress(Exception):
+                job.sink(error)
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        child_command("helpers.isolation.child"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(),
+        **apart(),
+    )
+
+
+def _planned(options: EngineOptions) -> int:
+    """The layers that fit the devices' free memory now."""
+    from helpers.memory.planner import Planner, Setting
+    from helpers.memory.targets import named_devices
+
+    setting = Setting(
+        path=Path(options.model_path),
+        devices=named_devices(options.devices),
+        n_ctx=options.n_ctx or 0,
+        n_batch=options.n_batch,
+        n_ubatch=options.n_ubatch,
+        type_k=options.type_k,  # type: ignore[arg-type]
+        type_v=options.type_v,  # type: ignore[arg-type]
+        flash_attn=options.flash_attn,
+        use_mmap=options.use_mmap,
+        model_settings=options.model_settings,
+        context_settings=options.context_settings,
+    )
+    return Planner(setting).largest()
+
+
+def _crashed(status: int, last_words: tuple[str, ...]) -> EngineCrashed:
+    """Name the likely cause of a child's death."""
+    if status == -getattr(signal, "SIGKILL", 9):
+        cause = (
+            "it was killed from outside, most often by the system for lack of memory. "
+            "Try a smaller n_ctx or a smaller model"
+        )
+    elif any("out of memory" in line.lower() for line in last_words):
+        cause = "a device ran out of memory. Try fewer n_gpu_layers or a smaller n_ctx"
+    elif any("RPC" in line or "rpc" in line for line in last_words):
+        cause = (
+            "the RPC server was lost: it ended, or ran out of memory. Try fewer n_gpu_layers, or "
+            "start it again"
+        )
+    elif status == -getattr(signal, "SIGABRT", 6):
+        cause = (
+            "an assertion in llama.cpp failed, or a device gave up. Try fewer n_gpu_layers, a "
+            "smaller n_batch or n_ctx"
+        )
+    elif status == -getattr(signal, "SIGSEGV", 11):
+        cause = "llama.cpp crashed. Check the model file with helpers.inspect_model"
+    else:
+        cause = "its log may tell why"
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            status_text = signal.Signals(-status).name
+    else:
+        status_text = f"exit status {status}"
+    log = "\n".join(f"  {line}" for line in last_words[-8:])
+    return EngineCrashed(
+        f"The process that held the model ended ({status_text}): {cause}. "
+        "The kernel is unharmed, and the next call starts a new process."
+        + (f"\nIts last words:\n{log}" if log else ""),
+        native_log=last_words,
+        exit_status=status,
+    )

@@ -1,0 +1,229 @@
+"""Values that a readable header may hold and a model may not.
+
+llama.cpp checks many of these with `GGML_ASSERT`, which ends the process, and some not at all. Each
+rule names its place in the llama.cpp that llama-cpp-python 0.3.36 carries. The tests' fuzzer looks
+for headers that pass here and end a child process all the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+
+from helpers.models.formats import (
+    ARCHITECTURES,
+    FREE_HEAD_LENGTHS,
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    PROJECTOR_ARCHITECTURES,
+    ROPE_SCALING_TYPES,
+    SOME_HEAD_ROTATED,
+    WHOLE_HEAD_ROTATED,
+)
+from helpers.models.header import Header, Tensor
+from helpers.models.tensors import tensor_problems
+from helpers.models.vocabulary import vocabulary_problems
+
+_AGAIN = "Download or copy the file again."
+
+# The scalar keys that every architecture reads (llama_model_base::load_hparams), with their types.
+# (key after "{architecture}.", types, smallest, largest, required)
+_U32_MAX = 2**32 - 1
+_SCALARS: tuple[tuple[str, str, float, float, bool], ...] = (
+    ("block_count", "u32", 1, MAX_LAYERS, True),
+    ("context_length", "u32", 1, 2**31 - 1, True),
+    ("embedding_length", "u32", 1, 2**24, True),
+    ("vocab_size", "u32", 1, 2**24, False),
+    ("expert_count", "u32", 0, MAX_EXPERTS, False),
+    ("expert_group_count", "u32", 0, MAX_EXPERTS, False),
+    ("expert_group_used_count", "u32", 0, MAX_EXPERTS, False),
+    ("expert_shared_count", "u32", 0, MAX_EXPERTS, False),
+    ("attention.key_length", "u32", 1, 2**16, False),
+    ("attention.value_length", "u32", 1, 2**16, False),
+    ("rope.dimension_count", "u32", 0, 2**16, False),
+    ("rope.scaling.type", "str", 0, 0, False),
+    ("rope.freq_base", "f32", 0, math.inf, False),
+    ("attention.layer_norm_rms_epsilon", "f32", 0, 1, False),
+    ("attention.layer_norm_epsilon", "f32", 0, 1, False),
+)
+# Keys that hold one number for all layers or one for each (get_key_or_arr).
+_PER_LAYER = (
+    ("attention.head_count", 2**16),
+    ("attention.head_count_kv", 2**16),
+    ("feed_forward_length", 2**24),
+    ("expert_feed_forward_length", 2**24),
+    ("expert_used_count", MAX_EXPERTS),
+)
+_WINDOWED = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+# Keys of `general.` and `tokenizer.` that are read with a fixed type.
+_TYPES = {
+    "general.name": "str",
+    "general.file_type": "u32",
+    "tokenizer.ggml.model": "str",
+    "tokenizer.ggml.pre": "str",
+    "tokenizer.chat_template": "str",
+    "tokenizer.ggml.add_bos_token": "bool",
+    "tokenizer.ggml.add_eos_token": "bool",
+    "tokenizer.ggml.add_space_prefix": "bool",
+    "tokenizer.ggml.bos_token_id": "u32",
+    "tokenizer.ggml.eos_token_id": "u32",
+    "tokenizer.ggml.unknown_token_id": "u32",
+    "tokenizer.ggml.padding_token_id": "u32",
+    "split.no": "u16",
+    "split.count": "u16",
+}
+
+
+def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
+    """Return the first thing that keeps llama.cpp from loading a model, or None.
+
+    Args:
+        header: The header of the (first part of the) model.
+        tensors: The tensors of all parts.
+    """
+    return next(_problems(header, tensors), None)
+
+
+def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
+    yield from _architecture(header)
+    arch = str(header["general.architecture"])
+    yield from _types(header)
+    yield from _scalars(header, arch)
+    yield from _per_layer(header, arch)
+    yield from _experts(header, arch)
+    if not tensors:
+        yield (
+            "has no tensors: it is a vocabulary or a header without weights. Download the model "
+            "file itself."
+        )
+    yield from vocabulary_problems(header)
+    yield from tensor_problems(header, arch, tensors)
+    yield from _heads(header, arch)
+
+
+def _architecture(header: Header) -> Iterator[str]:
+    key = "general.architecture"
+    if key not in header or header.type_of(key) != ("str",):
+        yield f"does not say what model it is: the key {key!r} is missing. {_AGAIN}"
+        return
+    arch = str(header[key])
+    if arch in PROJECTOR_ARCHITECTURES:
+        yield (
+            "is the image encoder of a model (a projector, mmproj), not a language model. Load "
+            "the .gguf file beside it."
+        )
+    elif arch not in ARCHITECTURES:
+        near = difflib.get_close_matches(arch, sorted(ARCHITECTURES), n=3, cutoff=0.5)
+        likeness = f" (it knows {', '.join(near)})" if near else ""
+        yield (
+            f"has the architecture {arch[:80]!r}, which this llama.cpp does not know{likeness}. "
+            "Upgrade llama-cpp-python if the model is newer than it, or choose another model."
+        )
+
+
+def _types(header: Header) -> Iterator[str]:
+    for key, kind in _TYPES.items():
+        if key in header and header.type_of(key) != (kind,):
+            found = " of ".join(header.type_of(key))
+            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
+
+
+def _scalars(header: Header, arch: str) -> Iterator[str]:
+    for name, kind, smallest, largest, required in _SCALARS:
+        key = f"{arch}.{name}"
+        if key not in header:
+            if required:
+                yield f"is incomplete: the key {key!r} is missing. {_AGAIN}"
+            continue
+        if header.type_of(key) != (kind,):
+            found = " of ".join(header.type_of(key))
+            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
+            continue
+        value = header[key]
+        if kind == "str":
+            if value not in ROPE_SCALING_TYPES:
+                yield (
+                    f"has {key!r} = {value!r}; llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}. "
+                    + _AGAIN
+                )
+        elif not smallest <= value <= largest:
+            yield f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}. {_AGAIN}"
+
+
+def _per_layer(header: Header, arch: str) -> Iterator[str]:
+    layers = header[f"{arch}.block_count"]
+    # Layers that predict further tokens may be left out of an array.
+    lengths = (layers, layers - header.get(f"{arch}.nextn_predict_layers", 0))
+    for name, largest in _PER_LAYER:
+        key = f"{arch}.{name}"
+        if key not in header:
+            continue
+        kind = header.type_of(key)
+        if kind == ("u32",):
+            values = [header[key]]
+        elif kind in (("array", "u32"), ("array", "i32")) and header.length(key) in lengths:
+            values = header[key]
+        else:
+            yield (
+                f"is damaged: {key!r} must be one number or {layers} numbers (one for each "
+                f"layer). {_AGAIN}"
+            )
+            return
+        if not all(0 <= value <= largest for value in values):
+            yield f"has {key!r} with a value outside 0 to {largest:,}. {_AGAIN}"
+
+
+def _experts(header: Header, arch: str) -> Iterator[str]:
+    """The assertions on experts in llama_model_base::load_hparams."""
+    count = header.get(f"{arch}.expert_count", 0)
+    layers = header[f"{arch}.block_count"]
+    used = max(header.per_layer(f"{arch}.expert_used_count", layers))
+    groups = header.get(f"{arch}.expert_group_count", 0)
+    groups_used = header.get(f"{arch}.expert_group_used_count", 0)
+    if arch in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
+        count, used = 0, 0
+    good = used <= count and (not count or (used > 0 and groups < count))
+    if groups > 1:
+        good = good and count % groups == 0 and 0 < groups_used < groups
+    if not good or (not count and groups):
+        yield (
+            f"has impossible numbers of experts: {count} experts, {used} used, {groups} groups, "
+            f"{groups_used} of them used. {_AGAIN}"
+        )
+
+
+def _heads(header: Header, arch: str) -> Iterator[str]:
+    layers = header[f"{arch}.block_count"]
+    if header.get(f"{arch}.nextn_predict_layers", 0) > layers:
+        yield f"has more prediction layers than layers. {_AGAIN}"
+    heads = header.per_layer(f"{arch}.attention.head_count", layers)[0]
+    if not heads:
+        return
+    default = header[f"{arch}.embedding_length"] // heads
+    key = header.get(f"{arch}.attention.key_length", default)
+    value = header.get(f"{arch}.attention.value_length", default)
+    rotated = header.get(f"{arch}.rope.dimension_count", key)
+    # GGML_ASSERT in ggml_compute_forward_rope (ggml-cpu/ops.cpp), and an endless loop for zero.
+    windowed = header.get(f"{arch}.rope.dimension_count_swa", rotated)
+    windowed_key = header.get(f"{arch}.attention.key_length_swa", key)
+    for number, length in ((rotated, key), (windowed, windowed_key)):
+        explicit = f"{arch}.rope.dimension_count" in header or arch in SOME_HEAD_ROTATED
+        impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
+        if explicit and impossible:
+            yield (
+                f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
+                f"which is not an even part of them. {_AGAIN}"
+            )
+    if arch not in FREE_HEAD_LENGTHS and key != value:
+        yield (
+            f"has heads of {key} values for keys and {value} for values, which its architecture "
+            f"({arch}) does not allow. {_AGAIN}"
+        )
+    # Windowed layers may have numbers of their own, and then these are not compared.
+    own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
+    if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
+        yield (
+            f"has {arch + '.rope.dimension_count'!r} = {rotated}, but its heads have {key} "
+            f"values. {_AGAIN}"
+        )

@@ -1,0 +1,197 @@
+"""From messages to the text that a model was trained on, through its own chat template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from helpers.errors import ModelFileError
+from helpers.models.default import default_model
+from helpers.models.formats import PRE_TOKENIZERS_WITH_BOS
+from helpers.models.header import Header
+from helpers.models.info import ModelInfo, inspect_model
+from helpers.models.render import render
+
+# LangChain's names for the roles, beside those that templates know.
+_ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant"}
+
+
+def format_prompt(
+    messages: Any,
+    model: str | os.PathLike[str] | ModelInfo | Any = None,
+    add_generation_prompt: bool = True,
+    *,
+    chat_template: str | None = None,
+    tools: list[dict[str, Any]] | None = None,
+    timeout: float = 5.0,
+    **variables: Any,
+) -> str:
+    """Write messages as the prompt that the model was trained on, with its own chat template.
+
+    The template is rendered in a sandbox in a child process (the first call takes about 0.2 s, the
+    next about 1 ms), because it is a program that came with the file.
+
+    The result has no BOS token at its beginning where the tokenizer adds one itself, as
+    `LlamaCpp` and llama.cpp do by the file's settings: pass it on as it is, and the model sees
+    exactly one. Control tokens such as `<|im_start|>` are written as text, and `LlamaCpp` reads
+    them as tokens. Text of your users that may contain such tokens should be cleaned first.
+
+    Args:
+        messages: A list of `{"role": …, "content": …}`, of `(role, content)`, or of LangChain
+            messages; a LangChain prompt value; or a text, which is one message of the user.
+        model: Path of a GGUF file, a `ModelInfo`, or an object with a `model_path` such as
+            `LlamaCpp`. None is `default_model()`.
+        add_generation_prompt: End where the model's answer begins.
+        chat_template: Jinja source to use in place of the file's own.
+        tools: Tools in OpenAI's JSON form, for templates that know them.
+        timeout: Longest time in seconds that the template may take.
+        **variables: Further variables of the template, such as `enable_thinking=False`.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        ModelFileError: The file has no template, or its template is invalid, refuses the messages
+            (their order, a role), or does not end in time.
+        TypeError: The messages are of no known form.
+
+    Example:
+        >>> from helpers import format_prompt
+        >>> print(format_prompt([("system", "Be brief."), ("user", "Hi!")]))
+        <|im_start|>system
+        Be brief.<|im_end|>
+        <|im_start|>user
+        Hi!<|im_end|>
+        <|im_start|>assistant
+        <BLANKLINE>
+    """
+    info = _info(model)
+    header = info.metadata
+    template = chat_template or _template(header, bool(tools)) or ""
+    if not template:
+        raise ModelFileError(
+            f"{info.path} has no chat template (tokenizer.chat_template): it may be a base model, "
+            "which continues text and does not chat. Write the prompt by hand, or pass "
+            "chat_template=…"
+        )
+    bos = _token(header, "bos")
+    values: dict[str, Any] = {
+        "messages": _messages(messages),
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": bos,
+        "eos_token": _token(header, "eos"),
+        **variables,
+    }
+    if tools:
+        values["tools"] = tools
+    text = render(template, values, info.path.name, timeout)
+    return text.removeprefix(bos) if bos and adds_bos(header) else text
+
+
+def adds_bos(header: Header) -> bool:
+    """Say whether llama.cpp begins every tokenized text of this model with its BOS token."""
+    kind = header.get("tokenizer.ggml.model")
+    pre = header.get("tokenizer.ggml.pre", "")
+    if kind == "gemma4" or pre == "gemma4":
+        return True  # llama.cpp overrides these files
+    by_default = kind in ("llama", "bert") or (kind == "gpt2" and pre in PRE_TOKENIZERS_WITH_BOS)
+    return bool(header.get("tokenizer.ggml.add_bos_token", by_default))
+
+
+def _info(model: Any) -> ModelInfo:
+    if isinstance(model, ModelInfo):
+        return model
+    if model is None:
+        model = default_model()
+    return inspect_model(getattr(model, "model_path", model))
+
+
+def _template(header: Header, with_tools: bool) -> str | None:
+    if with_tools and "tokenizer.chat_template.tool_use" in header:
+        return str(header["tokenizer.chat_template.tool_use"])
+    template = header.get("tokenizer.chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _token(header: Header, name: str) -> str:
+    # Vocabularies of the kind "llama" have these two at fixed places if nothing else is said.
+    default = {"bos": 1, "eos": 2}[name] if header.get("tokenizer.ggml.model") == "llama" else -1
+    number = header.get(f"tokenizer.ggml.{name}_token_id", default)
+    try:
+        return str(header.item("tokenizer.ggml.tokens", number))
+    except (IndexError, KeyError):
+        return ""
+
+
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if hasattr(messages, "to_messages"):
+        messages = messages.to_messages()
+    if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
+        raise TypeError(
+            "messages must be a list of dicts, (role, content) pairs or LangChain messages, "
+            f"not {type(messages).__name__}"
+        )
+    return [_message(message) for message in messages]
+
+
+def _message(message: Any) -> dict[str, Any]:
+    if isinstance(message, Mapping):
+        if "role" not in message:
+            raise TypeError(f"a message needs a role: {dict(message)!r}")
+        fields = dict(message)
+        fields["role"] = _ROLES.get(str(message["role"]), message["role"])
+        fields["content"] = _content(message.get("content"))
+        return fields
+    if isinstance(message, tuple) and len(message) == 2:
+        role, content = message
+        return {"role": _ROLES.get(str(role), role), "content": _content(content)}
+    if hasattr(message, "type") and hasattr(message, "content"):
+        return _langchain_message(message)
+    raise TypeError(
+        f"{message!r} is not a message: give a dict with role and content, a (role, content) "
+        "pair, or a LangChain message"
+    )
+
+
+def _langchain_message(message: Any) -> dict[str, Any]:
+    role = message.role if message.type in ("chat", "ChatMessageChunk") else message.type
+    fields: dict[str, Any] = {
+        "role": _ROLES.get(role, role.removesuffix("MessageChunk").lower()),
+        "content": _content(message.content),
+    }
+    if calls := getattr(message, "tool_calls", None):
+        # The form that templates know is OpenAI's, with the arguments as an object.
+        fields["tool_calls"] = [
+            {
+                "id": call.get("id"),
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["args"]},
+            }
+            for call in calls
+        ]
+    if call_id := getattr(message, "tool_call_id", None):
+        fields["tool_call_id"] = call_id
+    if getattr(message, "name", None):
+        fields["name"] = message.name
+    return fields
+
+
+def _content(content: Any) -> str:
+    """Flatten LangChain's content blocks to their text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for block in content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif isinstance(block, Mapping) and block.get("type") == "text":
+            texts.append(str(block["text"]))
+        else:
+            kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
+            raise TypeError(f"a message may contain text only, not a block of type {kind!r}")
+    return "".join(texts)

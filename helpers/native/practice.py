@@ -1,0 +1,321 @@
+"""The practice accelerator: a device for machines without a GPU, so that layers really move.
+
+It is llama.cpp's own RPC backend: a server process on this machine computes what is placed on it,
+with the same processor. It teaches placement and memory, not speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import socket
+import subprocess
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from helpers.children import apart, child_command, child_environment
+from helpers.errors import DeviceError
+from helpers.native.library import ggml, library_folder
+from helpers.native.registry import Device
+
+SCHEME = "practice:"
+"""Begins the endpoint of a practice accelerator; what follows is `host:port`."""
+
+_START_SECONDS = 30.0
+_ANSWER_SECONDS = 5.0
+
+
+class PracticeAccelerator:
+    """A running (or not yet running) practice accelerator; see `practice_accelerator`.
+
+    Attributes:
+        device: The device to pass on, once it was started.
+        pid: Process id of the server, once it was started.
+    """
+
+    def __init__(self, memory_mib: float | None = None) -> None:
+        if memory_mib is not None and not (
+            isinstance(memory_mib, int | float)
+            and math.isfinite(memory_mib)
+            and 1 <= memory_mib <= 1 << 30
+        ):
+            raise ValueError(
+                f"memory_mib={memory_mib!r} must be a number of MiB from 1 on, or None for all of "
+                "this machine's memory."
+            )
+        self._memory_mib = memory_mib
+        self._process: subprocess.Popen[bytes] | None = None
+        self.device: Device | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether this llama-cpp-python has the RPC backend; prebuilt wheels have not."""
+        return ggml("ggml-rpc") is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None before it was started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Device:
+        """Start the server, and wait until it answers.
+
+        Returns:
+            The device; the same one as long as it runs.
+
+        Raises:
+            DeviceError: This llama-cpp-python has no RPC backend, or the server does not start.
+        """
+        if self.device is not None:
+            return self.device
+        if not self.available:
+            raise DeviceError(
+                "This llama-cpp-python was built without RPC, which the practice accelerator "
+                f"needs ({library_folder().name}/ has no ggml-rpc library; no prebuilt wheel has "
+                "it). Run: python3 -m helpers lab --backend rpc"
+            )
+        self._process = _spawn(self._memory_mib or 0)
+        self._finalizer = weakref.finalize(self, _end, self._process)
+        port = _read_port(self._process)
+        if port is None:
+            status = self._process.poll()
+            self.close()
+            raise DeviceError(
+                f"The practice accelerator's server did not start (exit status {status}). "
+                "Run: python3 -m helpers doctor"
+            )
+        endpoint = f"{SCHEME}127.0.0.1:{port}"
+        memory = ask(endpoint, "memory")
+        self.device = Device(
+            name=f"RPC0[127.0.0.1:{port}]",
+            description="practice accelerator (this machine's processor: not faster)",
+            kind="gpu",
+            backend="RPC",
+            total_mib=round(memory["total_mib"], 1),
+            free_mib=round(memory["free_mib"], 1),
+            endpoint=endpoint,
+        )
+        return self.device
+
+    def close(self) -> None:
+        """End the server; a model that still uses it ends with `EngineCrashed` at its next call."""
+        if self._process is not None:
+            self._finalizer()
+        self.device = None
+
+    def __enter__(self) -> Device:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def practice_accelerator(memory_mib: float | None = None) -> PracticeAccelerator:
+    """A device for a machine without a GPU: layers really move there, and nothing gets faster.
+
+    A server process on 127.0.0.1 holds and computes the layers placed on it, with this machine's
+    processor. Only models in a process of their own use it (`isolate`), and only when it is named
+    in `devices=[…]`. It ends with the `with` block, and with the interpreter in any case.
+
+    Args:
+        memory_mib: Give the device so much memory and no more, in MiB, to see what happens when a
+            model does not fit; None for what the machine has. On Linux the system refuses more,
+            with some 40 MiB of slack for what is on its way to the device.
+
+    Returns:
+        A context manager that gives the `Device`; `start()` and `close()` do the same by hand.
+
+    Raises:
+        DeviceError: On entering: this llama-cpp-python was built without RPC.
+        ValueError: `memory_mib` is not a positive number.
+
+    >>> with practice_accelerator() as device:  # doctest: +SKIP
+    ...     llm = LlamaCpp(model_path=default_model(), devices=[device], n_gpu_layers=15)
+    """
+    return PracticeAccelerator(memory_mib)
+
+
+def ask(endpoint: str, verb: str) -> dict[str, float]:
+    """Ask a practice accelerator for its `memory`: MiB free and in all.
+
+    Raises:
+        DeviceError: Nothing answers there.
+    """
+    with _connect(endpoint) as connection:
+        return _exchange(connection, endpoint, verb)
+
+
+def register(endpoint: str) -> tuple[str, str]:
+    """Make an RPC device known to the native library of this process, which it may end.
+
+    Only for child processes: llama.cpp aborts its process when it loses an RPC server.
+
+    Args:
+        endpoint: `host:port` of an RPC server, or that of a practice accelerator.
+
+    Returns:
+        The device's name in ggml's registry, and the name of its buffers in the log.
+
+    Raises:
+        DeviceError: Nothing answers there, or the library has no RPC.
+    """
+    if endpoint in _registered:
+        return _registered[endpoint]
+    library, main, base = ggml("ggml-rpc"), ggml("ggml"), ggml("ggml-base")
+    if library is None or main is None or base is None:
+        raise DeviceError(
+            f"The device at {endpoint} needs a llama-cpp-python with RPC. "
+            "Run: python3 -m helpers lab --backend rpc"
+        )
+    address = endpoint
+    if endpoint.startswith(SCHEME):
+        connection = _connect(endpoint)
+        _open.append(connection)  # the server is ours as long as this stays open
+        address = f"127.0.0.1:{int(_exchange(connection, endpoint, 'serve')['port'])}"
+    else:
+        _connect(endpoint).close()  # llama.cpp would abort where nobody listens
+    library.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
+    library.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+    base.ggml_backend_reg_dev_get.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    base.ggml_backend_reg_dev_get.restype = ctypes.c_void_p
+    base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_name.restype = ctypes.c_char_p
+    main.ggml_backend_register.argtypes = [ctypes.c_void_p]
+    main.ggml_backend_register.restype = None
+    server = library.ggml_backend_rpc_add_server(address.encode())
+    if not server:
+        raise DeviceError(f"The RPC server at {endpoint} offers no device.")
+    main.ggml_backend_register(server)
+    name = base.ggml_backend_dev_name(base.ggml_backend_reg_dev_get(server, 0)).decode()
+    _registered[endpoint] = (name, f"RPC0[{address}]")
+    return _registered[endpoint]
+
+
+def reach(
+    devices: Sequence[tuple[str, str | None]],
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Register the RPC devices among some devices, and say what they are called here.
+
+    Only for child processes, as `register`.
+
+    Args:
+        devices: `(name, endpoint or None)` pairs.
+
+    Returns:
+        The devices' names in ggml's registry, and, for `renamed`, what the log calls their
+        buffers, with the name that was asked for.
+    """
+    names, aliases = [], {}
+    for name, endpoint in devices:
+        registered, buffer = (name, name) if endpoint is None else register(endpoint)
+        names.append(registered)
+        if buffer != name:
+            aliases[buffer] = name
+    return tuple(names), aliases
+
+
+def practice_split(devices: Sequence[tuple[str, str | None]]) -> tuple[float, ...] | None:
+    """Shares of several practice accelerators, by the memory that each was given.
+
+    llama.cpp splits layers by free memory, and would see the whole machine's behind each of them.
+
+    Args:
+        devices: `(name, endpoint or None)` pairs.
+
+    Returns:
+        A `tensor_split`; None where one of them is another kind of device, or is alone.
+    """
+    endpoints = [endpoint for _, endpoint in devices if endpoint and endpoint.startswith(SCHEME)]
+    if len(endpoints) < max(2, len(devices)):
+        return None
+    return tuple(ask(endpoint, "memory")["total_mib"] for endpoint in endpoints)
+
+
+def renamed(log: Sequence[tuple[int, str]], aliases: Mapping[str, str]) -> list[tuple[int, str]]:
+    """A log in which the devices have the names that were asked for."""
+    lines = list(log)
+    for buffer, name in aliases.items():
+        lines = [(level, line.replace(buffer, name)) for level, line in lines]
+    return lines
+
+
+_registered: dict[str, tuple[str, str]] = {}
+_open: list[socket.socket] = []
+
+
+def _connect(endpoint: str) -> socket.socket:
+    host, _, port = endpoint.removeprefix(SCHEME).rpartition(":")
+    try:
+        return socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS)
+    except (OSError, ValueError, OverflowError) as error:
+        raise _gone(endpoint, error) from error
+
+
+def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, float]:
+    try:
+        connection.sendall(verb.encode() + b"\n")
+        answer: dict[str, float] = json.loads(connection.makefile("rb").readline())
+    except (OSError, ValueError) as error:  # an empty answer is a device that cannot start
+        raise _gone(endpoint, error) from error
+    return answer
+
+
+def _gone(endpoint: str, error: Exception) -> DeviceError:
+    what = "practice accelerator" if endpoint.startswith(SCHEME) else "RPC server"
+    return DeviceError(
+        f"No {what} answers at {endpoint.removeprefix(SCHEME)} ({error}). Start it again, and use "
+        "the device that it gives; one is gone when its `with` block has ended."
+    )
+
+
+def _spawn(memory_mib: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        child_command("helpers.practice_broker", str(memory_mib)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(
+            # Server and client take turns on the same cores: who waits must not spin.
+            OMP_WAIT_POLICY="passive",
+            OMP_STACKSIZE="512K",
+            # What a client leaves must go back to the system, or its successor finds less room.
+            MALLOC_ARENA_MAX="1",
+            MALLOC_MMAP_THRESHOLD_="65536",
+            MALLOC_TRIM_THRESHOLD_="65536",
+        ),
+        **apart(),
+    )
+
+
+def _read_port(process: subprocess.Popen[bytes]) -> int | None:
+    """The port that the server prints when it is ready, or None if it ends before."""
+    assert process.stdout is not None
+    guard = threading.Timer(_START_SECONDS, process.kill)
+    guard.daemon = True
+    guard.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        guard.cancel()
+    return int(line) if line.strip().isdigit() else None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                stream.close()
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

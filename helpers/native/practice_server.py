@@ -1,0 +1,123 @@
+"""The RPC servers of the practice accelerator, all in one process: its memory is the device's.
+
+It is driven by `helpers.practice_broker` through its input, a line each: `memory`, `serve` (a port
+that no client has), `free PORT` (the client has gone). It answers with a line of JSON, and ends
+when its input closes. It runs as `python -m helpers.native.practice_server MEMORY_MIB`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from helpers.native.library import ggml
+from helpers.native.registry import available_mib, device_pointer, devices, usable_cores
+
+_MIB = 1024 * 1024
+_SLACK_MIB = 40.0
+"""What a server needs beside its clients' buffers: graphs, stacks, and the tensor on its way in."""
+_START_SECONDS = 10.0
+
+
+def main() -> None:
+    """Serve until the broker closes the pipe."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the servers print must not end up between two answers
+    threading.stack_size(512 * 1024)
+    pool = _Pool(float(sys.argv[1]))
+    for line in sys.stdin:
+        verb, *arguments = line.split()
+        answers.write(json.dumps(getattr(pool, verb)(*arguments)) + "\n")
+        answers.flush()
+    os._exit(0)
+
+
+class _Pool:
+    """The servers, used again when their client has gone."""
+
+    def __init__(self, limit_mib: float) -> None:
+        self._idle = [_start_server()]
+        self._base = _data_mib()
+        self._limit = limit_mib
+        if limit_mib:
+            _limit_memory(self._base + limit_mib + _SLACK_MIB)
+
+    def serve(self) -> dict[str, float]:
+        """The port of a server without a client."""
+        return {"port": self._idle.pop() if self._idle else _start_server()}
+
+    def free(self, port: str) -> dict[str, float]:
+        """The client of a server has gone."""
+        self._idle.append(int(port))
+        return {}
+
+    def memory(self) -> dict[str, float]:
+        """What the device has, and what is free there, in MiB."""
+        if not self._limit:
+            return {
+                "free_mib": available_mib(),
+                "total_mib": psutil.virtual_memory().total / _MIB,
+            }
+        used = max(0.0, _data_mib() - self._base - 1.0)
+        return {"free_mib": max(0.0, self._limit - used), "total_mib": self._limit}
+
+
+def _start_server() -> int:
+    """Start a server in a thread, for as long as this process lives, and return its port."""
+    library = ggml("ggml-rpc")
+    assert library is not None
+    cpu = device_pointer(next(device.name for device in devices() if device.kind == "cpu"))
+    serve = library.ggml_backend_rpc_start_server
+    serve.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.POINTER(ctypes.c_void_p),
+    ]
+    serve.restype = None
+    served = (ctypes.c_void_p * 1)(cpu)
+    for _ in range(20):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        arguments = (f"127.0.0.1:{port}".encode(), None, usable_cores(), 1, served)
+        thread = threading.Thread(target=serve, args=arguments, daemon=True)
+        thread.start()
+        begin = time.monotonic()
+        while thread.is_alive() and time.monotonic() - begin < _START_SECONDS:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return port
+            time.sleep(0.002)
+    raise OSError("no port of 127.0.0.1 could be used")
+
+
+def _data_mib() -> float:
+    """MiB of this process's own writable memory, as the system counts it for the limit."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _limit_memory(total_mib: float) -> None:
+    """Let the system refuse more memory than that (Linux; elsewhere it stays a promise)."""
+    if sys.platform == "linux":
+        import resource
+
+        size = int(total_mib * _MIB)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+if __name__ == "__main__":
+    main()

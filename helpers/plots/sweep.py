@@ -1,0 +1,336 @@
+"""Speed against settings: `plot_sweep`, as lines or as a heat map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from helpers.bench.rows import goal_weight
+from helpers.errors import HelpersError
+from helpers.plots.style import (
+    EVAL,
+    INK,
+    LOAD,
+    PROMPT,
+    SAMPLE,
+    TEXT_POINTS,
+    finish,
+    new_figure,
+    style_axes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from helpers.bench import SweepResult, SweepRow
+
+Speed = Literal["eval", "prompt"]
+_PARAMETERS = ("n_gpu_layers", "n_batch", "n_threads", "type_kv")
+_SHORT = {"n_gpu_layers": "layers", "n_threads": "threads", "n_batch": "batch", "type_kv": "KV"}
+_TITLES = {"prompt": "Prompt eval", "eval": "Generation"}
+_LOOKS = (
+    (PROMPT.colour, "o-"),
+    (SAMPLE.colour, "s--"),
+    (EVAL.colour, "^-."),
+    (LOAD.colour, "D:"),
+    (INK, "v-"),
+    ("#A07800", "P--"),
+)
+
+
+def plot_sweep(
+    result: SweepResult,
+    *,
+    speed: Speed | None = None,
+    x: str | None = None,
+    heat: tuple[str, str] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> Figure:
+    """Draw tokens/s against a setting, one line for each value of the others.
+
+    Points are medians; the bar through each goes from the slowest to the fastest repeat. Trials
+    without a result are crosses at the bottom, named in the legend. The best point has a ring.
+
+    Args:
+        result: From `sweep` or `find_best`, in progress or done.
+        speed: "eval", "prompt", or None for both, side by side.
+        x: What to draw along: a name of a setting; None for the first that varies, `n_gpu_layers`
+            before all.
+        heat: Two settings for a heat map instead of lines: along and up.
+        ax: Where to draw: one Axes for each speed. Default: a new figure.
+
+    Returns:
+        The figure that was drawn on.
+
+    Raises:
+        ValueError: There are no rows, no such setting, more than six lines, or a heat map of two
+            settings while a third varies.
+
+    >>> plot_sweep(sweep(n_batch=(128, 512)))  # doctest: +SKIP
+    <Figure: Prompt eval by n_batch: …>
+    """
+    rows = list(result.rows)
+    if not rows:
+        raise ValueError("There is nothing to draw yet: the sweep has no rows.")
+    speeds: list[Speed] = [speed] if speed is not None else _measured(rows)
+    for name in (x, *(heat or ())):
+        if name is not None and name not in _PARAMETERS:
+            raise ValueError(f"{name!r} is no setting: use one of {', '.join(_PARAMETERS)}.")
+    axes = _axes(ax, len(speeds))
+    best = _best(result)
+    said = []
+    for one, panel in zip(speeds, axes, strict=True):
+        if heat is not None:
+            said.append(_draw_heat(panel, rows, one, heat))
+        else:
+            said.append(_draw_lines(panel, rows, one, x or _varying(rows)[0], best, result.goal))
+    return finish(axes[0], "; ".join(said))
+
+
+def _measured(rows: Sequence[SweepRow]) -> list[Speed]:
+    """The speeds that were measured; both where no trial has a result."""
+    found: list[Speed] = []
+    if any(row.prompt_runs for row in rows):
+        found.append("prompt")
+    if any(row.eval_runs for row in rows):
+        found.append("eval")
+    return found or ["prompt", "eval"]
+
+
+def _axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Any]:
+    if ax is None:
+        figure = new_figure(5.2 * count if count > 1 else 7.5, 3.6)
+        return list(figure.subplots(1, count, squeeze=False)[0])
+    given: list[Any] = list(ax) if hasattr(ax, "__iter__") else [ax]
+    if len(given) != count:
+        raise ValueError(
+            f"{len(given)} Axes were given for {count} speeds: give as many, or choose with "
+            'speed="eval" or speed="prompt".'
+        )
+    return given
+
+
+def _best(result: SweepResult) -> SweepRow | None:
+    try:
+        return result.best()
+    except HelpersError:
+        return None
+
+
+def _varying(rows: Sequence[SweepRow]) -> list[str]:
+    """The settings that have several values, most important first; one at least."""
+    found = [name for name in _PARAMETERS if len({getattr(row, name) for row in rows}) > 1]
+    return found or ["n_gpu_layers"]
+
+
+def _of(row: SweepRow, speed: Speed) -> tuple[float | None, tuple[float, float] | None]:
+    if speed == "eval":
+        return row.eval_per_second, row.eval_spread
+    return row.prompt_per_second, row.prompt_spread
+
+
+# -- lines ----------------------------------------------------------------------------------------
+
+
+def _draw_lines(
+    ax: Axes,
+    rows: Sequence[SweepRow],
+    speed: Speed,
+    x: str,
+    best: SweepRow | None,
+    goal: str | float,
+) -> str:
+    values = sorted({getattr(row, x) for row in rows}, key=_order)
+    numeric = x != "type_kv"
+    # Batches and threads are doubled from one to the next; layers are counted.
+    places = {v: float(v) if x == "n_gpu_layers" else float(i) for i, v in enumerate(values)}
+    others = [name for name in _varying(rows) if name != x]
+    lines = sorted({tuple(getattr(row, name) for name in others) for row in rows}, key=_orders)
+    if len(lines) > len(_LOOKS):
+        raise ValueError(
+            f"There are {len(lines)} lines to draw, and no more than {len(_LOOKS)} can be told "
+            f"apart. Sweep fewer values, or draw a heat map: heat=({x!r}, {others[0]!r})."
+        )
+    handles: list[Any] = []
+    failures: dict[str, Any] = {}
+    for number, (line, (colour, form)) in enumerate(zip(lines, _LOOKS, strict=False)):
+        mine = [row for row in rows if tuple(getattr(row, name) for name in others) == line]
+        mine.sort(key=lambda row: places[getattr(row, x)])
+        points = [(places[getattr(row, x)], *_of(row, speed)) for row in mine if _of(row, speed)[0]]
+        name = ", ".join(f"{n} {value}" for n, value in zip(others, line, strict=True))
+        drawn = ax.errorbar(
+            [point[0] for point in points],
+            [point[1] or 0.0 for point in points],
+            yerr=[
+                [(p[1] or 0.0) - (p[2][0] if p[2] else 0.0) for p in points],
+                [(p[2][1] if p[2] else 0.0) - (p[1] or 0.0) for p in points],
+            ],
+            fmt=form,
+            color=colour,
+            label=name,
+            linewidth=1.8,
+            markersize=6,
+            capsize=3,
+            elinewidth=1.2,
+        )
+        handles += [drawn] if name else []
+        for row in mine:
+            if not row.ok:
+                mark = _mark_failure(ax, row, places[getattr(row, x)], number, colour)
+                failures.setdefault(why(row), mark)
+    handles += [_like(mark, f"no result: {reason}") for reason, mark in failures.items()]
+    weight = goal_weight(goal)
+    if best is not None and (weight if speed == "eval" else 1 - weight):
+        handles += ax.plot(
+            [places[getattr(best, x)]],
+            [_of(best, speed)[0] or 0.0],
+            "o",
+            label="best",
+            linestyle="none",
+            color=INK,
+            markersize=15,
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+        )
+    ax.set_ylim(0, 1.08 * max(ax.dataLim.y1, 1e-9))  # room for the ring around the best
+    low, high = min(places.values()), max(places.values())
+    edge = 0.06 * (high - low) or 0.5
+    ax.set_xlim(low - edge, high + edge)
+    _ticks(ax, places, x)
+    ax.set_xlabel(x if numeric else "type of the KV cache")
+    ax.set_ylabel("tokens per second")
+    columns = 2
+    style_axes(ax, _TITLES[speed], grid="both", lines_under_title=-(-len(handles) // columns))
+    if handles:
+        _legend(ax, handles, columns)
+    done = [row for row in rows if _of(row, speed)[0]]
+    top = max((_of(row, speed)[0] or 0.0 for row in done), default=0.0)
+    return f"{_TITLES[speed]} by {x}: {len(done)} of {len(rows)} trials, up to {top:.1f} tokens/s"
+
+
+def _ticks(ax: Axes, places: dict[Any, float], x: str) -> None:
+    shown: list[Any] = []
+    span = (max(places.values()) - min(places.values())) or 1.0
+    for value in sorted(places, key=_order, reverse=True):  # the highest always, it means "all"
+        if all(abs(places[value] - places[other]) > span / 14 for other in shown):
+            shown.append(value)
+    shown.reverse()
+    ax.xaxis.set_major_locator(FixedLocator([places[value] for value in shown]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks([places[value] for value in shown], [str(value) for value in shown])
+
+
+_MARKS = {"out of memory": "X", "timed out": "P"}
+
+
+def _mark_failure(ax: Axes, row: SweepRow, place: float, number: int, colour: str) -> Any:
+    """A cross on the ground, in the colour of its line and above those of the lines before it."""
+    mark = ax.plot(
+        [place],
+        [0],
+        _MARKS.get(why(row), "*"),
+        color=colour,
+        markersize=9,
+        markeredgecolor=INK,
+        markeredgewidth=0.6,
+        clip_on=False,
+        zorder=5,
+        linestyle="none",
+        gid=row.reason,
+    )[0]
+    lifted = ScaledTranslation(0, number * 10 / 72, ax.figure.dpi_scale_trans)
+    mark.set_transform(mark.get_transform() + lifted)
+    return mark
+
+
+def _like(mark: Any, label: str) -> Line2D:
+    """An entry of the legend that looks like a mark, in the colour of the text."""
+    return Line2D(
+        [], [], marker=mark.get_marker(), markersize=9, color=INK, linestyle="none", label=label
+    )
+
+
+def why(row: SweepRow) -> str:
+    """The kind of a failure in two or three words."""
+    reason = row.reason.lower()
+    for words in ("out of memory", "timed out", "rpc server"):
+        if words in reason:
+            return "device lost" if words == "rpc server" else words
+    return "process died" if "process ended" in reason else "no result"
+
+
+def _legend(ax: Axes, handles: list[Any], columns: int) -> None:
+    legend = ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.3,
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=TEXT_POINTS,
+        handlelength=2.4,
+        columnspacing=1.3,
+        borderpad=0.1,
+        markerscale=0.8,
+    )
+    legend.set_in_layout(False)
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    return (0, value) if isinstance(value, int) else (1, value)
+
+
+def _orders(values: Sequence[Any]) -> list[tuple[int, Any]]:
+    return [_order(value) for value in values]
+
+
+# -- heat map -------------------------------------------------------------------------------------
+
+
+def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str, str]) -> str:
+    across, up = heat
+    third = [name for name in _varying(rows) if name not in heat]
+    if len({tuple(getattr(row, name) for name in heat) for row in rows}) < len(rows):
+        raise ValueError(
+            f"A heat map of {across} and {up} has one trial a cell, but {', '.join(third)} varies "
+            "too. Draw the rows of one value: SweepResult(rows=[row for row in result.rows if …])."
+        )
+    xs = sorted({getattr(row, across) for row in rows}, key=_order)
+    ys = sorted({getattr(row, up) for row in rows}, key=_order)
+    speeds = {
+        (getattr(row, across), getattr(row, up)): _of(row, speed)[0] for row in rows if row.ok
+    }
+    grid = [[speeds.get((a, b)) or math.nan for a in xs] for b in ys]
+    known = [value for line in grid for value in line if not math.isnan(value)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    ax.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=low, vmax=high or 1.0)
+    failed = {(getattr(row, across), getattr(row, up)): why(row) for row in rows if not row.ok}
+    for column, a in enumerate(xs):
+        for line, b in enumerate(ys):
+            value = grid[line][column]
+            if not math.isnan(value):
+                bright = (value - low) / ((high - low) or 1.0) > 0.5
+                text, colour = f"{value:.0f}", "#000000" if bright else "#FFFFFF"
+            else:
+                text, colour = failed.get((a, b), ""), INK
+                if text:
+                    box = Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, hatch="xxx")
+                    box.set(edgecolor=INK, linewidth=0, alpha=0.35)
+                    ax.add_patch(box)
+                    text = "✗\n" + text.replace(" ", "\n")
+            ax.annotate(text, xy=(column, line), ha="center", va="center", fontsize=9, color=colour)
+    ax.set_xticks(range(len(xs)), [str(value) for value in xs])
+    ax.set_yticks(range(len(ys)), [str(value) for value in ys])
+    style_axes(ax, f"{_TITLES[speed]}, tokens/s", lines_under_title=0)
+    ax.grid(visible=False)
+    ax.set_xlabel(across)
+    ax.set_ylabel(up)
+    return f"{_TITLES[speed]} by {across} and {up}: {len(known)} cells, up to {high:.1f} tokens/s"
