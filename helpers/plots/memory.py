@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Patch, Rectangle
 
+from helpers.memory import MemoryPlan
 from helpers.native import display_names
 from helpers.plots.style import (
     EVAL,
@@ -49,7 +50,8 @@ def plot_memory(
     """Draw what a model takes on each device, against what is free there.
 
     Each device is a bar of weights, KV cache and compute buffers. Where the free memory is known
-    it is a vertical line; what goes beyond it is framed in red, crossed, and said in words.
+    it is a vertical line. A bar is framed in red where the plan says that it does not fit
+    (`MemoryPlan.lacking_mib`): what is too much is crossed, and said in words.
 
     Args:
         plan: A `MemoryPlan`, or a `LoadReport` (drawn without limits); or several by name, such as
@@ -110,19 +112,22 @@ class _Bar:
     ) -> None:
         self.label, self.device, self.kinds = label, device, kinds
         self.needed = sum(kinds.values())
-        self.free: float | None = (getattr(plan, "free_mib", None) or {}).get(device)
-        self.margin: float = (getattr(plan, "margin_mib", None) or {}).get(device, 0.0)
-
-    @property
-    def lacks(self) -> float:
-        """MiB that are missing, the margin counted."""
-        return 0.0 if self.free is None else max(0.0, self.needed + self.margin - self.free)
+        self.free: float | None = None
+        self.margin = self.lacks = self.reclaimable = 0.0
+        if isinstance(plan, MemoryPlan):
+            self.free, self.margin = plan.free_mib[device], plan.margin_mib[device]
+            self.lacks = plan.lacking_mib.get(device, 0.0)
+            self.reclaimable = plan.reclaimable_mib.get(device, 0.0)
 
     def words(self) -> str:
         if self.free is None:
             return f"{self.needed:,.1f} MiB"
         text = f"{self.needed:,.0f} of {self.free:,.0f} MiB free"
-        return f"{text}\n✗ {self.lacks:,.0f} MiB too few" if self.lacks else f"{text}, ✓ fits"
+        if self.lacks:
+            return f"{text}\n✗ {self.lacks:,.0f} MiB too few"
+        if self.needed + self.margin > self.free:
+            text += f"\n({self.reclaimable:,.0f} can be dropped)"
+        return f"{text}, ✓ fits"
 
 
 def _heading(plan: Any) -> str:
@@ -146,8 +151,8 @@ def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
         frame = Rectangle((0, place - 0.3), bar.needed, 0.6, fill=False)
         frame.set(edgecolor=_RED, linewidth=2.2)
         ax.add_patch(frame)
-        usable = max((bar.free or 0.0) - bar.margin, 0.0)
-        over = Rectangle((usable, place - 0.3), bar.needed - usable, 0.6, fill=False)
+        too_much = min(bar.lacks, bar.needed)
+        over = Rectangle((bar.needed - too_much, place - 0.3), too_much, 0.6, fill=False)
         over.set(edgecolor=_RED, hatch="xx", linewidth=0)
         ax.add_patch(over)
     ax.annotate(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from helpers import (
     HelpersError,
+    MemoryPlan,
     SweepResult,
     Timings,
     plot_compare,
@@ -132,14 +133,18 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 # --- plot_memory ---------------------------------------------------------------------------------
 
 
-def plan(free: float) -> Any:
-    return SimpleNamespace(
+def plan(free: float, reclaimable: float = 0.0) -> MemoryPlan:
+    return MemoryPlan(
+        model="m.gguf",
+        n_ctx=4096,
+        n_batch=512,
         by_device={
             "CPU": {"weights": 90.0, "kv": 10.0, "compute": 5.0},
             "CUDA0": {"weights": 600.0, "kv": 300.0, "compute": 100.0},
         },
         free_mib={"CPU": 20_000.0, "CUDA0": free},
         margin_mib={"CPU": 0.0, "CUDA0": 128.0},
+        reclaimable_mib={"CUDA0": reclaimable},
         n_gpu_layers=20,
         n_layers=31,
     )
@@ -170,6 +175,17 @@ def test_the_limit_is_drawn_and_what_is_beyond_it_is_framed_and_said(free: int, 
         assert framed[0].get_x() == free - 128
         assert framed[0].get_x() + framed[0].get_width() == 1000
     assert "end of free memory" in legend(figure) and "to stay free" in legend(figure)
+
+
+@pytest.mark.parametrize(("free", "lacks"), [(2000, 0), (1000, 0), (828, 0), (700, 128)])
+def test_the_verdict_is_the_plan_s(free: int, lacks: int) -> None:
+    told = plan(free, reclaimable=300.0)
+    assert told.fits == (not lacks) and told.lacking_mib.get("CUDA0", 0) == lacks
+    figure = plot_memory(told)
+    crossed = [patch for patch in figure.axes[0].patches if patch.get_hatch() == "xx"]
+    assert [patch.get_width() for patch in crossed] == [lacks] * bool(lacks)
+    assert ("too few" in texts(figure)) == (not told.fits)
+    assert ("(300 can be dropped), ✓ fits" in texts(figure)) == (told.fits and free < 1128)
 
 
 def test_a_real_plan_and_a_report_stand_below_each_other() -> None:
