@@ -13,9 +13,9 @@ from typing import Any
 from helpers.bench.rows import Settings, without_address
 from helpers.engine import EngineOptions
 from helpers.engine.options import MAX_THREADS
-from helpers.memory.kv_types import KV_TYPES, kv_type
 from helpers.models import ModelInfo, default_model, find_model, inspect_model
 from helpers.models.catalogue import CATALOGUE
+from helpers.models.kv_cache import KV_TYPES, kv_type
 from helpers.native import Device, devices, usable_cores
 
 _HASHED = 1 << 20

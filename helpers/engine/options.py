@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from helpers.memory.kv_types import kv_type
+from helpers.models.kv_cache import kv_type
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EngineOptions:
             may use.
         n_threads_batch: Compute threads for prompts; None for the same.
         n_parallel: Most sequences decoded side by side, 1 to 256.
-        type_k: Type of the K cache, one of `helpers.memory.kv_types.KV_TYPES`, by name or number.
+        type_k: Type of the K cache, one of `helpers.models.kv_cache.KV_TYPES`, by name or number.
         type_v: Type of the V cache, likewise.
         flash_attn: True, False, or None to use it where the backend has it.
         use_mmap: Map the file instead of reading it.

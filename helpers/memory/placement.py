@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from helpers.models import ModelInfo, Tensor
+from helpers.models.info import INPUT_TENSORS
 from helpers.native import Device, cpu_features
 
 CPU = "CPU"
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
-_INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
 _ALIGNMENT = 128
 """Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
 _MIB = 1024 * 1024
@@ -51,7 +51,7 @@ def place_layers(
     split_mode: int = 1,
     main_gpu: int = 0,
 ) -> tuple[str, ...]:
-    """Say which device holds each layer.
+    """Which device holds each layer.
 
     Args:
         n_blocks: Transformer blocks of the model.
@@ -77,7 +77,7 @@ def place_layers(
     if split_mode == 0:
         if main_gpu >= len(devices):
             raise ValueError(
-                f"main_gpu={main_gpu} is no device: there are {len(devices)}, counted from 0."
+                f"main_gpu={main_gpu} is not a device: there are {len(devices)}, counted from 0."
             )
         devices, tensor_split = [devices[main_gpu]], None
     shares = list(tensor_split or ())[: len(devices)]
@@ -138,7 +138,7 @@ def _homes(info: ModelInfo, tensor: Tensor, placement: Sequence[str]) -> tuple[s
     match = _BLOCK.match(tensor.name)
     if match and int(match[1]) < info.n_layers:
         return (placement[int(match[1])],)
-    if tensor.name.startswith(_INPUT):
+    if tensor.name.startswith(INPUT_TENSORS):
         if info.tied_output and tensor.name == "token_embd.weight" and placement[-1] != CPU:
             return (CPU, placement[-1])
         return (CPU,)
@@ -153,7 +153,7 @@ def _second_copy(info: ModelInfo) -> int:
 
 def _is_repacked(tensor: Tensor) -> bool:
     """Whether the CPU stores a tensor rearranged: matrices, not the embeddings' table."""
-    return not tensor.name.startswith(_INPUT) and _repackable(tensor)
+    return not tensor.name.startswith(INPUT_TENSORS) and _repackable(tensor)
 
 
 def _repackable(tensor: Tensor) -> bool:

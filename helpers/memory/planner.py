@@ -9,19 +9,16 @@ from typing import Any
 
 import psutil
 
-from helpers.memory.cache import kv_mib_by_layer, padded_context
-from helpers.memory.kv_types import kv_type
 from helpers.memory.placement import CPU, expert_mib, place_layers, reclaimable_mib, weights_mib
 from helpers.memory.plan import MemoryPlan
 from helpers.memory.simulate import Simulation, simulate_load
-from helpers.memory.targets import free_mib
+from helpers.memory.targets import METAL, free_mib
 from helpers.models import inspect_model
+from helpers.models.kv_cache import kv_mib_by_layer, kv_type, layer_caches, padded_context
 from helpers.native import Device, available_mib
 from helpers.native import devices as all_devices
 
 _MIB = 1024 * 1024
-_MAPPED_BACKENDS = ("Metal", "MTL")
-"""Backends that, like the CPU, use the mapped file where it is (`buffer_from_host_ptr`)."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,8 @@ class Planner:
         by_device = {name: {"weights": 0.0, "kv": 0.0, "compute": 0.0} for name in names}
         mapped = [CPU] if setting.use_mmap else []
         if setting.use_mmap:
-            mapped += [d.name for d in setting.devices if d.backend in _MAPPED_BACKENDS]
+            # Like the CPU, Metal uses the mapped file where it is (`buffer_from_host_ptr`).
+            mapped += [d.name for d in setting.devices if d.backend in METAL]
         for name, mib in weights_mib(info, placement, mapped=mapped).items():
             by_device[name]["weights"] = mib
         on_cpu = not context.get("offload_kqv", True)
@@ -159,15 +157,7 @@ class Planner:
         """MiB of cache by block, for one sequence and for the batch's sequences."""
         if self._cache is None:
             setting = self.setting
-            context = dict(setting.context_settings)
-            by_layer = kv_mib_by_layer(
-                self.info,
-                setting.n_ctx,
-                setting.type_k,
-                setting.type_v,
-                swa_full=bool(context.get("swa_full", True)),
-                n_ubatch=setting.n_ubatch,
-            )
+            by_layer = self._computed_kv(setting)
             simulation = self._simulate(self.n_layers if setting.devices else 0, 1)
             simulation = simulation or self._simulate(0, 1)
             if simulation is not None:
@@ -175,6 +165,17 @@ class Planner:
             sequences = 1 + (setting.n_parallel if setting.n_parallel > 1 else 0)
             self._cache = tuple(mib * sequences for mib in by_layer)
         return self._cache
+
+    def _computed_kv(self, setting: Setting) -> tuple[float, ...]:
+        """MiB of cache by block for one sequence, as the header tells."""
+        return kv_mib_by_layer(
+            layer_caches(self.info),
+            setting.n_ctx,
+            setting.type_k,
+            setting.type_v,
+            swa_full=dict(setting.context_settings).get("swa_full", True),
+            n_ubatch=setting.n_ubatch,
+        )
 
     def _compute(self, count: int) -> Mapping[str, float] | None:
         """MiB of compute buffers by device.
@@ -288,10 +289,7 @@ class Planner:
         """
         other = Planner(setting)
         other._known = self._known
-        fresh = kv_mib_by_layer(self.info, setting.n_ctx, setting.type_k, setting.type_v)
-        mine = kv_mib_by_layer(
-            self.info, self.setting.n_ctx, self.setting.type_k, self.setting.type_v
-        )
+        fresh, mine = self._computed_kv(setting), self._computed_kv(self.setting)
         other._cache = tuple(
             real * (new / old if old else 1)
             for real, new, old in zip(self._kv(), fresh, mine, strict=True)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.memory.kv_types import kv_type
 from helpers.memory.plan import MemoryPlan
 from helpers.memory.planner import Planner, Setting
 from helpers.memory.targets import checked_devices, offload_devices
 from helpers.models import default_model, inspect_model
+from helpers.models.kv_cache import kv_type
 from helpers.native import Device
 from helpers.parameters import split_model_kwargs
 from helpers.warn import warn_caller

@@ -1,0 +1,208 @@
+"""What a context takes: the keys and values, or the recurrent state, of each layer.
+
+The one place where this is computed: for the catalogue, the planner and the check before a load.
+The rules are llama.cpp's (src/llama-hparams.cpp, llama-kv-cache.cpp, llama-kv-cache-iswa.cpp and
+models/*.cpp of llama-cpp-python 0.3.36).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from helpers.models.formats import TENSOR_TYPES
+from helpers.models.info import ModelInfo
+
+_MIB = 2**20
+
+KV_TYPES = {TENSOR_TYPES[number].name.lower(): number for number in (0, 1, 2, 3, 6, 7, 8, 20, 30)}
+"""Types that llama.cpp can keep keys and values in (`ggml_type` numbers)."""
+
+
+class _Windows(NamedTuple):
+    """Which layers of an architecture see a sliding window (`llama_hparams::set_swa_pattern`)."""
+
+    period: int  # one layer in so many sees everything; 0: none does
+    dense_first: bool = False  # it is the first of them, not the last
+    window: int = 0  # tokens, where the header names none
+
+
+# What src/models/*.cpp passes to `load_swa_pattern`. Other architectures with windows (gemma4,
+# mimo2, step35 …) name each layer in the header; phi3's windows are not used by llama.cpp.
+_WINDOWED = {
+    "afmoe": _Windows(4),
+    "cohere2": _Windows(4),
+    "cohere2moe": _Windows(4, dense_first=True),
+    "exaone-moe": _Windows(4),
+    "exaone4": _Windows(4),
+    "gemma2": _Windows(2, window=4096),
+    "gemma3": _Windows(6),
+    "gemma3n": _Windows(5),
+    "gpt-oss": _Windows(2),
+    "laguna": _Windows(4, dense_first=True),
+    "lfm2": _Windows(0),
+    "llama4": _Windows(4, window=8192),
+    "mellum": _Windows(4),
+    "muse-glimmer": _Windows(4),
+    "olmo2": _Windows(4),
+    "plamo3": _Windows(8),
+    "smallthinker": _Windows(4, dense_first=True),
+}
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """What one layer keeps of a context.
+
+    Attributes:
+        keys: Numbers that it keeps of a token's keys; 0 without attention of its own.
+        values: Numbers that it keeps of a token's values.
+        window: Tokens that it sees; 0 for the whole context.
+        state: Numbers of its recurrent state, whatever the length of the context.
+    """
+
+    keys: int = 0
+    values: int = 0
+    window: int = 0
+    state: int = 0
+
+
+def kv_type(name: str, value: str | int | None) -> int | None:
+    """Number of a KV cache type given by name ("q8_0") or number (8).
+
+    Args:
+        name: What the value is called, for the message.
+        value: A name or number of `KV_TYPES`, or None.
+
+    Raises:
+        ValueError: There is no such type, or keys and values cannot be kept in it.
+    """
+    if value is None:
+        return None
+    number = KV_TYPES.get(value.lower()) if isinstance(value, str) else value
+    if number not in KV_TYPES.values() or isinstance(number, bool):
+        raise ValueError(
+            f"{name}={value!r} is not a KV cache type. Use one of {', '.join(KV_TYPES)}."
+        )
+    return number
+
+
+def padded_context(n_ctx: int) -> int:
+    """Tokens that llama.cpp makes room for: the next multiple of 256."""
+    return -(-n_ctx // 256) * 256
+
+
+def kv_mib_by_layer(
+    layers: Sequence[LayerCache],
+    n_ctx: int,
+    type_k: int | None = None,
+    type_v: int | None = None,
+    *,
+    n_seq: int = 1,
+    swa_full: bool = False,
+    n_ubatch: int = 512,
+) -> tuple[float, ...]:
+    """MiB of each layer's cache.
+
+    Args:
+        layers: What the layers keep, from `layer_caches` or `Hyperparameters.layer_caches`.
+        n_ctx: Tokens of context per sequence.
+        type_k: ggml type of the keys; None for f16.
+        type_v: ggml type of the values; None for f16.
+        n_seq: Sequences side by side, each with `n_ctx` tokens.
+        swa_full: Windowed layers keep the whole context, not just the window and one batch.
+        n_ubatch: Tokens computed at once, for windowed layers.
+
+    Returns:
+        One number for each layer.
+    """
+    per_k, per_v = _bytes_per_value(type_k), _bytes_per_value(type_v)
+    sizes = []
+    for layer in layers:
+        cells = padded_context(n_ctx)
+        if layer.window and not swa_full:
+            cells = min(cells, padded_context(layer.window + n_ubatch))
+        attention = cells * (layer.keys * per_k + layer.values * per_v)
+        sizes.append(n_seq * (attention + 4 * layer.state) / _MIB)  # states are 32-bit numbers
+    return tuple(sizes)
+
+
+def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
+    """What each layer of a model keeps, as its header and its architecture say."""
+
+    def hyper(name: str, default: int | None = 0) -> int | None:
+        found: int | None = info.metadata.get(f"{info.architecture}.{name}", default)
+        return found
+
+    windows = sliding_windows(
+        info.architecture,
+        info.n_layers,
+        hyper("attention.sliding_window", None),
+        info.sliding_window_pattern,
+    )
+    # Multi-head latent attention: the values are part of the keys.
+    latent = bool(hyper("attention.key_length_mla"))
+    interval = hyper("full_attention_interval") or 0
+    # Layers after these use the cache of another one, or only draft tokens for the next step.
+    shared = hyper("attention.shared_kv_layers") or 0
+    own = 20 if info.architecture == "gemma3n" else info.n_layers - shared
+    own = min(own, info.n_layers - (hyper("nextn_predict_layers") or 0))
+    layers = []
+    for index, (heads, window) in enumerate(zip(info.n_kv_heads, windows, strict=True)):
+        if index >= own:
+            layers.append(LayerCache())
+        elif not heads or (interval and (index + 1) % interval):
+            layers.append(LayerCache(state=_recurrent_state(info)))
+        else:
+            key, value = info.key_length, info.value_length
+            if window:
+                key = hyper("attention.key_length_swa", key) or 0
+                value = hyper("attention.value_length_swa", value) or 0
+            layers.append(LayerCache(heads * key, 0 if latent else heads * value, window))
+    return tuple(layers)
+
+
+def sliding_windows(
+    architecture: str,
+    n_layers: int,
+    window: int | None,
+    pattern: int | Sequence[bool] | None = None,
+) -> tuple[int, ...]:
+    """Tokens that each layer sees; 0 where it sees the whole context.
+
+    Args:
+        architecture: llama.cpp's name.
+        n_layers: Layers of the model.
+        window: Tokens that a windowed layer sees; None where the header does not say.
+        pattern: As in `ModelInfo.sliding_window_pattern`; None where the architecture decides.
+    """
+    known = _WINDOWED.get(architecture)
+    if window is None:
+        window = known.window if known else 0
+    if isinstance(pattern, Sequence):
+        flags = [*pattern[:n_layers], *[False] * (n_layers - len(pattern))]
+    elif known is None and pattern is None:
+        flags = [False] * n_layers
+    else:
+        period = known.period if pattern is None and known else pattern
+        dense = 0 if known and known.dense_first else (period or 1) - 1
+        flags = [not period or layer % period != dense for layer in range(n_layers)]
+    return tuple(window if flag else 0 for flag in flags)
+
+
+def _bytes_per_value(ggml_type: int | None) -> float:
+    """Bytes that one number takes, its share of the block's scale included; None is f16."""
+    kind = TENSOR_TYPES[1 if ggml_type is None else ggml_type]
+    return kind.size / kind.block
+
+
+def _recurrent_state(info: ModelInfo) -> int:
+    """Numbers of one recurrent layer's state (`llama_hparams::n_embd_r` and `n_embd_s`).
+
+    0 where the header has no `ssm.` keys.
+    """
+    keys = info.recurrent
+    inner, state = keys.get("ssm.inner_size", 0), keys.get("ssm.state_size", 0)
+    kernel, groups = keys.get("ssm.conv_kernel", 0), keys.get("ssm.group_count", 0)
+    return int(max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner)
