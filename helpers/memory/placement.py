@@ -2,7 +2,7 @@
 
 The rules are those of `llama_model_base::load_tensors` (src/llama-model.cpp): the last
 `n_gpu_layers` layers go to devices, the output layer counting as the last of all; the input
-embeddings always stay with the processor.
+embeddings always stay on the CPU.
 """
 
 from __future__ import annotations

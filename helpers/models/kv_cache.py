@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from helpers.models.formats import TENSOR_TYPES
 from helpers.models.info import ModelInfo
@@ -20,35 +19,25 @@ KV_TYPES = {TENSOR_TYPES[number].name.lower(): number for number in (0, 1, 2, 3,
 """Types that llama.cpp can keep keys and values in (`ggml_type` numbers)."""
 
 
-class _Windows(NamedTuple):
-    """Which layers of an architecture see a sliding window (`llama_hparams::set_swa_pattern`)."""
-
-    period: int  # one layer in so many sees everything; 0: none does
-    dense_first: bool = False  # it is the first of them, not the last
-    window: int = 0  # tokens, where the header names none
-
-
-# What src/models/*.cpp passes to `load_swa_pattern`. Other architectures with windows (gemma4,
-# mimo2, step35 …) name each layer in the header; phi3's windows are not used by llama.cpp.
-_WINDOWED = {
-    "afmoe": _Windows(4),
-    "cohere2": _Windows(4),
-    "cohere2moe": _Windows(4, dense_first=True),
-    "exaone-moe": _Windows(4),
-    "exaone4": _Windows(4),
-    "gemma2": _Windows(2, window=4096),
-    "gemma3": _Windows(6),
-    "gemma3n": _Windows(5),
-    "gpt-oss": _Windows(2),
-    "laguna": _Windows(4, dense_first=True),
-    "lfm2": _Windows(0),
-    "llama4": _Windows(4, window=8192),
-    "mellum": _Windows(4),
-    "muse-glimmer": _Windows(4),
-    "olmo2": _Windows(4),
-    "plamo3": _Windows(8),
-    "smallthinker": _Windows(4, dense_first=True),
+# Which layers of an architecture see a sliding window: what src/models/*.cpp pass to
+# `load_swa_pattern`. One layer in so many sees everything (0: none), the last of them or the first.
+# Other architectures with windows (gemma4, mimo2, step35 …) name each layer in the header; phi3
+# names a window that llama.cpp does not use.
+_PERIODS = {
+    name: period
+    for period, names in {
+        0: "lfm2",
+        2: "gemma2 gpt-oss",
+        4: "afmoe cohere2 cohere2moe exaone-moe exaone4 laguna llama4 mellum muse-glimmer olmo2 "
+        "smallthinker",
+        5: "gemma3n",
+        6: "gemma3",
+        8: "plamo3",
+    }.items()
+    for name in names.split()
 }
+_DENSE_FIRST = ("cohere2moe", "laguna", "smallthinker")
+_UNNAMED = {"gemma2": 4096, "llama4": 8192}  # tokens, where the header names no window
 
 
 @dataclass(frozen=True)
@@ -177,17 +166,15 @@ def sliding_windows(
         window: Tokens that a windowed layer sees; None where the header does not say.
         pattern: As in `ModelInfo.sliding_window_pattern`; None where the architecture decides.
     """
-    known = _WINDOWED.get(architecture)
     if window is None:
-        window = known.window if known else 0
+        window = _UNNAMED.get(architecture, 0)
+    if pattern is None:
+        pattern = _PERIODS.get(architecture, ())
     if isinstance(pattern, Sequence):
         flags = [*pattern[:n_layers], *[False] * (n_layers - len(pattern))]
-    elif known is None and pattern is None:
-        flags = [False] * n_layers
     else:
-        period = known.period if pattern is None and known else pattern
-        dense = 0 if known and known.dense_first else (period or 1) - 1
-        flags = [not period or layer % period != dense for layer in range(n_layers)]
+        dense = 0 if architecture in _DENSE_FIRST else pattern - 1
+        flags = [not pattern or layer % pattern != dense for layer in range(n_layers)]
     return tuple(window if flag else 0 for flag in flags)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.patches import Patch, Rectangle
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.engine import LoadReport
+
 _KINDS = {
     "weights": Step("weights", PROMPT.colour, ""),
     "kv": Step("KV cache", EVAL.colour, "...."),
@@ -33,19 +35,14 @@ _KINDS = {
 }
 _RED = "#E0453A"  # 3:1 or more on white and on #111
 _FAR = 2.5
-"""A limit further away than this many times the longest bar is told, not drawn."""
-
-
-class HasMemory(Protocol):
-    """A `MemoryPlan` (which also says what is free) or a `LoadReport`."""
-
-    @property
-    def by_device(self) -> Mapping[str, Mapping[str, float]]:
-        """MiB by device and kind (`weights`, `kv`, `compute`)."""
+"""A limit further away than this many times the longest bar is stated, not drawn."""
 
 
 def plot_memory(
-    plan: HasMemory | Mapping[str, HasMemory], *, title: str | None = None, ax: Axes | None = None
+    plan: MemoryPlan | LoadReport | Mapping[str, MemoryPlan | LoadReport],
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw what a model takes on each device, against what is free there.
 
@@ -68,7 +65,7 @@ def plot_memory(
     >>> plot_memory(predict_memory(n_gpu_layers=0, devices=[]))  # doctest: +SKIP
     <Figure: Memory, 0 of 31 layers on devices: CPU 199.8 of 23352 MiB, fits>
     """
-    plans: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"": plan}
+    plans = plan if isinstance(plan, Mapping) else {"": plan}
     shown = display_names({device: 0 for one in plans.values() for device in one.by_device})
     bars = [
         _Bar(f"{shown[device]}\n{name}" if name else shown[device], device, kinds, one)
@@ -108,7 +105,7 @@ class _Bar:
     """One device of one plan."""
 
     def __init__(
-        self, label: str, device: str, kinds: Mapping[str, float], plan: HasMemory
+        self, label: str, device: str, kinds: Mapping[str, float], plan: MemoryPlan | LoadReport
     ) -> None:
         self.label, self.device, self.kinds = label, device, kinds
         self.needed = sum(kinds.values())
@@ -136,7 +133,7 @@ def _heading(plan: Any) -> str:
 
 
 def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
-    """The words behind a bar, and the line where its device's memory ends."""
+    """The words beside a bar, and the line where its device's memory ends."""
     end = bar.needed
     if bar.free is not None and bar.free <= span:
         limit = max(bar.free, 0.0)

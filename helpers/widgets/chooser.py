@@ -84,22 +84,12 @@ class ModelChooser:
         self.choice: Choice | None = None
         self._picked: str | None = None
         self._updating = False
+        controls = [self.ram, self.vram, self.unified, self.purpose, self.context]
         self.box = widgets.VBox(
-            [
-                self.ram,
-                self.vram,
-                self.unified,
-                self.purpose,
-                self.context,
-                self.message,
-                self.plot,
-                self.pick,
-                self.code,
-                self.table,
-            ]
+            [*controls, self.message, self.plot, self.pick, self.code, self.table]
         )
         self._update()
-        for control in (self.ram, self.vram, self.unified, self.purpose, self.context):
+        for control in controls:
             control.observe(self._update, names="value")
         self.pick.observe(self._pick_changed, names="value")
 

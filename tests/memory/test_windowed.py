@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 from gguf_builders import Draft, tiny_llama
 
-from helpers import DeviceError, inspect_model, predict_memory
+from helpers import Device, DeviceError, inspect_model, predict_memory, suggest_gpu_layers
 from helpers.engine import EngineOptions, core
 from helpers.models import CATALOGUE, ModelInfo
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, sliding_windows
@@ -214,3 +216,17 @@ def test_windowed_layers_can_have_shorter_heads(gemma: Path) -> None:
     short = changed(gemma, "gemma3", attention__key_length_swa=8, attention__value_length_swa=4)
     for layer in layer_caches(short):
         assert (layer.keys, layer.values) == ((2 * 8, 2 * 4) if layer.window else (32, 32))
+
+
+def test_advice_counts_the_window(gemma: Path) -> None:
+    settings: dict[str, Any] = {"n_ubatch": 16, "margin_mib": 0, "swa_full": False}
+    advised = 0
+    for free in np.arange(1.0, 6.0, 0.25):
+        card = Device("CUDA0", "a card", "gpu", "CUDA", 24_000, float(free))
+        plan = predict_memory(gemma, n_ctx=8192, devices=[card], **settings)
+        for line in plan.advice:
+            if found := re.match(r"n_ctx=4096 would make room for (\d+) layers", line):
+                truth = suggest_gpu_layers(gemma, n_ctx=4096, devices=[card], **settings)
+                assert int(found[1]) <= truth
+                advised += 1
+    assert advised > 3
