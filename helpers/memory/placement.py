@@ -8,7 +8,9 @@ embeddings always stay on the CPU.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +21,7 @@ from helpers.native import Device, cpu_features
 
 CPU = "CPU"
 
+_EMBEDDINGS = "token_embd.weight"
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _ALIGNMENT = 128
 """Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
@@ -30,15 +33,7 @@ _MIB = 1024 * 1024
 _REPACKED: dict[str, dict[str, int]] = {
     "AVX2": {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8},
     "AVX512": {"Q2_K": 8},
-    "DOTPROD": {
-        "Q4_0": 4,
-        "Q4_K": 8,
-        "Q5_K": 8,
-        "Q6_K": 8,
-        "Q8_0": 4,
-        "IQ4_NL": 4,
-        "MXFP4": 4,
-    },
+    "DOTPROD": {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 4, "IQ4_NL": 4, "MXFP4": 4},
 }
 
 
@@ -108,23 +103,22 @@ def weights_mib(
     Returns:
         MiB by device name.
     """
-    sizes: dict[str, int] = {}
-    stretch: dict[str, list[int]] = {}
-    output = placement[-1]
+    sizes: Counter[str] = Counter()
+    stretches: dict[str, list[int]] = {}
     for tensor in info.tensors:
+        is_input = tensor.name.startswith(INPUT_TENSORS)
         for device in _homes(info, tensor, placement):
-            repacked = device == CPU and _is_repacked(tensor)
+            repacked = device == CPU and not is_input and _repackable(tensor)
             if device in mapped and info.n_parts == 1 and not repacked:
-                ends = stretch.setdefault(device, [tensor.offset, 0])
-                ends[0] = min(ends[0], tensor.offset)
-                ends[1] = max(ends[1], tensor.offset + tensor.n_bytes)
+                ends = (tensor.offset, tensor.offset + tensor.n_bytes)
+                stretches.setdefault(device, []).extend(ends)
             else:
-                padded = -(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT
-                sizes[device] = sizes.get(device, 0) + padded
-    for device, (begin, end) in stretch.items():
-        sizes[device] = sizes.get(device, 0) + end - begin
-    if output == CPU and info.tied_output:
-        sizes[CPU] = sizes.get(CPU, 0) + _second_copy(info)
+                sizes[device] += -(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT
+        if tensor.name == _EMBEDDINGS and info.tied_output and placement[-1] == CPU:
+            # For the output layer the CPU stores them once more, rearranged.
+            sizes[CPU] += tensor.n_bytes * _repackable(tensor)
+    for device, stretch in stretches.items():
+        sizes[device] += max(stretch) - min(stretch)
     return {device: size / _MIB for device, size in sizes.items()}
 
 
@@ -139,24 +133,14 @@ def _homes(info: ModelInfo, tensor: Tensor, placement: Sequence[str]) -> tuple[s
     if match and int(match[1]) < info.n_layers:
         return (placement[int(match[1])],)
     if tensor.name.startswith(INPUT_TENSORS):
-        if info.tied_output and tensor.name == "token_embd.weight" and placement[-1] != CPU:
+        if info.tied_output and tensor.name == _EMBEDDINGS and placement[-1] != CPU:
             return (CPU, placement[-1])
         return (CPU,)
     return (placement[-1],)
 
 
-def _second_copy(info: ModelInfo) -> int:
-    """Bytes of tied embeddings that the CPU stores once more, rearranged for the output layer."""
-    tensor = next((t for t in info.tensors if t.name == "token_embd.weight"), None)
-    return tensor.n_bytes if tensor is not None and _repackable(tensor) else 0
-
-
-def _is_repacked(tensor: Tensor) -> bool:
-    """Whether the CPU stores a tensor rearranged: matrices, not the embeddings' table."""
-    return not tensor.name.startswith(INPUT_TENSORS) and _repackable(tensor)
-
-
 def _repackable(tensor: Tensor) -> bool:
+    """Whether the CPU stores a tensor rearranged when it multiplies with it."""
     rows = _repacked_types().get(tensor.type)
     return (
         rows is not None
@@ -182,9 +166,5 @@ def reclaimable_mib(
 
 @functools.cache
 def _repacked_types() -> dict[str, int]:
-    features = cpu_features()
-    found: dict[str, int] = {}
-    for feature, types in _REPACKED.items():
-        if feature in features:
-            found |= types
-    return found
+    known = [types.items() for feature, types in _REPACKED.items() if feature in cpu_features()]
+    return dict(itertools.chain(*known))

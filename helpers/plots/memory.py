@@ -63,7 +63,7 @@ def plot_memory(
         ValueError: There is nothing to draw.
 
     >>> plot_memory(predict_memory(n_gpu_layers=0, devices=[]))  # doctest: +SKIP
-    <Figure: Memory, 0 of 31 layers on devices: CPU 199.8 of 23352 MiB, fits>
+    <Figure: Memory, 0 of 31 layers on devices: CPU 200 of 23,352 MiB free, ✓ fits>
     """
     plans = plan if isinstance(plan, Mapping) else {"": plan}
     shown = display_names({device: 0 for one in plans.values() for device in one.by_device})
@@ -94,7 +94,7 @@ def plot_memory(
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("MiB")
     first = next(iter(plans.values()))
-    heading = title or _heading(first)
+    heading = title or f"Memory, {first.n_gpu_layers} of {first.n_layers} layers on devices"
     style_axes(ax, heading)
     _legend(ax, limits=bool(drawn), margins=any(bar.margin for bar in bars))
     told = ", ".join(f"{bar.label} {bar.words()}".replace("\n", " ") for bar in bars)
@@ -125,11 +125,6 @@ class _Bar:
         if self.needed + self.margin > self.free:
             text += f"\n({self.reclaimable:,.0f} can be dropped)"
         return f"{text}, ✓ fits"
-
-
-def _heading(plan: Any) -> str:
-    layers, of = getattr(plan, "n_gpu_layers", None), getattr(plan, "n_layers", None)
-    return "Memory" if layers is None else f"Memory, {layers} of {of} layers on devices"
 
 
 def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
