@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import HelpersError
-from helpers.grammars import syntax
+from helpers.grammars.gbnf import syntax
 from helpers.plots.style import INK
 
 if TYPE_CHECKING:

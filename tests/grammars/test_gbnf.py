@@ -10,13 +10,13 @@ import pytest
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.gbnf import parse
-from helpers.grammars.syntax import show_rules
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+from helpers.grammars.gbnf.parser import parse
+from helpers.grammars.gbnf.syntax import show_rules
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
 
 def by_guidance(grammar: Grammar, text: str) -> bool:
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     data = byte_tokenizer().tokenize_bytes(text.encode())
     return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
 
@@ -257,7 +257,7 @@ def random_text(grammar: Grammar, rng: random.Random) -> str | None:
     """A text that llguidance would let a model write, byte by byte."""
     import numpy as np
 
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     written = b""
     for _ in range(40):
         if matcher.is_accepting() and rng.random() < 0.2:

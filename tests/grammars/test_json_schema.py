@@ -465,9 +465,9 @@ def written(grammar: Grammar, rng: random.Random) -> str | None:
     """A text that llguidance lets a model write, byte by byte, ends preferred."""
     import numpy as np
 
-    from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+    from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     text = b""
     for _ in range(150):
         if matcher.is_accepting():

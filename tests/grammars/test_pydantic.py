@@ -17,7 +17,7 @@ from pydantic import UUID4, BaseModel, ConfigDict, Field, HttpUrl, NaiveDatetime
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def test_what_a_model_may_write_parses(model: Any, inside: list[Any], outside: l
     rng = random.Random(str(model))
     parsed = 0
     for _ in range(12):
-        matcher = check_guidance(grammar.guidance())
+        matcher = compile_guidance(grammar.guidance())
         text = b""
         while len(text) < 400 and not (matcher.is_accepting() and rng.random() < 0.5):
             bits = np.unpackbits(

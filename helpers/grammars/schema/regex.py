@@ -10,11 +10,21 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .ecma import ANY, ANYTHING, RegexError, char_ranges, search
-from .syntax import Chars, Choice, Literal, Node, Repeat, Sequence, children, choice, sequence
+from helpers.grammars.gbnf.syntax import (
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Repeat,
+    Sequence,
+    children,
+    choice,
+    sequence,
+)
+from helpers.grammars.schema.ecma import ANY, ANYTHING, RegexError, char_ranges, search
 
 if TYPE_CHECKING:
-    from .recognizer import Program
+    from helpers.grammars.gbnf.recognizer import Program
 
 __all__ = [
     "ANY",
@@ -212,7 +222,7 @@ def fits(node: Node, text: str) -> bool:
     """
     if len(text) < 20 or _is_tame(node, len(text)):
         return compiled(node).fullmatch(text) is not None
-    from .recognizer import Recognizer
+    from helpers.grammars.gbnf.recognizer import Recognizer
 
     reader = Recognizer(_program(node))
     return all(reader.step(char) for char in text) and reader.accepting
@@ -220,7 +230,7 @@ def fits(node: Node, text: str) -> bool:
 
 @lru_cache(maxsize=500)
 def _program(node: Node) -> Program:
-    from .recognizer import Program
+    from helpers.grammars.gbnf.recognizer import Program
 
     return Program({"root": node})
 

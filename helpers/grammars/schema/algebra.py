@@ -7,17 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import regex
-from .scalars import (
-    CannotSay,
-    least,
-    meet_numbers,
-    meet_texts,
-    no_number,
-    other_numbers,
-    other_texts,
-)
-from .shapes import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.schema import regex
+from helpers.grammars.schema.domains import (
     ANYTHING,
     NEVER,
     Arr,
@@ -32,7 +26,15 @@ from .shapes import (
     Str,
     Union,
 )
-from .syntax import Node
+from helpers.grammars.schema.scalars import (
+    CannotSay,
+    least,
+    meet_numbers,
+    meet_texts,
+    no_number,
+    other_numbers,
+    other_texts,
+)
 
 MAX_OPTIONS = 256
 """Alternatives of one shape: products of conditions double quickly."""
@@ -327,12 +329,9 @@ class Algebra:
 
 
 def _may_overlap(patterns: list[Node]) -> bool:
-    from ..errors import GrammarError
-    from .vocabulary import byte_tokenizer, check_guidance
-
     terms = " & ".join(f"/{regex.show_regex(pattern)}/" for pattern in patterns)
     try:
-        matcher = check_guidance(f'start: T\nT: "x" R\nR: {terms}\n')
+        matcher = compile_guidance(f'start: T\nT: "x" R\nR: {terms}\n')
     except GrammarError:
         return True
     # llguidance refuses a byte after which nothing could follow, however far it has to look.

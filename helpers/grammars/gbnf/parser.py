@@ -9,10 +9,10 @@ that accepts by accident (an empty class, a rule defined twice, reversed bounds)
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from ..errors import GrammarError
-from .places import Parsed, fault, line_of
-from .syntax import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import (
     ANY_CHAR,
     MAX_CODE_POINT,
     Chars,
@@ -26,6 +26,7 @@ from .syntax import (
     make_ranges,
     sequence,
 )
+from helpers.grammars.places import error_at, line_and_column
 
 MAX_REPETITIONS = 2000
 """Largest repetition count, as in llama.cpp, which silently drops any larger upper bound."""
@@ -73,10 +74,19 @@ def parse(source: str) -> Parsed:
             "Split it, or let character classes and repetitions say the same in less."
         )
     for bad in re.finditer("[\0\ud800-\udfff]", source):
-        raise fault(
+        raise error_at(
             source, bad.start(), f"U+{ord(bad[0]):04X} cannot be part of a grammar; remove it."
         )
     return _Parser(source).parse()
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A grammar that has been read, with the place of each rule for later messages."""
+
+    source: str
+    rules: Rules
+    places: dict[str, int]
 
 
 class _Parser:
@@ -93,8 +103,8 @@ class _Parser:
             start = self.at
             name = self.rule_name()
             if name in rules:
-                first = line_of(self.source, places[name])
-                raise self.fault(
+                first = line_and_column(self.source, places[name])[0]
+                raise self.error(
                     f"rule '{name}' is defined twice, first in line {first}; "
                     "join both with '|' or rename one.",
                     start,
@@ -102,13 +112,13 @@ class _Parser:
                 )
             self.skip()
             if not self.source.startswith("::=", self.at):
-                raise self.fault(f"expected '::=' after the rule name '{name}'.{self.hint()}")
+                raise self.error(f"expected '::=' after the rule name '{name}'.{self.hint()}")
             self.at += 3
             self.skip(lines=True)
             places[name] = start
             rules[name] = self.alternatives(0)
             if self.at < len(self.source) and self.peek() not in "\r\n":
-                raise self.fault(f"expected {_ITEMS}, '|' or a new line.{self.hint()}")
+                raise self.error(f"expected {_ITEMS}, '|' or a new line.{self.hint()}")
             self.skip(lines=True)
         return Parsed(self.source, rules, places)
 
@@ -122,10 +132,10 @@ class _Parser:
         assert found is not None  # both patterns match the empty text
         self.at = found.end()
 
-    def fault(
+    def error(
         self, message: str, offset: int | None = None, end: int | None = None
     ) -> GrammarError:
-        return fault(self.source, self.at if offset is None else offset, message, end=end)
+        return error_at(self.source, self.at if offset is None else offset, message, end=end)
 
     def hint(self) -> str:
         """Say what the offending character usually means, where that is known."""
@@ -149,14 +159,14 @@ class _Parser:
     def rule_name(self) -> str:
         found = _NAME.match(self.source, self.at)
         if found is None:
-            raise self.fault(f"expected the name of a rule.{self.hint()}")
+            raise self.error(f"expected the name of a rule.{self.hint()}")
         self.check_name(found[0])
         self.at = found.end()
         return found[0]
 
     def check_name(self, name: str) -> None:
         if len(name) > MAX_NAME:
-            raise self.fault(f"the name of a rule has at most {MAX_NAME} characters.")
+            raise self.error(f"the name of a rule has at most {MAX_NAME} characters.")
 
     # -- what a rule is made of -------------------------------------------------------------
 
@@ -179,16 +189,16 @@ class _Parser:
             if char in "*+?{":
                 low, high = self.bounds(nested)
                 if not repeatable:
-                    raise self.fault(
+                    raise self.error(
                         f"expected {_ITEMS} before this repetition: there is nothing to repeat.",
                         self.mark,
                     )
                 copies *= max(low, high or 1, 1)
                 stacked += 1
                 if stacked > MAX_STACKED:
-                    raise self.fault("too many repetitions of one item in a row.", self.mark)
+                    raise self.error("too many repetitions of one item in a row.", self.mark)
                 if copies > MAX_REPETITIONS:
-                    raise self.fault(
+                    raise self.error(
                         f"repetitions multiply to {copies} copies; llama.cpp takes at most "
                         f"{MAX_REPETITIONS}. Use '*' or '+', or smaller bounds.",
                         self.mark,
@@ -231,7 +241,7 @@ class _Parser:
         after = _SPACE.match(self.source, self.at)
         assert after is not None
         if self.source.startswith("::=", after.end()):
-            raise self.fault(
+            raise self.error(
                 f"expected the end of the rule before; '{name} ::=' has to start a line of its "
                 "own, outside of parentheses.",
                 start,
@@ -241,15 +251,15 @@ class _Parser:
     def group(self, depth: int) -> Node:
         start = self.at
         if depth >= MAX_DEPTH:
-            raise self.fault(
+            raise self.error(
                 f"parentheses are nested more than {MAX_DEPTH} deep; give the inner part a rule."
             )
         self.at += 1
         self.skip(lines=True)
         node = self.alternatives(depth + 1)
         if self.peek() != ")":
-            line = line_of(self.source, start)
-            raise self.fault(
+            line = line_and_column(self.source, start)[0]
+            raise self.error(
                 f"expected {_ITEMS}, '|' or the ')' that closes the '(' of line {line}."
                 f"{self.hint()}"
             )
@@ -262,7 +272,7 @@ class _Parser:
         parts: list[str] = []
         while (char := self.peek()) != '"':
             if not char:
-                raise self.fault("expected '\"' to end this literal.", start)
+                raise self.error("expected '\"' to end this literal.", start)
             plain = _PLAIN_TEXT.match(self.source, self.at)
             if plain is not None:
                 parts.append(plain[0])
@@ -271,7 +281,7 @@ class _Parser:
             at = self.at
             code = self.char()
             if code == 0 or 0xD800 <= code <= 0xDFFF:
-                raise self.fault(f"U+{code:04X} cannot appear in a text.", at, end=self.at)
+                raise self.error(f"U+{code:04X} cannot appear in a text.", at, end=self.at)
             parts.append(chr(code))
         self.at += 1
         return Literal("".join(parts))
@@ -291,7 +301,7 @@ class _Parser:
                 self.need_more(start)
                 high = self.char()
             if high < low:
-                raise self.fault(
+                raise self.error(
                     f"the range runs backwards: U+{low:04X} comes after U+{high:04X}. "
                     "Swap both, or write '-' last or as '\\-'.",
                     place,
@@ -300,7 +310,7 @@ class _Parser:
             pairs.append((low, high))
         self.at += 1
         if not pairs:
-            raise self.fault(
+            raise self.error(
                 "expected at least one character in the class; "
                 "'.' means any character, '\"\"' means nothing.",
                 start,
@@ -310,7 +320,7 @@ class _Parser:
 
     def need_more(self, start: int) -> None:
         if not self.peek():
-            raise self.fault("expected ']' to end this character class.", start)
+            raise self.error("expected ']' to end this character class.", start)
 
     def char(self) -> int:
         char = self.source[self.at]
@@ -322,17 +332,17 @@ class _Parser:
             length = _HEX_LENGTHS[kind]
             digits = self.source[self.at + 2 : self.at + 2 + length]
             if not re.fullmatch(f"[0-9A-Fa-f]{{{length}}}", digits):
-                raise self.fault(f"expected {length} hexadecimal digits after '\\{kind}'.")
+                raise self.error(f"expected {length} hexadecimal digits after '\\{kind}'.")
             code = int(digits, 16)
             if code > MAX_CODE_POINT:
-                raise self.fault(
+                raise self.error(
                     f"'\\{kind}{digits}' is beyond U+10FFFF, the last character there is.",
                     end=self.at + 2 + length,
                 )
             self.at += 2 + length
             return code
         if not kind or kind not in _ESCAPED:
-            raise self.fault(
+            raise self.error(
                 f"unknown escape '\\{kind}'; GBNF knows "
                 '\\n \\r \\t \\\\ \\" \\[ \\] \\- \\xHH \\uHHHH \\UHHHHHHHH.',
                 end=self.at + 2,
@@ -347,13 +357,13 @@ class _Parser:
         if found := _TOKEN_NUMBER.match(self.source, self.at):
             # More digits than any vocabulary needs; llama.cpp overflows on them.
             if len(found[1]) > 9:
-                raise self.fault("no vocabulary has a token of this number.", start)
+                raise self.error("no vocabulary has a token of this number.", start)
             self.at = found.end()
             return Token(int(found[1]), None, negated)
         if (found := _TOKEN_TEXT.match(self.source, self.at)) and not found[0].startswith("<["):
             self.at = found.end()
             return Token(None, found[0], negated)
-        raise self.fault("expected a token, written <[number]> or <text>.", start)
+        raise self.error("expected a token, written <[number]> or <text>.", start)
 
     def bounds(self, nested: bool) -> tuple[int, int | None]:
         self.mark = self.at
@@ -371,19 +381,19 @@ class _Parser:
             if self.peek() != "}":
                 high = self.count("the largest number of repetitions", nested)
         if self.peek() != "}":
-            raise self.fault(f"expected ',' or '}}' to end the repetition.{self.hint()}")
+            raise self.error(f"expected ',' or '}}' to end the repetition.{self.hint()}")
         self.at += 1
         if high is not None and high < low:
-            raise self.fault(f"the bounds are reversed: {low} is more than {high}.", self.mark)
+            raise self.error(f"the bounds are reversed: {low} is more than {high}.", self.mark)
         return low, high
 
     def count(self, what: str, nested: bool) -> int:
         found = _DIGITS.match(self.source, self.at)
         if found is None:
-            raise self.fault(f"expected {what}, a whole number.")
+            raise self.error(f"expected {what}, a whole number.")
         number = int(found[0]) if len(found[0]) < 10 else MAX_REPETITIONS + 1
         if number > MAX_REPETITIONS:
-            raise self.fault(
+            raise self.error(
                 f"at most {MAX_REPETITIONS} repetitions can be counted (llama.cpp's limit). "
                 f"Leave the upper bound out for 'without end'.",
                 end=found.end(),

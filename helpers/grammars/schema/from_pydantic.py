@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from ..errors import GrammarError
+from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
     from pydantic_core import core_schema

@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from ..errors import GrammarError
-from .syntax import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import (
     Chars,
     Choice,
     Literal,
@@ -57,7 +57,6 @@ class Program:
     def __init__(self, rules: Rules) -> None:
         self.code: list[_Instruction] = [_Instruction(_END), _Instruction(_ACCEPT)]
         self.entry: dict[str, int] = {}
-        self.has_tokens = False
         # Groups that repeat become rules of their own, so that only a call is copied.
         self.pending: list[tuple[str, Node]] = list(rules.items())
         while self.pending:
@@ -85,7 +84,6 @@ class Program:
                 )
             )
         if isinstance(node, Token):
-            self.has_tokens = True
             return self._emit(_Instruction(_TOKEN, after, label=show(node)))
         if isinstance(node, Ref):
             return self._emit(_Instruction(_CALL, after, rule=node.name))
@@ -138,7 +136,7 @@ class Recognizer:
     Args:
         program: The compiled grammar.
 
-    >>> from helpers.grammars.gbnf import parse
+    >>> from helpers.grammars.gbnf.parser import parse
     >>> reader = Recognizer(Program(parse('root ::= "a" root | "b"').rules))
     >>> [reader.step(char) for char in "aab"], reader.accepting
     ([True, True, True], True)
@@ -179,27 +177,9 @@ class Recognizer:
         self._close(seeds, {})
         return True
 
-    def stack_count(self) -> int:
-        """How many stacks llama.cpp's sampler would keep at this place."""
-        counts: dict[_Call | None, int] = {None: 1}
-
-        def count(call: _Call) -> int:
-            # Callers are older than what they call, so the chain is as deep as the text nests.
-            todo = [call]
-            while todo:
-                top = todo[-1]
-                missing = [c for _, c in top.returns if c not in counts]
-                if missing:
-                    todo.extend(c for c in missing if c is not None)
-                    continue
-                counts[todo.pop()] = sum(counts[c] for _, c in top.returns)
-            return counts[call]
-
-        return sum(count(call) for _, call in self.waiting)
-
-    def expected(self) -> list[str]:
+    def expected(self) -> tuple[str, ...]:
         """What could come next, as GBNF, each once."""
-        return sorted({self.program.code[at].label for at, _ in self.waiting})
+        return tuple(sorted({self.program.code[at].label for at, _ in self.waiting}))
 
     def _close(self, seeds: list[tuple[int, _Call]], calls: dict[str, _Call]) -> None:
         """Follow everything that needs no character, from the given places."""

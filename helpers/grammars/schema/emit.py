@@ -14,11 +14,9 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
-from . import regex
-from .algebra import Algebra
-from .normalize import Normalizer
-from .scalars import CannotSay
-from .shapes import (
+from helpers.grammars.schema import regex
+from helpers.grammars.schema.algebra import Algebra
+from helpers.grammars.schema.domains import (
     ANYTHING,
     NEVER,
     Arr,
@@ -34,6 +32,8 @@ from .shapes import (
     all_different,
     listed,
 )
+from helpers.grammars.schema.normalize import Normalizer
+from helpers.grammars.schema.scalars import CannotSay
 
 MAX_ARRAYS = 400
 """Arrays that are written out one by one for `uniqueItems`."""
@@ -259,7 +259,7 @@ class Emitter:
             if len(found) + len(longer) > MAX_ARRAYS:
                 raise CannotSay("uniqueItems", "too many different arrays")
             arrays = longer
-        from .shapes import constant
+        from helpers.grammars.schema.domains import constant
 
         shapes = [constant(array) for array in found]
         return [arr for shape in shapes for arr in shape.options if isinstance(arr, Arr)]  # type: ignore[union-attr]

@@ -14,8 +14,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .regex import fits
-from .syntax import Node
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.schema.regex import fits
 
 Number = int | Decimal
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from ..errors import GrammarError
-from .places import Parsed, fault, line_of
-from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token, children
+from helpers.grammars.gbnf.parser import Parsed
+from helpers.grammars.gbnf.syntax import (
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Ref,
+    Repeat,
+    Rules,
+    Sequence,
+    Token,
+    children,
+)
+from helpers.grammars.places import error_at, line_and_column
 
 MAX_ELEMENTS = 200_000
 """Elements after repetitions are written out; both matchers hold them in memory."""
@@ -31,7 +42,7 @@ def check(parsed: Parsed) -> list[str]:
     rules, places, source = parsed.rules, parsed.places, parsed.source
     if "root" not in rules:
         names = ", ".join(f"'{name}'" for name in list(rules)[:5])
-        raise fault(
+        raise error_at(
             source,
             0,
             "expected a rule named 'root': it says what the whole text looks like. "
@@ -41,7 +52,7 @@ def check(parsed: Parsed) -> list[str]:
     for used in refs.values():
         for ref in used:
             if ref.name not in rules:
-                raise fault(
+                raise error_at(
                     source,
                     ref.offset,
                     f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}",
@@ -54,7 +65,7 @@ def check(parsed: Parsed) -> list[str]:
     reached = reachable(rules)
     unused = [name for name in rules if name not in reached]
     warnings = [
-        f"line {line_of(source, places[name])}: rule '{name}' is never used."
+        f"line {line_and_column(source, places[name])[0]}: rule '{name}' is never used."
         for name in unused[:MAX_WARNINGS]
     ]
     if len(unused) > MAX_WARNINGS:
@@ -155,7 +166,7 @@ def _check_left_recursion(parsed: Parsed) -> None:
             elif ref.name in on_path:
                 loop = [*path[path.index(ref.name) :], ref.name]
                 shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
-                raise fault(
+                raise error_at(
                     parsed.source,
                     ref.offset,
                     f"left recursion: {' -> '.join(shown)} comes back to itself before any "
@@ -194,7 +205,7 @@ def _check_ends(parsed: Parsed) -> None:
     for name in rules:
         if name not in ending:
             place = parsed.places[name]
-            raise fault(
+            raise error_at(
                 parsed.source,
                 place,
                 f"rule '{name}' matches no text: each way through it needs itself, another such "
@@ -223,7 +234,7 @@ def _check_size(parsed: Parsed) -> None:
         total += element_count(node)
         if total > MAX_ELEMENTS:
             place = parsed.places[name]
-            raise fault(
+            raise error_at(
                 parsed.source,
                 place,
                 f"written out, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
@@ -245,7 +256,7 @@ def _check_depth(parsed: Parsed) -> None:
             continue
         ref, below = found
         if depth + below > MAX_DEPTH:
-            raise fault(
+            raise error_at(
                 parsed.source,
                 ref.offset if ref else 0,
                 f"rules and groups lead more than {MAX_DEPTH} deep into each other.",
@@ -282,11 +293,3 @@ def element_count(node: Node) -> int:
         # A group becomes a rule of its own, and only the reference to it is copied.
         return inner + times if isinstance(node.item, Sequence | Choice) else inner * times
     return sum(element_count(child) for child in children(node)) + 1
-
-
-def check_rules(rules: Rules) -> None:
-    """Check rules that were made by a program; a fault here is a fault of that program."""
-    try:
-        check(Parsed("", rules, dict.fromkeys(rules, 0)))
-    except GrammarError as error:
-        raise GrammarError(f"The grammar that was made cannot be used: {error}") from error

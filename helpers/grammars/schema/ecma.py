@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .syntax import (
+from helpers.grammars.gbnf.syntax import (
     MAX_CODE_POINT,
     Chars,
     Literal,
@@ -104,7 +104,7 @@ def search(pattern: str) -> Node:
         RegexError: If it is no regular expression, or uses look-around, back references, word
             boundaries or anchors in the middle.
 
-    >>> from helpers.grammars.regex import show_regex
+    >>> from helpers.grammars.schema.regex import show_regex
     >>> show_regex(search("^a"))
     '\\x{61}(?:[\\x{0}-\\x{d7ff}\\x{e000}-\\x{10ffff}])*'
     """

@@ -13,8 +13,19 @@ from bisect import bisect_right
 from collections.abc import Callable
 from itertools import takewhile
 
-from ..errors import GrammarError
-from .syntax import ANY_CHAR, Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import (
+    ANY_CHAR,
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Ref,
+    Repeat,
+    Rules,
+    Sequence,
+    Token,
+)
 
 
 def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> str:
@@ -28,14 +39,14 @@ def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> s
     Returns:
         The grammar's text.
 
-    >>> from helpers.grammars.gbnf import parse
+    >>> from helpers.grammars.gbnf.parser import parse
     >>> print(to_lark(parse('root ::= [ab] "c"').rules))
     start: C0 C1
     C0: /[\x{61}-\x{62}]/
     C1: /[\x{63}-\x{63}]/
     <BLANKLINE>
     """
-    from .checks import reachable
+    from helpers.grammars.gbnf.checks import reachable
 
     writer = _Writer(rules, token_number)
     used = reachable(rules)

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GrammarError
+from helpers.errors import GrammarError
+from helpers.grammars.guidance import compile_guidance
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-    from .vocabulary import Compiled
+    from helpers.grammars.mask.vocabulary import Compiled
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -106,10 +107,8 @@ def trace_choices(
 
 
 def _byte_matcher(grammar: Compiled) -> LLMatcher:
-    from .vocabulary import check_guidance
-
     try:
-        return check_guidance(grammar.guidance(None, forcing=False))
+        return compile_guidance(grammar.guidance(None, forcing=False))
     except GrammarError as error:
         raise GrammarError(f"The choices of this grammar cannot be traced. {error}") from error
 

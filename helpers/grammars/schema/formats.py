@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from .ecma import search
-from .syntax import Node
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.schema.ecma import search
 
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"({_OCTET}\.){{3}}{_OCTET}"
@@ -140,7 +140,7 @@ def format_node(name: str) -> Node | None:
     Returns:
         A node for whole texts, or None where the name is only an annotation or irregular.
 
-    >>> from helpers.grammars.regex import compiled
+    >>> from helpers.grammars.schema.regex import compiled
     >>> date = compiled(format_node("date"))
     >>> bool(date.fullmatch("2024-02-29")), bool(date.fullmatch("2023-02-29"))
     (True, False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import lcm
 
-from .shapes import Num, Simple, Str, number_in, text_in
+from helpers.grammars.schema.domains import Num, Simple, Str, number_in, text_in
 
 
 class CannotSay(Exception):
