@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from helpers.grammars.gbnf.parser import Parsed
 from helpers.grammars.gbnf.syntax import (
     Chars,
@@ -14,6 +16,7 @@ from helpers.grammars.gbnf.syntax import (
     Sequence,
     Token,
     children,
+    walk,
 )
 from helpers.grammars.places import error_at, line_and_column
 
@@ -75,14 +78,7 @@ def check(parsed: Parsed) -> list[str]:
 
 def references(node: Node) -> list[Ref]:
     """All names used inside a node, in order."""
-    found: list[Ref] = []
-    todo = [node]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, Ref):
-            found.append(node)
-        todo.extend(reversed(children(node)))
-    return found
+    return [part for part in walk(node) if isinstance(part, Ref)]
 
 
 def reachable(rules: Rules, start: str = "root") -> set[str]:
@@ -97,40 +93,43 @@ def reachable(rules: Rules, start: str = "root") -> set[str]:
     return seen
 
 
-def nullable_rules(rules: Rules) -> set[str]:
-    """Names of the rules that can match the empty text."""
+def _least_rules(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
+    """Names of the rules for which something holds, given the rules for which it does."""
+    users: dict[str, list[str]] = {}
+    for name, node in rules.items():
+        for ref in {ref.name for ref in references(node)}:
+            users.setdefault(ref, []).append(name)
     found: set[str] = set()
-    users = _users(rules)
     todo = list(rules)
     while todo:
         name = todo.pop()
-        if name not in found and is_nullable(rules[name], found):
+        if name not in found and holds(rules[name], found):
             found.add(name)
             todo.extend(users.get(name, ()))
     return found
 
 
-def is_nullable(node: Node, nullable: set[str]) -> bool:
+def _is_nullable(node: Node, nullable: set[str]) -> bool:
     """Whether a node can match the empty text, given the rules that can."""
     if isinstance(node, Literal):
         return not node.text
+    return not isinstance(node, Chars | Token) and _holds(node, nullable, _is_nullable)
+
+
+def _can_end(node: Node, ending: set[str]) -> bool:
+    """Whether a node can match any text, given the rules that can."""
+    if isinstance(node, Chars):
+        return bool(node.ranges)
+    return isinstance(node, Literal | Token) or _holds(node, ending, _can_end)
+
+
+def _holds(node: Node, rules: set[str], holds: Callable[[Node, set[str]], bool]) -> bool:
     if isinstance(node, Ref):
-        return node.name in nullable
-    if isinstance(node, Sequence):
-        return all(is_nullable(item, nullable) for item in node.items)
-    if isinstance(node, Choice):
-        return any(is_nullable(option, nullable) for option in node.options)
+        return node.name in rules
     if isinstance(node, Repeat):
-        return node.low == 0 or is_nullable(node.item, nullable)
-    return False
-
-
-def _users(rules: Rules) -> dict[str, list[str]]:
-    users: dict[str, list[str]] = {}
-    for name, node in rules.items():
-        for ref in {ref.name for ref in references(node)}:
-            users.setdefault(ref, []).append(name)
-    return users
+        return node.low == 0 or holds(node.item, rules)
+    combine = any if isinstance(node, Choice) else all
+    return combine(holds(child, rules) for child in children(node))
 
 
 def _nearest(name: str, rules: Rules) -> str:
@@ -146,7 +145,7 @@ def _check_left_recursion(parsed: Parsed) -> None:
     llama.cpp refuses most of these and loops for ever on the rest (those hidden behind a rule that
     is empty only by way of others), so the test here is exact.
     """
-    nullable = nullable_rules(parsed.rules)
+    nullable = _least_rules(parsed.rules, _is_nullable)
     leads = {name: _leftmost(node, nullable) for name, node in parsed.rules.items()}
     done: set[str] = set()
     for start in parsed.rules:
@@ -186,7 +185,7 @@ def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
         found: list[Ref] = []
         for item in node.items:
             found += _leftmost(item, nullable)
-            if not is_nullable(item, nullable):
+            if not _is_nullable(item, nullable):
                 break
         return found
     return [ref for child in children(node) for ref in _leftmost(child, nullable)]
@@ -194,14 +193,7 @@ def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
 
 def _check_ends(parsed: Parsed) -> None:
     rules = parsed.rules
-    ending: set[str] = set()
-    users = _users(rules)
-    todo = list(rules)
-    while todo:
-        name = todo.pop()
-        if name not in ending and _can_end(rules[name], ending):
-            ending.add(name)
-            todo.extend(users.get(name, ()))
+    ending = _least_rules(rules, _can_end)
     for name in rules:
         if name not in ending:
             place = parsed.places[name]
@@ -212,20 +204,6 @@ def _check_ends(parsed: Parsed) -> None:
                 "rule, or a character that does not exist. Add an alternative that ends.",
                 end=place + len(name),
             )
-
-
-def _can_end(node: Node, ending: set[str]) -> bool:
-    if isinstance(node, Ref):
-        return node.name in ending
-    if isinstance(node, Chars):
-        return bool(node.ranges)
-    if isinstance(node, Sequence):
-        return all(_can_end(item, ending) for item in node.items)
-    if isinstance(node, Choice):
-        return any(_can_end(option, ending) for option in node.options)
-    if isinstance(node, Repeat):
-        return node.low == 0 or _can_end(node.item, ending)
-    return True
 
 
 def _check_size(parsed: Parsed) -> None:

@@ -142,19 +142,9 @@ class _Parser:
         char = self.peek()
         if not char:
             return " The text ends here."
-        if char == "_":
-            return " Rule names are made of letters, digits and '-'; llama.cpp refuses '_'."
-        if char == "'":
-            return " Literals are written in double quotes."
-        if char == ")":
-            return " There is no '(' that this ')' closes."
         if char in "*+?{":
             return f" There is nothing before this '{char}' that it could repeat."
-        if char == "|":
-            return " A rule goes on in the next line only after a '|', or inside parentheses."
-        if char == "=" or char == ":":
-            return " A rule is written name ::= …"
-        return f" Found {char!r}."
+        return _HINTS.get(char, f" Found {char!r}.")
 
     def rule_name(self) -> str:
         found = _NAME.match(self.source, self.at)
@@ -403,4 +393,12 @@ class _Parser:
         return number
 
 
+_HINTS = {
+    "_": " Rule names are made of letters, digits and '-'; llama.cpp refuses '_'.",
+    "'": " Literals are written in double quotes.",
+    ")": " There is no '(' that this ')' closes.",
+    "|": " A rule goes on in the next line only after a '|', or inside parentheses.",
+    "=": " A rule is written name ::= …",
+    ":": " A rule is written name ::= …",
+}
 _ITEMS = "a literal, a character class, a rule name, '('"

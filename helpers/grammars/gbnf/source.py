@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from helpers.grammars.explain import Explanation, matching, mismatch
-from helpers.grammars.gbnf import syntax
 from helpers.grammars.gbnf.checks import check
 from helpers.grammars.gbnf.lark import to_lark
 from helpers.grammars.gbnf.parser import parse
 from helpers.grammars.gbnf.recognizer import Program, Recognizer
+from helpers.grammars.gbnf.syntax import Token, walk
 from helpers.grammars.guidance import compile_guidance
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class GbnfSource:
         self.rules = parsed.rules
         # Token numbers mean something only to a model. All else llguidance compiles once now, so
         # that nothing is left to fail at generation.
-        if not any(isinstance(node, syntax.Token) for node in syntax.walk(self.rules)):
+        nodes = (node for rule in self.rules.values() for node in walk(rule))
+        if not any(isinstance(node, Token) for node in nodes):
             compile_guidance(self.guidance(None, forcing=False))
 
     @cached_property

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
-from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.guidance import byte_tokenizer
 from helpers.grammars.schema import regex
 from helpers.grammars.schema.domains import (
     ANYTHING,
@@ -329,9 +329,8 @@ class Algebra:
 
 
 def _may_overlap(patterns: list[Node]) -> bool:
-    terms = " & ".join(f"/{regex.show_regex(pattern)}/" for pattern in patterns)
     try:
-        matcher = compile_guidance(f'start: T\nT: "x" R\nR: {terms}\n')
+        matcher = regex.matcher_of(patterns)
     except GrammarError:
         return True
     # llguidance refuses a byte after which nothing could follow, however far it has to look.

@@ -9,7 +9,7 @@ them for llguidance, and `holds` judges values by them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -345,11 +345,6 @@ def listed(shape: Shape, links: Links, limit: int) -> list[Any] | None:
         if len(found) > limit:
             return None
     return list({identity(value): value for value in found}.values())
-
-
-def placed(option: Any, where: str) -> Any:
-    """The same alternative with the pointer of the schema that it is from."""
-    return replace(option, where=where) if hasattr(option, "where") else option
 
 
 def ordered(shape: Shape | None, value: Any, links: Links) -> Any:

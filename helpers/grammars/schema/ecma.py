@@ -19,6 +19,7 @@ from helpers.grammars.gbnf.syntax import (
     Ranges,
     Repeat,
     choice,
+    make_ranges,
     sequence,
 )
 
@@ -39,26 +40,8 @@ class _Anchor:
 
 
 def char_ranges(pairs: list[tuple[int, int]], *, negated: bool = False) -> Ranges:
-    """Like `syntax.make_ranges`, but with NUL, which a JSON string can hold."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(pairs):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
-        else:
-            joined.append((low, high))
-    if negated:
-        gaps, start = [], 0
-        for low, high in joined:
-            if low > start:
-                gaps.append((start, low - 1))
-            start = high + 1
-        joined = [*gaps, (start, MAX_CODE_POINT)] if start <= MAX_CODE_POINT else gaps
-    kept: list[tuple[int, int]] = []
-    for low, high in joined:
-        for first, last in ((0, 0xD7FF), (0xE000, MAX_CODE_POINT)):
-            if low <= last and high >= first:
-                kept.append((max(low, first), min(high, last)))
-    return tuple(kept)
+    """Ranges of characters, or of all others; NUL is one."""
+    return make_ranges(pairs, negated=negated, nul=True)
 
 
 _DIGIT = [(0x30, 0x39)]

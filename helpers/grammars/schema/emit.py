@@ -30,6 +30,7 @@ from helpers.grammars.schema.domains import (
     Str,
     Union,
     all_different,
+    constant,
     listed,
 )
 from helpers.grammars.schema.normalize import Normalizer
@@ -120,18 +121,14 @@ class Emitter:
             return [self.number(option)]
         if isinstance(option, Str):
             return [self.text(option)]
-        where, keyword = option.where, "uniqueItems"
         try:
             if isinstance(option, Arr):
-                keyword = "contains" if option.contains else "uniqueItems"
                 return [self.array(each) for each in self.arrays(option)]
-            keyword = "minProperties" if option.low else "maxProperties"
             return [self.object(each) for each in self.objects(option)]
         except CannotSay as error:
-            self.normalizer.cannot(error.keyword, where, error.reason)
+            self.normalizer.cannot(error.keyword, option.where, error.reason)
         if isinstance(option, Arr):
             return [self.array(replace(option, unique=False, contains=()))]
-        assert keyword
         return [self.object(replace(option, low=0, high=None))]
 
     # -- numbers and texts ------------------------------------------------------------------
@@ -259,8 +256,6 @@ class Emitter:
             if len(found) + len(longer) > MAX_ARRAYS:
                 raise CannotSay("uniqueItems", "too many different arrays")
             arrays = longer
-        from helpers.grammars.schema.domains import constant
-
         shapes = [constant(array) for array in found]
         return [arr for shape in shapes for arr in shape.options if isinstance(arr, Arr)]  # type: ignore[union-attr]
 
