@@ -94,7 +94,7 @@ class Grammar:
             The grammar.
 
         Raises:
-            GrammarError: If the file cannot be read, or is no correct grammar.
+            GrammarError: If the file cannot be read, or is not a correct grammar.
         """
         from helpers.grammars.gbnf.parser import MAX_LENGTH
 

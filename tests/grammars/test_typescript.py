@@ -104,7 +104,7 @@ FAULTS = [
     ("type A<T> = { x: A<T[]> | null }\ntype R = A<string>", 1, 20, ""),
     ("interface A extends A { a: 1 }", 1, 21, "extends itself"),
     ("enum E { A = 'a', B }\ntype T = E", 1, 19, "needs a value"),
-    ("enum E { A }\ntype T = E.B", 2, 10, "no member"),
+    ("enum E { A }\ntype T = E.B", 2, 10, "not a member"),
     ("", 1, 1, "no type"),
 ]
 

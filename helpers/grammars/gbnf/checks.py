@@ -1,4 +1,4 @@
-"""What must hold in a grammar beyond its syntax: names exist, nothing loops, every rule can end."""
+"""Checks beyond syntax: names exist, no rule loops, every rule can end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from helpers.grammars.gbnf.syntax import (
 from helpers.grammars.places import error_at, line_and_column
 
 MAX_ELEMENTS = 200_000
-"""Elements after repetitions are written out; both matchers hold them in memory."""
+"""Elements after repetitions are expanded; matchers hold them in memory."""
 
 MAX_WARNINGS = 20
 MAX_DEPTH = 200
@@ -142,7 +142,7 @@ def _nearest(name: str, rules: Rules) -> str:
 def _check_left_recursion(parsed: Parsed) -> None:
     """Refuse rules that can come back to themselves before a character is read.
 
-    llama.cpp refuses most of these and loops for ever on the rest (those hidden behind a rule that
+    llama.cpp refuses most of these and loops forever on the rest (those hidden behind a rule that
     is empty only by way of others), so the test here is exact.
     """
     nullable = _least_rules(parsed.rules, _is_nullable)

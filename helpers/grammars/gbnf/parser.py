@@ -1,9 +1,10 @@
 """Reads GBNF, llama.cpp's grammar notation, and says where a grammar is wrong and what to write.
 
-llama.cpp has a parser of its own, but a faulty grammar makes it return a null pointer that crashes
-whoever uses it, and some faults make it allocate without end. Nothing reaches that parser before
-this one has read all of it. The notation is the one of `src/llama-grammar.cpp` in llama.cpp; what
-that accepts by accident (an empty class, a rule defined twice, reversed bounds) is refused here.
+llama.cpp has a parser of its own, but for a grammar with an error it returns a null pointer that
+crashes the program, and some errors make it allocate without end. Nothing reaches that parser
+before this one has read all of it. The notation is the one of `src/llama-grammar.cpp` in
+llama.cpp; what that accepts by accident (an empty class, a rule defined twice, reversed bounds)
+is refused here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import (
     ANY_CHAR,
     MAX_CODE_POINT,
+    SHORT_BOUNDS,
     Chars,
     Literal,
     Node,
@@ -47,7 +49,6 @@ _PLAIN_TEXT = re.compile(r'[^"\\]+')
 _TOKEN_NUMBER = re.compile(r"<\[([0-9]+)\]>")
 _TOKEN_TEXT = re.compile(r"<[^>\r\n]*>")
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
-_SHORT_BOUNDS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _ESCAPED = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
 
@@ -61,7 +62,7 @@ def parse(source: str) -> Parsed:
         Its rules; references are not yet checked.
 
     Raises:
-        GrammarError: At the first fault of syntax, with line, column and what was expected.
+        GrammarError: At the first syntax error, with line, column and what was expected.
 
     >>> parse('root ::= "yes" | "no"').rules["root"].options[0].text
     'yes'
@@ -71,7 +72,7 @@ def parse(source: str) -> Parsed:
     if len(source) > MAX_LENGTH:
         raise GrammarError(
             f"The grammar has {len(source)} characters; at most {MAX_LENGTH} are read. "
-            "Split it, or let character classes and repetitions say the same in less."
+            "Split it, or let character classes and repetitions express the same in less."
         )
     for bad in re.finditer("[\0\ud800-\udfff]", source):
         raise error_at(
@@ -360,7 +361,7 @@ class _Parser:
         char = self.peek()
         self.at += 1
         if char != "{":
-            return _SHORT_BOUNDS[char]
+            return SHORT_BOUNDS[char]
         self.skip(lines=nested)
         low = self.count("the smallest number of repetitions", nested)
         high: int | None = low

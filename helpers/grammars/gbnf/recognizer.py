@@ -1,7 +1,7 @@
 """Decides whether a text belongs to a GBNF grammar, and where it stops doing so.
 
-A recogniser of its own, independent of llguidance and of llama.cpp: it judges `Grammar.matches`,
-explains failures without a model, and is the tests' oracle for both matchers. It is a
+A recogniser independent of llguidance and of llama.cpp: it judges `Grammar.matches`,
+explains failures without a model, and is the tests' oracle for matchers. It is a
 nondeterministic pushdown machine whose stacks share their common parts (a graph-structured stack,
 Tomita 1985): the work grows with the length of the text, not with the number of ways to read it.
 """
@@ -36,8 +36,6 @@ _CHAR, _CALL, _SPLIT, _END, _ACCEPT, _TOKEN = range(6)
 class _Instruction:
     kind: int
     next: int = -1
-    low: int = 0
-    high: int = 0
     starts: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     rule: str = ""
@@ -45,8 +43,6 @@ class _Instruction:
     label: str = ""
 
     def takes(self, code: int) -> bool:
-        if not self.starts:
-            return self.low <= code <= self.high
         at = bisect_right(self.starts, code) - 1
         return at >= 0 and code <= self.ends[at]
 
@@ -71,18 +67,13 @@ class Program:
         """Add the instructions of `node`; they go on at `after`; give back where they begin."""
         if isinstance(node, Literal):
             for at in range(len(node.text) - 1, -1, -1):
-                code = ord(node.text[at])
-                label = quote(node.text[at:])
+                code, label = (ord(node.text[at]),), quote(node.text[at:])
                 after = self._emit(_Instruction(_CHAR, after, code, code, label=label))
             return after
         if isinstance(node, Chars):
             starts = tuple(low for low, _ in node.ranges)
             ends = tuple(high for _, high in node.ranges)
-            return self._emit(
-                _Instruction(
-                    _CHAR, after, starts=starts or (0,), ends=ends or (-1,), label=show(node)
-                )
-            )
+            return self._emit(_Instruction(_CHAR, after, starts, ends, label=show(node)))
         if isinstance(node, Token):
             return self._emit(_Instruction(_TOKEN, after, label=show(node)))
         if isinstance(node, Ref):

@@ -64,7 +64,7 @@ class GbnfSource:
         return matching(text) if reader.accepting else mismatch(text, len(text), reader.expected())
 
     def problems(self, text: str) -> list[str]:
-        """What `explain` says: there is nothing beyond it."""
+        """What `explain` finds: a GBNF grammar enforces everything."""
         found = self.explain(text)
         return [] if found.matches else [found.message]
 

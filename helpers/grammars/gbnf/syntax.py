@@ -73,6 +73,7 @@ Node = Literal | Chars | Token | Ref | Sequence | Choice | Repeat
 Rules = dict[str, Node]
 
 EMPTY = Literal("")
+SHORT_BOUNDS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
 def sequence(items: list[Node]) -> Node:
@@ -103,7 +104,7 @@ def make_ranges(
 ) -> Ranges:
     """Sort and join ranges, complement them if asked, and drop what no text can hold.
 
-    Surrogates are no characters. NUL ends a C string, so llama.cpp can never produce it; a JSON
+    Surrogates are not characters. NUL ends a C string, so llama.cpp can never produce it; a JSON
     string can hold it.
     """
     joined: list[tuple[int, int]] = []
@@ -178,25 +179,23 @@ def show(node: Node) -> str:
         return " ".join(_grouped(item, inside=Sequence) for item in node.items)
     if isinstance(node, Choice):
         return " | ".join(show(option) for option in node.options)
-    return _grouped(node.item, inside=Repeat) + _bounds(node.low, node.high)
+    return _grouped(node.item, inside=Repeat) + show_bounds(node.low, node.high)
 
 
 def _grouped(node: Node, *, inside: type[Sequence] | type[Repeat]) -> str:
     loose = isinstance(node, Choice) or (
         inside is Repeat
-        # llama.cpp repeats nothing but the last symbol, and an empty literal is no symbol.
+        # llama.cpp repeats nothing but the last symbol, and an empty literal is not a symbol.
         and (isinstance(node, Sequence | Repeat) or node == EMPTY)
     )
     return f"({show(node)})" if loose else show(node)
 
 
-def _bounds(low: int, high: int | None) -> str:
-    if (low, high) == (0, None):
-        return "*"
-    if (low, high) == (1, None):
-        return "+"
-    if (low, high) == (0, 1):
-        return "?"
+def show_bounds(low: int, high: int | None) -> str:
+    """Write how often something repeats, in the notation that grammars and regexes share."""
+    for short, bounds in SHORT_BOUNDS.items():
+        if bounds == (low, high):
+            return short
     if high is None:
         return f"{{{low},}}"
     return f"{{{low}}}" if low == high else f"{{{low},{high}}}"

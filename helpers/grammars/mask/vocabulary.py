@@ -1,4 +1,4 @@
-"""A model's tokens as llguidance wants them."""
+"""A model's tokens as llguidance needs them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Vocabulary:
         return found
 
     def close(self) -> None:
-        """Say that the model is gone: its tokenizer must not be called any more."""
+        """Mark the model as gone: its tokenizer must not be called any more."""
         self.closed = True
 
     def check_open(self) -> None:

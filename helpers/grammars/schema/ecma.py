@@ -1,6 +1,6 @@
 r"""Reads the regular expressions of JSON Schema (ECMA 262) into nodes, and writes them for others.
 
-The dialects differ where it hurts: `\d` is ten digits in ECMA 262 and some hundred in Python and
+The dialects differ in what matters: `\d` is ten digits in ECMA 262 and some hundred in Python and
 Rust, `$` also matches before a last newline in Python, `.` stops at other line ends. Everything
 is therefore spelled out here as character ranges, with one meaning for all who read it.
 Source: ECMA-262, section 22.2.1 (Patterns); the JSON Schema specification refers to it.
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from helpers.grammars.gbnf.syntax import (
     MAX_CODE_POINT,
+    SHORT_BOUNDS,
     Chars,
     Literal,
     Node,
@@ -29,7 +30,7 @@ MAX_COUNT = 100_000
 
 
 class RegexError(ValueError):
-    """A regular expression that cannot be read, or says what no automaton can do."""
+    """A regular expression that cannot be read, or asks for what no automaton can do."""
 
 
 class _Anchor:
@@ -84,7 +85,7 @@ def search(pattern: str) -> Node:
         A node that describes the whole texts in which the pattern is found.
 
     Raises:
-        RegexError: If it is no regular expression, or uses look-around, back references, word
+        RegexError: If it is not a regular expression, or uses look-around, back references, word
             boundaries or anchors in the middle.
 
     >>> from helpers.grammars.schema.regex import show_regex
@@ -185,10 +186,9 @@ class _Parser:
 
     def bounds(self) -> tuple[int, int | None] | None:
         char = self.peek()
-        simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-        if char in simple:
+        if char in SHORT_BOUNDS:
             self.at += 1
-            return simple[char]
+            return SHORT_BOUNDS[char]
         found = re.compile(r"\{(\d{1,9})(?:(,)(\d{1,9})?)?\}").match(self.pattern, self.at)
         if found is None:
             return None
@@ -312,5 +312,5 @@ class _Parser:
                 self.at = pair.end()
                 code = 0x10000 + ((code - 0xD800) << 10) + int(pair[1], 16) - 0xDC00
         if code > MAX_CODE_POINT or 0xD800 <= code <= 0xDFFF:
-            raise RegexError(f"U+{code:04X} is no character")
+            raise RegexError(f"U+{code:04X} is not a character")
         return code

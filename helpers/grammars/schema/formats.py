@@ -2,7 +2,7 @@
 
 `format` is an annotation unless a schema's user asks for more; here the specification's own
 formats are enforced, as the `jsonschema` package does with its format checker, and any other name
-is an annotation. Two formats are no regular languages and are refused: `regex` and the
+is an annotation. Two formats are not regular languages and are refused: `regex` and the
 `idn-hostname` (its rules need Unicode tables).
 """
 

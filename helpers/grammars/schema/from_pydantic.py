@@ -2,7 +2,7 @@
 
 Pydantic's own schema describes what may be sent to a model by anybody; a language model gets less
 freedom: decimals are numbers, objects hold the declared fields only (unless the model says
-`extra="allow"`), and types whose format is no standard one are written as patterns.
+`extra="allow"`), and types whose format is not a standard one are written as patterns.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ class _Generator(GenerateJsonSchema):
             steps.append(float(schema["multiple_of"]))
         if steps:
             made["multipleOf"] = steps[0]
-            made.update(
-                {"allOf": [{"multipleOf": step} for step in steps[1:]]} if steps[1:] else {}
-            )
+        if steps[1:]:
+            made["allOf"] = [{"multipleOf": steps[1]}]
         return made
 
     def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
@@ -103,9 +102,7 @@ class _Generator(GenerateJsonSchema):
         host = rf"({_NAME}(\.{_NAME})*|{_IPV4})"
         made: dict[str, Any] = {
             "type": "string",
-            "pattern": rf"^({schemes})://{host}{_PORT}(/[\w.~%&=+,;@-]*)*(\?[\w.~&=+,;@/-]*)?(#[\w-]*)?$".replace(
-                "~%", "~"
-            ),
+            "pattern": rf"^({schemes})://{host}{_PORT}(/[\w.~&=+,;@-]*)*(\?[\w.~&=+,;@/-]*)?(#[\w-]*)?$",
         }
         if "max_length" in schema:
             made["maxLength"] = schema["max_length"]

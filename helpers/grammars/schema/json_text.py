@@ -36,7 +36,7 @@ def read(text: str) -> Any:
         Values as `json.loads` gives them, with `Pairs` for objects and `Numeral` for numbers.
 
     Raises:
-        ValueError: If it is no JSON text; `json.JSONDecodeError` has the place.
+        ValueError: If it is not a JSON text; `json.JSONDecodeError` has the place.
         RecursionError: If it nests too deep.
     """
     return json.loads(

@@ -1,4 +1,4 @@
-"""Works out the logic of a JSON Schema: from keywords to shapes.
+"""Resolves the logic of a JSON Schema: from keywords to domains.
 
 Follows JSON Schema 2020-12 (Core and Validation), and older drafts where `$schema` names one:
 arrays in `items`, boolean `exclusiveMinimum`, `dependencies`, `$ref` without siblings. What no
@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
-from helpers.grammars.schema import regex
+from helpers.grammars.schema import ecma, regex
 from helpers.grammars.schema.algebra import Algebra
 from helpers.grammars.schema.dialect import (
     APPLICATORS,
@@ -30,27 +30,27 @@ from helpers.grammars.schema.domains import (
     NEVER,
     Arr,
     Bool,
+    Domain,
     Link,
     Links,
     Null,
     Num,
     Obj,
-    Shape,
     Simple,
     Str,
     Union,
     constants,
     exact,
     is_number,
-    text_in,
+    string_in,
 )
 from helpers.grammars.schema.formats import IRREGULAR, LENGTHS, format_node
 from helpers.grammars.schema.references import References, check_depth
-from helpers.grammars.schema.scalars import CannotSay, least
+from helpers.grammars.schema.scalars import Inexpressible, least
 
 
 class Normalizer:
-    """Turns one schema into shapes.
+    """Computes the domains of one schema.
 
     Args:
         schema: The schema, as `json.loads` gives it.
@@ -74,22 +74,12 @@ class Normalizer:
         self.draft = int(found[1] or found[2]) if found else 2020
         self.references = References(schema, self.draft)
 
-    # -- entry ------------------------------------------------------------------------------
-
-    def run(self) -> Shape:
-        """The shape of the whole schema.
-
-        Raises:
-            GrammarError: With `keyword` and `pointer`, for what cannot be enforced.
-        """
-        return self.shape(self.schema, "", 0)
-
-    def cannot(self, keyword: str, pointer: str, reason: str) -> None:
-        """Refuse, or note that something is left out.
+    def report(self, keyword: str, pointer: str, reason: str) -> None:
+        """Raise an error, or note what is left out.
 
         Args:
-            keyword: The keyword at fault.
-            pointer: JSON pointer of the schema that holds it.
+            keyword: The keyword that cannot be enforced.
+            pointer: JSON pointer of the schema that contains it.
             reason: Why it cannot be enforced.
 
         Raises:
@@ -107,12 +97,14 @@ class Normalizer:
         if note not in self.relaxed:
             self.relaxed.append(note)
 
-    def broken(self, keyword: str, pointer: str, reason: str) -> GrammarError:
+    def invalid(self, keyword: str, pointer: str, reason: str) -> GrammarError:
         """An error for a keyword whose value is not what JSON Schema has there."""
         return invalid_schema(reason, f"{pointer}/{escape(keyword)}", keyword)
 
-    def attempt(self, keyword: str, pointer: str, make: Callable[[], Shape], other: Shape) -> Shape:
-        """What `make` gives; `other` where that cannot be said and need not be."""
+    def attempt(
+        self, keyword: str, pointer: str, make: Callable[[], Domain], other: Domain
+    ) -> Domain:
+        """What `make` gives; `other` where that is inexpressible and may be left out."""
         self.algebra.narrowed = False
         try:
             made = make()
@@ -122,28 +114,28 @@ class Normalizer:
                     "schema; values that fit only because a member is of another type are left out."
                 )
             return made
-        except CannotSay as error:
-            self.cannot(keyword, pointer, f"{error.reason} cannot be part of a grammar")
+        except Inexpressible as error:
+            self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
         except RecursionError:
-            self.cannot(keyword, pointer, "the schema leads to itself without end")
+            self.report(keyword, pointer, "the schema refers to itself without end")
             return other
 
     # -- references -------------------------------------------------------------------------
 
-    def link(self, reference: Any, pointer: str, keyword: str) -> Shape:
-        """The shape behind a reference, worked out later."""
+    def link(self, reference: Any, pointer: str, keyword: str) -> Domain:
+        """The domain that a reference leads to, computed when it is needed."""
         found = self.references.resolve(reference, f"{pointer}/{escape(keyword)}", keyword)
         if found is None:
-            self.cannot(keyword, pointer, f"{reference} is not in this schema")
+            self.report(keyword, pointer, f"{reference} is not in this schema")
             return ANYTHING
         node, target = found
-        return self.links.link(("ref", target), lambda: self.shape(node, target, 0))
+        return self.links.link(("ref", target), lambda: self.domain(node, target, 0))
 
     # -- one schema -------------------------------------------------------------------------
 
-    def shape(self, schema: Any, pointer: str, depth: int) -> Shape:
-        """The shape of a subschema.
+    def domain(self, schema: Any, pointer: str, depth: int) -> Domain:
+        """The domain of a subschema.
 
         Args:
             schema: The subschema.
@@ -151,7 +143,7 @@ class Normalizer:
             depth: How deep it nests.
 
         Returns:
-            The shape.
+            The domain.
         """
         if schema is True:
             return ANYTHING
@@ -164,28 +156,28 @@ class Normalizer:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
             schema = {k: v for k, v in schema.items() if k not in ("if", "then", "else")}
-        result: Shape = ANYTHING
+        result: Domain = ANYTHING
         base_done = False
         # Members take the order in which the schema first names them, so keywords go in order.
         lead = "properties" if "properties" in schema else None
         for keyword in sorted(schema, key=lambda key: key in LATE):
             if keyword in SIMPLE and not base_done and keyword == (lead or keyword):
                 base_done = True
-                result = self.meet(result, self.base(schema, pointer, depth), keyword, pointer)
+                result = self.intersect(result, self.base(schema, pointer, depth), keyword, pointer)
             elif keyword in APPLICATORS:
                 part = self.applicator(keyword, schema, pointer, depth, result)
-                result = self.meet(result, part, keyword, pointer)
+                result = self.intersect(result, part, keyword, pointer)
         if lead is None or base_done:
             return result
-        return self.meet(result, self.base(schema, pointer, depth), "properties", pointer)
+        return self.intersect(result, self.base(schema, pointer, depth), "properties", pointer)
 
-    def meet(self, one: Shape, other: Shape, keyword: str, pointer: str) -> Shape:
-        """Both shapes at once."""
-        return self.attempt(keyword, pointer, lambda: self.algebra.both(one, other), one)
+    def intersect(self, one: Domain, other: Domain, keyword: str, pointer: str) -> Domain:
+        """Both domains at once."""
+        return self.attempt(keyword, pointer, lambda: self.algebra.intersect(one, other), one)
 
     def applicator(
-        self, keyword: str, schema: dict[str, Any], pointer: str, depth: int, sofar: Shape
-    ) -> Shape:
+        self, keyword: str, schema: dict[str, Any], pointer: str, depth: int, sofar: Domain
+    ) -> Domain:
         """What one of the keywords that combine schemas asks for."""
         value = schema[keyword]
         place = f"{pointer}/{escape(keyword)}"
@@ -195,22 +187,22 @@ class Normalizer:
             return self.values([value], keyword, pointer) if self.draft >= 6 else ANYTHING
         if keyword == "enum":
             if not isinstance(value, list):
-                raise self.broken(keyword, pointer, "a list of values is needed")
+                raise self.invalid(keyword, pointer, "a list of values is needed")
             return self.values(value, keyword, pointer)
         if keyword in ("allOf", "anyOf", "oneOf"):
             if not isinstance(value, list):
-                raise self.broken(keyword, pointer, "a list of schemas is needed")
-            parts = [self.shape(s, f"{place}/{at}", depth + 1) for at, s in enumerate(value)]
+                raise self.invalid(keyword, pointer, "a list of schemas is needed")
+            parts = [self.domain(s, f"{place}/{at}", depth + 1) for at, s in enumerate(value)]
             if keyword == "allOf":
-                result: Shape = ANYTHING
+                result: Domain = ANYTHING
                 for part in parts:
-                    result = self.meet(result, part, keyword, pointer)
+                    result = self.intersect(result, part, keyword, pointer)
                 return result
             return (
                 either(parts) if keyword == "anyOf" else self.one_of(parts, pointer, sofar, schema)
             )
         if keyword == "not":
-            inner = self.shape(value, place, depth + 1)
+            inner = self.domain(value, place, depth + 1)
             return self.attempt(keyword, pointer, lambda: self.algebra.complement(inner), ANYTHING)
         if keyword == "if":
             return self.condition(schema, pointer, depth)
@@ -218,76 +210,78 @@ class Normalizer:
             return self.unevaluated(keyword, schema, pointer, depth, sofar)
         return self.dependencies(keyword, value, pointer, depth)
 
-    def values(self, values: list[Any], keyword: str, pointer: str) -> Shape:
-        """The shape of listed values."""
-        if any(_unspeakable(value) for value in values):
-            self.cannot(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
+    def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
+        """The domain of listed values."""
+        if any(_is_inexpressible(value) for value in values):
+            self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
         return constants(values)
 
     def one_of(
-        self, parts: list[Shape], pointer: str, sofar: Shape, schema: dict[str, Any]
-    ) -> Shape:
-        """Exactly one of some shapes: `anyOf` where they cannot overlap, else without overlaps."""
+        self, parts: list[Domain], pointer: str, sofar: Domain, schema: dict[str, Any]
+    ) -> Domain:
+        """The values in exactly one of some domains; overlaps are left out."""
 
-        def exactly() -> Shape:
-            # What the schema asks for besides decides which overlaps matter.
-            known = self.algebra.both(sofar, self.typed(schema))
-            inner = [p if known == ANYTHING else self.algebra.both(known, p) for p in parts]
-            results: list[Shape] = []
+        def exactly() -> Domain:
+            # What else the schema asks for decides which overlaps matter.
+            known = self.algebra.intersect(sofar, self.typed(schema))
+            inner = [p if known == ANYTHING else self.algebra.intersect(known, p) for p in parts]
+            results: list[Domain] = []
             for at, part in enumerate(parts):
                 for other_at, other in enumerate(parts):
                     if other_at != at and not self.algebra.disjoint(inner[at], inner[other_at]):
-                        part = self.algebra.without(part, other)
+                        part = self.algebra.difference(part, other)
                 results.append(part)
             return either(results)
 
         return self.attempt("oneOf", pointer, exactly, either(parts))
 
-    def typed(self, schema: dict[str, Any]) -> Shape:
-        """The shape that the keyword `type` alone describes."""
+    def typed(self, schema: dict[str, Any]) -> Domain:
+        """The domain that the keyword `type` alone describes."""
         return Union(tuple(of_type(name) for name in self.types(schema, "")))
 
-    def condition(self, schema: dict[str, Any], pointer: str, depth: int) -> Shape:
+    def condition(self, schema: dict[str, Any], pointer: str, depth: int) -> Domain:
         """`if`, `then` and `else`."""
         parts = {
-            key: self.shape(schema.get(key, True), f"{pointer}/{key}", depth + 1)
+            key: self.domain(schema.get(key, True), f"{pointer}/{key}", depth + 1)
             for key in ("if", "then", "else")
         }
 
-        def decide() -> Shape:
-            both = self.algebra.both_now
+        def decide() -> Domain:
+            both = self.algebra.intersect_now
             yes = both(parts["if"], parts["then"])
             return either([yes, both(self.algebra.complement(parts["if"]), parts["else"])])
 
         return self.attempt("if", pointer, decide, either([parts["then"], parts["else"]]))
 
-    def dependencies(self, keyword: str, value: Any, pointer: str, depth: int) -> Shape:
+    def dependencies(self, keyword: str, value: Any, pointer: str, depth: int) -> Domain:
         """Members that need others, or make other conditions hold."""
         if not isinstance(value, dict):
-            raise self.broken(keyword, pointer, "an object is needed")
+            raise self.invalid(keyword, pointer, "an object is needed")
         if keyword == "dependencies" and self.draft > 7:
             # Gone since 2019-09: split in two, and without effect under its old name.
             return ANYTHING
         if keyword != "dependencies" and self.draft <= 7:
             return ANYTHING
-        result: Shape = ANYTHING
+        result: Domain = ANYTHING
         for name, needed in value.items():
             if isinstance(needed, list):
-                then: Shape = Union((*_others("object"), Obj(required=tuple(map(str, needed)))))
+                then: Domain = Union(
+                    (*_all_but_type("object"), Obj(required=tuple(map(str, needed))))
+                )
             else:
                 place = f"{pointer}/{escape(keyword)}/{escape(name)}"
-                then = self.shape(needed, place, depth + 1)
-            absent = Union((*_others("object"), Obj(members=((name, NEVER),))))
-            with_it = self.meet(Union((Obj(required=(name,)),)), then, keyword, pointer)
-            result = self.meet(result, either([absent, with_it]), keyword, pointer)
+                then = self.domain(needed, place, depth + 1)
+            absent = Union((*_all_but_type("object"), Obj(members=((name, NEVER),))))
+            with_it = self.intersect(Union((Obj(required=(name,)),)), then, keyword, pointer)
+            result = self.intersect(result, either([absent, with_it]), keyword, pointer)
         return result
 
     def unevaluated(
-        self, keyword: str, schema: dict[str, Any], pointer: str, depth: int, sofar: Shape
-    ) -> Shape:
+        self, keyword: str, schema: dict[str, Any], pointer: str, depth: int, sofar: Domain
+    ) -> Domain:
         """What the other keywords leave open; known where those only name members."""
-        inner = self.shape(schema[keyword], f"{pointer}/{keyword}", depth + 1)
+        inner = self.domain(schema[keyword], f"{pointer}/{keyword}", depth + 1)
         if inner == ANYTHING:
             return ANYTHING
         if keyword == "unevaluatedProperties":
@@ -297,7 +291,7 @@ class Normalizer:
             plain = "items"
             doubtful = {"not", "if", "oneOf", "contains", "$ref", "allOf", "anyOf"}
         if doubtful & schema.keys():
-            self.cannot(keyword, pointer, "what other keywords evaluate cannot be told here")
+            self.report(keyword, pointer, "what other keywords evaluate is not known here")
             return ANYTHING
         if plain in schema:
             return ANYTHING
@@ -313,13 +307,13 @@ class Normalizer:
         value = schema.get("type", list(TYPES))
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self.broken("type", pointer, "a name or a list of names is needed")
+            raise self.invalid("type", pointer, "a name or a list of names is needed")
         for name in names:
             if name not in (*TYPES, "integer"):
-                raise self.broken("type", pointer, f"{name!r} is no type of JSON")
+                raise self.invalid("type", pointer, f"{name!r} is not a JSON type")
         return [name for name in names if name != "integer" or "number" not in names]
 
-    def base(self, schema: dict[str, Any], pointer: str, depth: int) -> Shape:
+    def base(self, schema: dict[str, Any], pointer: str, depth: int) -> Domain:
         """The keywords that constrain values of one type each."""
         options: list[Simple | Link] = []
         for name in self.types(schema, pointer):
@@ -344,7 +338,7 @@ class Normalizer:
             if isinstance(value, bool) and key.startswith("exclusive"):
                 continue
             if value is not None and not is_number(value):
-                raise self.broken(key, pointer, "a number is needed")
+                raise self.invalid(key, pointer, "a number is needed")
             limits[key] = None if value is None else exact(value)
         low: Any = limits.get("minimum")
         high: Any = limits.get("maximum")
@@ -357,7 +351,7 @@ class Normalizer:
             high, high_open = high_other, True
         multiple = limits.get("multipleOf")
         if multiple is not None and multiple <= 0:
-            raise self.broken("multipleOf", pointer, "a number above zero is needed")
+            raise self.invalid("multipleOf", pointer, "a number above zero is needed")
         step = None if multiple is None else Fraction(multiple)
         if name == "integer" and step is not None and step.numerator == 1:
             step = None  # every integer is a multiple of 1, 0.5, 0.1 …
@@ -377,23 +371,23 @@ class Normalizer:
                 patterns.append(found)
                 high = least(high, LENGTHS.get(form))
             elif form in IRREGULAR:
-                self.cannot("format", pointer, f"{form!r} is not a regular language")
+                self.report("format", pointer, f"{form!r} is not a regular language")
         return Str(None, (), low, high, tuple(patterns), frozenset(), pointer)
 
     def pattern(self, value: Any, keyword: str, pointer: str) -> list[Node]:
         """A regular expression as nodes that all have to fit; none if it is left out."""
         if not isinstance(value, str):
-            raise self.broken(keyword, pointer, "a regular expression is a string")
+            raise self.invalid(keyword, pointer, "a regular expression is a string")
         try:
             nodes = regex.search_all(value)
             for node in nodes:
                 regex.compiled(node)
-        except regex.RegexError as error:
-            self.cannot(keyword, pointer, f"{value[:80]!r}: {error}")
+        except ecma.RegexError as error:
+            self.report(keyword, pointer, f"{value[:80]!r}: {error}")
         except (re.error, RecursionError, OverflowError) as error:
-            self.cannot(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
+            self.report(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
         else:
-            return [node for node in nodes if node != regex.search("")]
+            return [node for node in nodes if node != ecma.search("")]
         return []
 
     def count(self, schema: dict[str, Any], key: str, pointer: str) -> int | None:
@@ -404,7 +398,7 @@ class Normalizer:
         number = exact(value) if is_number(value) else -1
         if isinstance(number, int) and number >= 0:
             return number
-        raise self.broken(key, pointer, "a whole number, zero or more, is needed")
+        raise self.invalid(key, pointer, "a whole number, zero or more, is needed")
 
     def array(self, schema: dict[str, Any], pointer: str, depth: int) -> Arr:
         """Elements, their number, and what must be among them."""
@@ -416,15 +410,15 @@ class Normalizer:
         elif self.draft < 2020:
             first = []
         if not isinstance(first, list):
-            raise self.broken(first_key, pointer, "a list of schemas is needed")
+            raise self.invalid(first_key, pointer, "a list of schemas is needed")
         heads = tuple(
-            self.shape(item, f"{pointer}/{first_key}/{at}", depth + 1)
+            self.domain(item, f"{pointer}/{first_key}/{at}", depth + 1)
             for at, item in enumerate(first)
         )
-        rest = self.shape(items, f"{pointer}/{rest_key}", depth + 1)
-        contains: tuple[tuple[Shape, int, int | None], ...] = ()
+        rest = self.domain(items, f"{pointer}/{rest_key}", depth + 1)
+        contains: tuple[tuple[Domain, int, int | None], ...] = ()
         if "contains" in schema and self.draft >= 6:
-            inner = self.shape(schema["contains"], f"{pointer}/contains", depth + 1)
+            inner = self.domain(schema["contains"], f"{pointer}/contains", depth + 1)
             low, high = 1, None
             if self.draft >= 2019:
                 given = self.count(schema, "minContains", pointer)
@@ -448,36 +442,36 @@ class Normalizer:
         for key in ("properties", "patternProperties"):
             maps[key] = schema.get(key, {})
             if not isinstance(maps[key], dict):
-                raise self.broken(key, pointer, "an object of schemas is needed")
+                raise self.invalid(key, pointer, "an object of schemas is needed")
         required = schema.get("required", [])
         if isinstance(required, bool) and self.draft <= 4:
             required = []  # draft 3 wrote it into the member
         if not isinstance(required, list) or not all(isinstance(n, str) for n in required):
-            raise self.broken("required", pointer, "a list of names is needed")
-        rest = self.shape(
+            raise self.invalid("required", pointer, "a list of names is needed")
+        rest = self.domain(
             schema.get("additionalProperties", True), f"{pointer}/additionalProperties", depth + 1
         )
-        patterns: list[tuple[Node, Shape]] = []
+        patterns: list[tuple[Node, Domain]] = []
         unclear = False
         for text, sub in maps["patternProperties"].items():
-            inner = self.shape(sub, f"{pointer}/patternProperties/{escape(text)}", depth + 1)
+            inner = self.domain(sub, f"{pointer}/patternProperties/{escape(text)}", depth + 1)
             nodes = self.pattern(text, "patternProperties", pointer)
-            if len(nodes) > 1 or (not nodes and regex.search("") != self._search(text)):
+            if len(nodes) > 1 or (not nodes and ecma.search("") != self._search(text)):
                 if nodes:
-                    self.cannot("patternProperties", pointer, "look-ahead in a name's pattern")
+                    self.report("patternProperties", pointer, "look-ahead in a name's pattern")
                 unclear = True
                 continue
-            patterns.append((nodes[0] if nodes else regex.ANYTHING, inner))
+            patterns.append((nodes[0] if nodes else ecma.ANYTHING, inner))
         patterns, overlap = self._separate(patterns, pointer)
         if unclear or overlap:
             rest = ANYTHING
         members = []
         for name, sub in maps["properties"].items():
-            shape = self.shape(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
+            domain = self.domain(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
             for node, inner in patterns:
                 if regex.fits(node, name):
-                    shape = self.meet(shape, inner, "patternProperties", pointer)
-            members.append((name, shape))
+                    domain = self.intersect(domain, inner, "patternProperties", pointer)
+            members.append((name, domain))
         made = Obj(
             tuple(members),
             tuple(patterns),
@@ -493,79 +487,79 @@ class Normalizer:
 
     def _search(self, text: str) -> Node | None:
         try:
-            return regex.search(text)
-        except regex.RegexError:
+            return ecma.search(text)
+        except ecma.RegexError:
             return None
 
     def _separate(
-        self, patterns: list[tuple[Node, Shape]], pointer: str
-    ) -> tuple[list[tuple[Node, Shape]], bool]:
+        self, patterns: list[tuple[Node, Domain]], pointer: str
+    ) -> tuple[list[tuple[Node, Domain]], bool]:
         """Patterns of which no two fit one name; else none, where that may be left out."""
-        joined: dict[Node, Shape] = {}
-        for node, shape in patterns:
+        joined: dict[Node, Domain] = {}
+        for node, domain in patterns:
             known = joined.get(node)
-            joined[node] = shape if known is None else self.algebra.both(known, shape)
+            joined[node] = domain if known is None else self.algebra.intersect(known, domain)
         nodes = list(joined)
         for at, node in enumerate(nodes):
             for other in nodes[:at]:
                 if self.algebra.may_overlap([node, other]):
-                    self.cannot("patternProperties", pointer, "two patterns may fit the same name")
+                    self.report("patternProperties", pointer, "two patterns may fit the same name")
                     return [], True
         return list(joined.items()), False
 
     def named(self, made: Obj, schema: Any, pointer: str, depth: int) -> Obj:
         """Apply `propertyNames`."""
-        names = self.links.open(self.shape(schema, f"{pointer}/propertyNames", depth + 1))
+        names = self.links.resolve(self.domain(schema, f"{pointer}/propertyNames", depth + 1))
         texts = [option for option in names.options if isinstance(option, Str)]
         if any(option == Str() for option in texts):
             return made
         members = tuple(
-            (name, shape if any(text_in(option, name) for option in texts) else NEVER)
-            for name, shape in made.members
+            (name, domain if any(string_in(option, name) for option in texts) else NEVER)
+            for name, domain in made.members
         )
         if not texts:
             return replace(made, members=members, by_pattern=(), rest=NEVER)
         if len(texts) == 1 and texts[0].texts is not None and not made.by_pattern:
             extra = tuple((name, made.rest or ANYTHING) for name in texts[0].order)
             known = {name for name, _ in members}
-            more = tuple((name, shape) for name, shape in extra if name not in known)
+            more = tuple((name, domain) for name, domain in extra if name not in known)
             return replace(made, members=members + more, rest=NEVER)
         nodes = [node for option in texts for node in (_as_pattern(option),) if node is not None]
         if made.by_pattern or len(nodes) != 1 or len(texts) != 1:
-            self.cannot("propertyNames", pointer, "names under several conditions")
+            self.report("propertyNames", pointer, "names under several conditions")
             return made
         return replace(
             made, members=members, by_pattern=((nodes[0], made.rest or ANYTHING),), rest=NEVER
         )
 
 
-def _unspeakable(value: Any) -> bool:
-    """Whether llguidance would round a number, or a text cannot be written in UTF-8."""
+def _is_inexpressible(value: Any) -> bool:
+    """Whether llguidance would round a number, or a string cannot be written in UTF-8."""
     if isinstance(value, list):
-        return any(_unspeakable(item) for item in value)
+        return any(_is_inexpressible(item) for item in value)
     if isinstance(value, dict):
-        return any(_unspeakable(item) for pair in value.items() for item in pair)
+        return any(_is_inexpressible(item) for pair in value.items() for item in pair)
     if isinstance(value, str):
         return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
     return is_number(value) and not -(2**53) <= exact(value) <= 2**53
 
 
-def _others(name: str) -> tuple[Simple, ...]:
+def _all_but_type(name: str) -> tuple[Simple, ...]:
     return tuple(of_type(other) for other in TYPES if other != name)
 
 
-def either(shapes: list[Shape]) -> Shape:
-    """The shape of values that have at least one of some shapes."""
+def either(domains: list[Domain]) -> Domain:
+    """The values in at least one of some domains."""
     options: list[Simple | Link] = []
-    for shape in shapes:
-        if shape == ANYTHING:
+    for domain in domains:
+        if domain == ANYTHING:
             return ANYTHING
-        options += [shape] if isinstance(shape, Link) else shape.options
+        options += [domain] if isinstance(domain, Link) else domain.options
     return Union(tuple(dict.fromkeys(options)))
 
 
 def _as_pattern(option: Str) -> Node | None:
-    """One pattern that says all of a text's conditions, if one can."""
+    """One pattern for all conditions on a string, if there is one."""
     patterns = list(option.patterns)
     if option.low or option.high is not None:
         patterns.append(regex.of_length(option.low, option.high))

@@ -20,25 +20,13 @@ from helpers.grammars.gbnf.syntax import (
     children,
     choice,
     sequence,
+    show_bounds,
 )
 from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 from helpers.grammars.schema.ecma import ANY, ANYTHING, RegexError, char_ranges, search
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
-
-__all__ = [
-    "ANY",
-    "ANYTHING",
-    "RegexError",
-    "all_but",
-    "compiled",
-    "fits",
-    "of_length",
-    "search",
-    "search_all",
-    "show_regex",
-]
 
 MAX_TEXTS = 200
 """Texts that a negative look-ahead may list."""
@@ -184,10 +172,7 @@ def show_regex(node: Node, *, python: bool = False) -> str:
         return "|".join(show_regex(option, python=python) for option in node.options)
     assert isinstance(node, Repeat), node
     # `(?:…)` around all, as Python refuses `a*{2}` and Rust reads it.
-    inner = f"(?:{show_regex(node.item, python=python)})"
-    if node.high is None:
-        return inner + {0: "*", 1: "+"}.get(node.low, f"{{{node.low},}}")
-    return inner + f"{{{node.low},{node.high}}}"
+    return f"(?:{show_regex(node.item, python=python)})" + show_bounds(node.low, node.high)
 
 
 def _closed(node: Node, python: bool) -> str:

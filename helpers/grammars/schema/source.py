@@ -16,7 +16,7 @@ from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 from helpers.grammars.places import error_at
 from helpers.grammars.schema import json_text
 from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
-from helpers.grammars.schema.domains import ANYTHING, Links, Shape, ordered
+from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
 from helpers.grammars.schema.emit import Emitter
 from helpers.grammars.schema.normalize import Normalizer
 
@@ -30,7 +30,7 @@ MAX_LENGTH = 5_000_000
 MAX_NUMBER = 10**300
 """Larger whole numbers cannot be turned into floats, and some not even into text."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Between two parts of a document: without an end, some models write blanks for ever."""
+"""Between two parts of a document: without an end, some models write blanks forever."""
 
 
 class SchemaSource:
@@ -51,8 +51,8 @@ class SchemaSource:
     def __init__(self, schema: Any, *, strict: bool) -> None:
         normalizer = Normalizer(schema, strict=strict)
         try:
-            self._shape: Shape = normalizer.run()
-            self._compiled = Emitter(normalizer).run(self._shape)
+            self._domain: Domain = normalizer.domain(schema, "", 0)
+            self._compiled = Emitter(normalizer).run(self._domain)
         except RecursionError as error:
             raise invalid_schema("it nests or refers too deep") from error
         self.schema = schema
@@ -62,8 +62,8 @@ class SchemaSource:
         except GrammarError as error:
             keyword, place = _keyword_in(str(error), schema)
             reason = "it has no value that a grammar could lead to, or is too large"
-            normalizer.cannot(keyword, place, f"{reason} ({str(error)[-200:]})")
-            self._shape, self._compiled = ANYTHING, {}
+            normalizer.report(keyword, place, f"{reason} ({str(error)[-200:]})")
+            self._domain, self._compiled = ANYTHING, {}
             self._bytes = compile_guidance(self.guidance(None, forcing=False))
         self.relaxed = tuple(normalizer.relaxed)
         self.warnings = tuple(normalizer.warnings)
@@ -77,7 +77,7 @@ class SchemaSource:
         try:
             value = json_text.read(text)
             if any_order:
-                value = ordered(self._shape, json_text.plain(value), self._links)
+                value = reordered(self._domain, json_text.plain(value), self._links)
             text = json_text.write(value)
         except ValueError:
             return False
@@ -158,7 +158,7 @@ def _expected(matcher: LLMatcher) -> tuple[str, ...]:
 
 
 def _keyword_in(message: str, schema: Any) -> tuple[str, str]:
-    """The keyword that a message of llguidance is about, and a schema that holds it."""
+    """The keyword that a message of llguidance is about, and a schema that contains it."""
     todo = [(schema, "")]
     first: tuple[str, str] | None = None
     while todo:
@@ -206,7 +206,7 @@ def load_schema(schema: Any) -> Any:
 
 
 def _check_json_values(schema: Any) -> None:
-    """Refuse what JSON has not: infinities, NaN (Python's parser lets them pass), other objects."""
+    """Refuse what JSON does not have: infinities, NaN (Python's parser lets them pass), objects."""
     todo: list[tuple[Any, str, str]] = [(schema, "schema", "")]
     seen: set[int] = set()  # a schema made in Python may contain itself
     while todo:
@@ -221,9 +221,9 @@ def _check_json_values(schema: Any) -> None:
                 name = key if isinstance(key, str) else keyword
                 todo.append((value, name, f"{pointer}/{escape(str(key))}"))
                 if isinstance(node, dict) and not isinstance(key, str):
-                    reason = f"the key {key!r} is no text"
+                    reason = f"the key {key!r} is not a string"
         elif isinstance(node, float) and not math.isfinite(node):
-            reason = f"{node} is no number of JSON"
+            reason = f"{node} is not a JSON number"
         elif isinstance(node, int) and abs(node) > MAX_NUMBER:
             reason = "a whole number of more than 300 digits"
         elif node is not None and not isinstance(node, str | int | float | Decimal):

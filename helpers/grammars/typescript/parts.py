@@ -49,6 +49,11 @@ def without_undefined(schema: Schema) -> tuple[Schema, bool]:
     return schema, False
 
 
+def children(node: Node) -> list[Node]:
+    """The named parts of a node, without comments."""
+    return [child for child in node.named_children if child.type != "comment"]
+
+
 def identifiers(node: Node, text: Callable[[Node], str]) -> set[str]:
     """The names of types that are used in a declaration."""
     found: set[str] = set()

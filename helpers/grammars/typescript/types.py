@@ -20,6 +20,7 @@ from helpers.grammars.typescript.parts import (
     Env,
     Members,
     Schema,
+    children,
     comment_text,
     identifiers,
     quote_pattern,
@@ -49,7 +50,7 @@ def typescript_schema(source: str, root: str | None = None) -> Schema:
         A JSON Schema; comments before members are its descriptions.
 
     Raises:
-        GrammarError: With line and column, for faults of syntax and types that JSON cannot hold.
+        GrammarError: With line and column, for syntax errors and types that JSON cannot hold.
 
     >>> typescript_schema("type Answer = 'yes' | 'no'")["$defs"]["Answer"]
     {'enum': ['yes', 'no']}
@@ -101,9 +102,7 @@ class _Reader:
     def enum(self, node: Node) -> dict[str, Any]:
         values: dict[str, Any] = {}
         counter: int | None = 0
-        for item in self.part(node, "body").named_children:
-            if item.type == "comment":
-                continue
+        for item in children(self.part(node, "body")):
             if item.type == "enum_assignment":
                 name = unquote(self.text(self.part(item, "name")))
                 value = self.literal(self.part(item, "value"))
@@ -192,7 +191,7 @@ class _Reader:
         free = [own for own in self.declared if own not in used]
         if len(free) == 1 or len(self.declared) == 1:
             return (free or list(self.declared))[0]
-        raise GrammarError(f"Say which type the text has, root=…; declared are: {names}.")
+        raise GrammarError(f"Name the type of the text with root=…; declared are: {names}.")
 
     def check_syntax(self, tree: Node) -> None:
         if not tree.has_error:
@@ -206,7 +205,7 @@ class _Reader:
                 raise self.error(node, f"cannot read {self.text(node)[:40]!r}")
             todo.extend(child for child in reversed(node.children) if child.has_error)
             todo.extend(child for child in reversed(node.children) if child.is_missing)
-        raise self.error(tree, "a fault of syntax")
+        raise self.error(tree, "a syntax error")
 
     # -- types by name ----------------------------------------------------------------------
 
@@ -280,7 +279,7 @@ class _Reader:
             "type_identifier": self.identifier,
             "generic_type": self.generic,
             "union_type": self.union,
-            "intersection_type": lambda n, e: self.intersection(n, e),
+            "intersection_type": self.intersection,
             "object_type": lambda n, e: self.body(n, e).schema(),
             "tuple_type": self.tuple,
             "template_literal_type": self.template,
@@ -289,7 +288,7 @@ class _Reader:
         }
         if kind in makers:
             return makers[kind](node, env)
-        inner = [child for child in node.named_children if child.type != "comment"]
+        inner = children(node)
         if kind in ("parenthesized_type", "readonly_type") and inner:
             return self.type(inner[0], env)
         if kind == "array_type":
@@ -331,7 +330,7 @@ class _Reader:
 
     def generic(self, node: Node, env: Env) -> Schema:
         name = self.text(self.part(node, "name"))
-        nodes = [n for n in self.part(node, "type_arguments").named_children if n.type != "comment"]
+        nodes = children(self.part(node, "type_arguments"))
         if name in self.declared:
             return self.named(name, [self.type(arg, env) for arg in nodes], node)
         if name in ("Array", "ReadonlyArray", "Set", "ReadonlySet") and len(nodes) == 1:
@@ -350,7 +349,7 @@ class _Reader:
 
     def union(self, node: Node, env: Env) -> Schema:
         options: list[Schema] = []
-        todo = [child for child in node.named_children if child.type != "comment"]
+        todo = children(node)
         for child in todo:
             schema = self.type(child, env)
             options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
@@ -360,7 +359,7 @@ class _Reader:
         return {"anyOf": options}
 
     def intersection(self, node: Node, env: Env) -> Schema:
-        parts = [child for child in node.named_children if child.type != "comment"]
+        parts = children(node)
         try:
             return self.members(node, env).schema()
         except GrammarError:
@@ -373,9 +372,7 @@ class _Reader:
         first: list[Schema] = []
         needed = 0
         rest: Schema | bool = False
-        for child in node.named_children:
-            if child.type == "comment":
-                continue
+        for child in children(node):
             kind, inner = child.type, child
             if kind in ("required_parameter", "optional_parameter"):  # a labelled element
                 name = child.child_by_field_name("name")
@@ -390,7 +387,7 @@ class _Reader:
             schema = self.type(inner, env)
             if kind == "rest_type":
                 if schema.get("type") != "array":
-                    raise self.inexpressible(child, "a rest that is no array")
+                    raise self.inexpressible(child, "a rest that is not an array")
                 rest = schema.get("items", {})
             else:
                 first.append(schema)
@@ -431,7 +428,7 @@ class _Reader:
             values = self.enum(found[0])
             if member in values:
                 return {"const": values[member]}
-        raise self.error(node, f"'{self.text(node)}' is no member of an enum declared here")
+        raise self.error(node, f"'{self.text(node)}' is not a member of an enum declared here")
 
     def keys(self, node: Node, env: Env) -> Schema:
         """`keyof` an object type."""
@@ -463,19 +460,17 @@ class _Reader:
             return self.members(node.named_children[0], env)
         if node.type == "intersection_type":
             joined = Members()
-            for child in node.named_children:
-                if child.type != "comment":
-                    more = self.members(child, env)
-                    for name, (schema, optional) in more.named.items():
-                        if name in joined.named and joined.named[name][0] != schema:
-                            old, was = joined.named[name]
-                            joined.named[name] = {"allOf": [old, schema]}, was and optional
-                            more.named[name] = joined.named[name]
-                    self.join(joined, more)
+            for child in children(node):
+                more = self.members(child, env)
+                for name, (schema, optional) in more.named.items():
+                    old, was = joined.named.get(name, (schema, optional))
+                    if old != schema:
+                        more.named[name] = {"allOf": [old, schema]}, was and optional
+                self.join(joined, more)
             return joined
         name = self.text(node.child_by_field_name("name") or node)
         arguments = node.child_by_field_name("type_arguments")
-        nodes = [n for n in (arguments.named_children if arguments else []) if n.type != "comment"]
+        nodes = children(arguments) if arguments else []
         if name in self.declared and name not in env:
             args = [self.type(arg, env) for arg in nodes]
             declared = self.declared[name][0]
