@@ -6,64 +6,29 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
     from helpers.grammars.explain import Explanation
+    from helpers.grammars.gbnf.source import GbnfSource
     from helpers.grammars.gbnf.syntax import Rules
     from helpers.grammars.mask import Matcher, Vocabulary
-
-
-class Source(Protocol):
-    """What a grammar was written in, read and checked: all that `Grammar` asks of it.
-
-    Attributes:
-        kind: Name of the notation.
-        schema: The JSON Schema it was made from, or None.
-        warnings: As in `Grammar`.
-        relaxed: As in `Grammar`.
-    """
-
-    kind: str
-    schema: Any
-    warnings: tuple[str, ...]
-    relaxed: tuple[str, ...]
-
-    @property
-    def gbnf(self) -> str | None:
-        """The grammar in GBNF, or None where GBNF cannot express it."""
-
-    @property
-    def rules(self) -> Rules | None:
-        """The same as rules."""
-
-    def content(self) -> str:
-        """What defines the grammar, as text: equal for equal grammars of this kind."""
-
-    def matches(self, text: str, *, any_order: bool) -> bool:
-        """Whether a text is a complete text of this grammar."""
-
-    def explain(self, text: str) -> Explanation:
-        """Where a text stops matching, and what was expected there."""
-
-    def problems(self, text: str) -> list[str]:
-        """What is wrong with a text beyond what the grammar enforces."""
-
-    def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str:
-        """The grammar in the form that llguidance reads."""
+    from helpers.grammars.schema.source import SchemaSource
 
 
 class Grammar:
     """A checked grammar; made by one of the `from_…` methods, never changed afterwards.
+
+    It holds what it was written in, read and checked, and asks that.
 
     >>> answer = Grammar.from_string('root ::= "yes" | "no"')
     >>> answer.matches("yes"), answer.matches("maybe")
     (True, False)
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: GbnfSource | SchemaSource) -> None:
         self._source = source
 
     @classmethod
@@ -104,15 +69,13 @@ class Grammar:
                 # One byte more than any grammar may have: a huge file is not read as a whole.
                 data = stream.read(4 * MAX_LENGTH + 1)
             text = data.decode("utf-8-sig")
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise GrammarError(f"Cannot read the grammar {file}: {reason}.") from error
         except UnicodeDecodeError as error:
             raise GrammarError(
                 f"{file} is not a text in UTF-8 (byte {error.start}); save it as UTF-8."
             ) from error
-        except ValueError as error:  # a NUL in the path
-            raise GrammarError(f"Cannot read the grammar {file!r}: {error}.") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise GrammarError(f"Cannot read the grammar {str(file)!r}: {reason}.") from error
         try:
             return cls.from_string(text)
         except GrammarError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
 
+from helpers.errors import GrammarError
 from helpers.grammars.gbnf.parser import Parsed
 from helpers.grammars.gbnf.syntax import (
     Chars,
@@ -51,16 +53,11 @@ def check(parsed: Parsed) -> list[str]:
             "expected a rule named 'root': it says what the whole text looks like. "
             + (f"Defined are {names}." if rules else "The grammar has no rules at all."),
         )
-    refs = {name: references(node) for name, node in rules.items()}
-    for used in refs.values():
-        for ref in used:
+    for node in rules.values():
+        for ref in references(node):
             if ref.name not in rules:
-                raise error_at(
-                    source,
-                    ref.offset,
-                    f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}",
-                    end=ref.offset + len(ref.name),
-                )
+                message = f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}"
+                raise _error(parsed, ref.offset, ref.name, message)
     _check_left_recursion(parsed)
     _check_ends(parsed)
     _check_size(parsed)
@@ -74,6 +71,11 @@ def check(parsed: Parsed) -> list[str]:
     if len(unused) > MAX_WARNINGS:
         warnings.append(f"{len(unused) - MAX_WARNINGS} more rules are never used.")
     return warnings
+
+
+def _error(parsed: Parsed, offset: int, name: str, message: str) -> GrammarError:
+    """An error that shows a name where it stands."""
+    return error_at(parsed.source, offset, message, end=offset + len(name))
 
 
 def references(node: Node) -> list[Ref]:
@@ -147,35 +149,21 @@ def _check_left_recursion(parsed: Parsed) -> None:
     """
     nullable = _least_rules(parsed.rules, _is_nullable)
     leads = {name: _leftmost(node, nullable) for name, node in parsed.rules.items()}
-    done: set[str] = set()
-    for start in parsed.rules:
-        # Depth first without recursion: a chain of rules may be longer than Python's stack.
-        path: list[str] = []
-        on_path: set[str] = set()
-        stack = [(start, iter(leads[start]))] if start not in done else []
-        if stack:
-            path, on_path = [start], {start}
-        while stack:
-            name, rest = stack[-1]
-            ref = next(rest, None)
-            if ref is None:
-                stack.pop()
-                done.add(path.pop())
-                on_path.discard(name)
-            elif ref.name in on_path:
-                loop = [*path[path.index(ref.name) :], ref.name]
-                shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
-                raise error_at(
-                    parsed.source,
-                    ref.offset,
-                    f"left recursion: {' -> '.join(shown)} comes back to itself before any "
-                    "character is read. Put a literal first, or write the loop as ( … )*.",
-                    end=ref.offset + len(ref.name),
-                )
-            elif ref.name not in done:
-                path.append(ref.name)
-                on_path.add(ref.name)
-                stack.append((ref.name, iter(leads[ref.name])))
+    graph = TopologicalSorter[str](dict.fromkeys(parsed.rules, ()))
+    for name, refs in leads.items():
+        for ref in refs:
+            graph.add(ref.name, name)
+    try:
+        graph.prepare()
+    except CycleError as error:
+        loop = error.args[1]
+        closing = next(ref for ref in leads[loop[-2]] if ref.name == loop[-1])
+        shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
+        message = (
+            f"left recursion: {' -> '.join(shown)} comes back to itself before any "
+            "character is read. Put a literal first, or write the loop as ( … )*."
+        )
+        raise _error(parsed, closing.offset, closing.name, message) from None
 
 
 def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
@@ -196,14 +184,11 @@ def _check_ends(parsed: Parsed) -> None:
     ending = _least_rules(rules, _can_end)
     for name in rules:
         if name not in ending:
-            place = parsed.places[name]
-            raise error_at(
-                parsed.source,
-                place,
+            message = (
                 f"rule '{name}' matches no text: each way through it needs itself, another such "
-                "rule, or a character that does not exist. Add an alternative that ends.",
-                end=place + len(name),
+                "rule, or a character that does not exist. Add an alternative that ends."
             )
+            raise _error(parsed, parsed.places[name], name, message)
 
 
 def _check_size(parsed: Parsed) -> None:
@@ -211,14 +196,11 @@ def _check_size(parsed: Parsed) -> None:
     for name, node in parsed.rules.items():
         total += element_count(node)
         if total > MAX_ELEMENTS:
-            place = parsed.places[name]
-            raise error_at(
-                parsed.source,
-                place,
-                f"written out, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
-                "elements. Use smaller bounds, '*' or '+'.",
-                end=place + len(name),
+            message = (
+                f"expanded, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
+                "elements. Use smaller bounds, '*' or '+'."
             )
+            raise _error(parsed, parsed.places[name], name, message)
 
 
 def _check_depth(parsed: Parsed) -> None:

@@ -148,16 +148,19 @@ class _Parser:
         return _HINTS.get(char, f" Found {char!r}.")
 
     def rule_name(self) -> str:
+        name = self.name()
+        if name is None:
+            raise self.error(f"expected the name of a rule.{self.hint()}")
+        return name
+
+    def name(self) -> str | None:
         found = _NAME.match(self.source, self.at)
         if found is None:
-            raise self.error(f"expected the name of a rule.{self.hint()}")
-        self.check_name(found[0])
+            return None
+        if len(found[0]) > MAX_NAME:
+            raise self.error(f"the name of a rule has at most {MAX_NAME} characters.")
         self.at = found.end()
         return found[0]
-
-    def check_name(self, name: str) -> None:
-        if len(name) > MAX_NAME:
-            raise self.error(f"the name of a rule has at most {MAX_NAME} characters.")
 
     # -- what a rule is made of -------------------------------------------------------------
 
@@ -220,15 +223,10 @@ class _Parser:
             return self.token()
         if char == "(":
             return self.group(depth)
-        found = _NAME.match(self.source, self.at)
-        if found is None:
+        start = self.at
+        name = self.name()
+        if name is None:
             return None
-        self.check_name(found[0])
-        start, self.at = self.at, found.end()
-        self.check_not_next_rule(found[0], start)
-        return Ref(found[0], start)
-
-    def check_not_next_rule(self, name: str, start: int) -> None:
         after = _SPACE.match(self.source, self.at)
         assert after is not None
         if self.source.startswith("::=", after.end()):
@@ -236,8 +234,9 @@ class _Parser:
                 f"expected the end of the rule before; '{name} ::=' has to start a line of its "
                 "own, outside of parentheses.",
                 start,
-                end=start + len(name),
+                end=self.at,
             )
+        return Ref(name, start)
 
     def group(self, depth: int) -> Node:
         start = self.at

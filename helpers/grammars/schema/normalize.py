@@ -238,7 +238,7 @@ class Normalizer:
 
     def typed(self, schema: dict[str, Any]) -> Domain:
         """The domain that the keyword `type` alone describes."""
-        return Union(tuple(of_type(name) for name in self.types(schema, "")))
+        return Union(tuple(_OF_TYPE[name] for name in self.types(schema, "")))
 
     def condition(self, schema: dict[str, Any], pointer: str, depth: int) -> Domain:
         """`if`, `then` and `else`."""
@@ -326,7 +326,7 @@ class Normalizer:
             elif name in ("number", "integer"):
                 options.append(self.number(schema, pointer, name))
             else:
-                options.append(of_type(name))
+                options.append(_OF_TYPE[name])
         found = Union(tuple(dict.fromkeys(options)))
         return ANYTHING if found == ANYTHING else found
 
@@ -545,7 +545,7 @@ def _is_inexpressible(value: Any) -> bool:
 
 
 def _all_but_type(name: str) -> tuple[Simple, ...]:
-    return tuple(of_type(other) for other in TYPES if other != name)
+    return tuple(_OF_TYPE[other] for other in TYPES if other != name)
 
 
 def either(domains: list[Domain]) -> Domain:
@@ -568,16 +568,12 @@ def _as_pattern(option: Str) -> Node | None:
     return patterns[0] if len(patterns) == 1 else None
 
 
-def of_type(name: str) -> Simple:
-    """All values of a type, by its name."""
-    if name == "integer":
-        return Num(integer=True)
-    simple: dict[str, Simple] = {
-        "null": Null(),
-        "boolean": Bool(),
-        "number": Num(),
-        "string": Str(),
-        "array": Arr(),
-        "object": Obj(),
-    }
-    return simple[name]
+_OF_TYPE: dict[str, Simple] = {
+    "null": Null(),
+    "boolean": Bool(),
+    "number": Num(),
+    "integer": Num(integer=True),
+    "string": Str(),
+    "array": Arr(),
+    "object": Obj(),
+}
