@@ -132,7 +132,7 @@ def test_comments_become_descriptions() -> None:
         "/** A person\n * of note */\ninterface P {\n  /* given */ name: string; // and family\n"
         "  // in years\n  age: number\n}"
     )
-    (schema,) = grammar.schema["$defs"].values()  # type: ignore[attr-defined]
+    (schema,) = grammar.schema["$defs"].values()
     assert schema["description"] == "A person of note"
     assert schema["properties"]["name"]["description"] == "given"
     assert schema["properties"]["age"]["description"] == "in years"

@@ -14,6 +14,7 @@ from itertools import groupby
 from os.path import commonprefix
 
 from helpers.errors import GrammarError
+from helpers.grammars.gbnf.checks import reachable
 from helpers.grammars.gbnf.syntax import (
     ANY_CHAR,
     Chars,
@@ -46,8 +47,6 @@ def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> s
     C1: /[\x{63}-\x{63}]/
     <BLANKLINE>
     """
-    from helpers.grammars.gbnf.checks import reachable
-
     writer = _Writer(rules, token_number)
     used = reachable(rules)
     lines = [

@@ -150,7 +150,7 @@ class Recognizer:
             char: The character.
 
         Returns:
-            Whether any text of the grammar goes on like this. If not, nothing has changed.
+            Whether any text of the grammar continues like this. If not, nothing has changed.
 
         Raises:
             GrammarError: If the grammar is too ambiguous for a text this long.

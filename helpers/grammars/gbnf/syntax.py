@@ -1,7 +1,7 @@
 """The parts that a GBNF grammar is made of, as values, and how they are written down again.
 
 A grammar is a dictionary from rule names to one of the nodes below. Every maker of grammars ends
-here, and every user of them (recogniser, llguidance, native sampler) starts here.
+here, and every user of them (recogniser, llguidance) starts here.
 """
 
 from __future__ import annotations

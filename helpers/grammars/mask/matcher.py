@@ -2,7 +2,7 @@
 
 A `Vocabulary` is prepared once per model. `Matcher` is the state of one sequence. Ask `allows` for
 the token that the model would have chosen anyway (microseconds); only when it is refused is the
-whole mask worth its price (about two milliseconds).
+whole mask worth its cost (about two milliseconds).
 
 >>> from helpers.grammars import Grammar
 >>> matcher = Grammar.from_string('root ::= "yes" | "no"').matcher(vocabulary)  # doctest: +SKIP
@@ -144,7 +144,7 @@ class Matcher:
         """Tokens that have to come next, whatever the model thinks; not yet accepted.
 
         Returns:
-            Zero or more tokens, in order, as the model's tokenizer would cut the forced text.
+            Zero or more tokens, in order, as the model's tokenizer would split the forced text.
         """
         self.vocabulary.check_open()
         if self.is_finished:

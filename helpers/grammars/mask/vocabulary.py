@@ -128,8 +128,8 @@ class Vocabulary:
 
         Args:
             grammar: The grammar.
-            forcing: Whether forced texts are cut into tokens as the tokenizer would do it; such a
-                matcher's masks leave out the other ways to cut them.
+            forcing: Whether forced text is split into tokens as the tokenizer would; such a
+                matcher's masks leave out the other ways to split it.
 
         Returns:
             The matcher; do not change it.

@@ -191,7 +191,7 @@ class Algebra:
 
     def _complement_arrays(self, option: Arr) -> list[Simple]:
         if option.unique:
-            raise Inexpressible("not", "the opposite of uniqueItems")
+            raise Inexpressible("not", "the negation of uniqueItems")
         found: list[Simple] = []
         if option.low:
             found.append(Arr(high=option.low - 1))
@@ -208,7 +208,7 @@ class Algebra:
             if option.rest != NEVER:
                 count = len(option.first)
                 if count:
-                    raise Inexpressible("not", "the opposite of items after prefixItems")
+                    raise Inexpressible("not", "the negation of items after prefixItems")
                 other = self.complement(option.rest)
                 found.append(Arr(contains=((other, 1, None),), where=option.where))
             else:
@@ -217,7 +217,7 @@ class Algebra:
             if low == 1 and high is None:
                 found.append(Arr(rest=self.complement(domain)))
             else:
-                raise Inexpressible("not", "the opposite of minContains or maxContains")
+                raise Inexpressible("not", "the negation of minContains or maxContains")
         return found
 
     def _complement_objects(self, option: Obj) -> list[Simple]:
@@ -236,7 +236,7 @@ class Algebra:
         if option.by_pattern or not _is_anything(option.rest):
             # Some member of an unknown name is not in its domain: no finite number of cases.
             if not found:
-                raise Inexpressible("not", "the opposite of additionalProperties")
+                raise Inexpressible("not", "the negation of additionalProperties")
             self.narrowed = True
         return found
 

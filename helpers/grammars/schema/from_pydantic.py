@@ -24,7 +24,7 @@ _PORT = r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}))?"
 _NAME = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"{_BYTE}(\.{_BYTE}){{3}}"
-# Kept simple where any of a kind will do: an example of a file path, a network of whole bytes.
+# Kept simple where some of a kind are enough, such as networks of whole bytes.
 _PATTERNS = {
     **{
         f"uuid{version}": (

@@ -67,7 +67,7 @@ def is_empty_range(option: Num) -> bool:
 def complement_numbers(option: Num) -> list[Simple]:
     """All other numbers."""
     if option.multiple is not None:
-        raise Inexpressible("not", "the opposite of multipleOf")
+        raise Inexpressible("not", "the negation of multipleOf")
     if option.integer and not (option.low is not None and option.low == option.high):
         raise Inexpressible("not", "numbers that are not integers")
     found: list[Simple] = []
@@ -83,7 +83,7 @@ def complement_strings(option: Str) -> list[Simple]:
     if option.texts is not None:
         return [Str(excluded=option.texts)]
     if option.patterns:
-        raise Inexpressible("not", "the opposite of a pattern or format")
+        raise Inexpressible("not", "the negation of a pattern or format")
     found: list[Simple] = []
     if option.low:
         found.append(Str(high=option.low - 1))

@@ -54,7 +54,7 @@ class SchemaSource:
             self._domain: Domain = normalizer.domain(schema, "", 0)
             self._compiled = Emitter(normalizer).run(self._domain)
         except RecursionError as error:
-            raise invalid_schema("it nests or refers too deep") from error
+            raise invalid_schema("it nests or refers too deeply") from error
         self.schema = schema
         self._links: Links = normalizer.links
         try:

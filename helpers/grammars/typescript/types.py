@@ -110,7 +110,7 @@ class _Reader:
             else:
                 name, value = unquote(self.text(item)), counter
                 if counter is None:
-                    raise self.error(item, "a member after a text needs a value")
+                    raise self.error(item, "a member after a non-integer needs a value")
                 counter += 1
             values[name] = value
         if not values:
@@ -435,7 +435,7 @@ class _Reader:
         return {"enum": list(self.members(node.named_children[0], env).named)}
 
     def texts(self, node: Node, env: Env) -> list[str]:
-        """The texts of a type that is a choice between texts."""
+        """The texts of a type that is a choice between strings."""
         schema = self.type(node, env)
         seen = 0
         while "$ref" in schema and seen < MAX_DEPTH:
