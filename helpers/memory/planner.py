@@ -16,7 +16,7 @@ from helpers.memory.plan import MemoryPlan
 from helpers.memory.simulate import Simulation, simulate_load
 from helpers.memory.targets import free_mib
 from helpers.models import inspect_model
-from helpers.native import Device, available_mib
+from helpers.native import Device, available_mib, practice_split
 from helpers.native import devices as all_devices
 
 _MIB = 1024 * 1024
@@ -145,9 +145,9 @@ class Planner:
     def _practice_split(self) -> tuple[float, ...] | None:
         """Practice accelerators share by the memory that each was given, as in the engine."""
         devices = self.setting.devices
-        if any(device.endpoint is None for device in devices):
-            return None
-        return tuple(device.total_mib for device in devices)
+        return practice_split(
+            [(d.name, d.endpoint) for d in devices], [d.total_mib for d in devices]
+        )
 
     def _margin(self, total_mib: float) -> float:
         given = self.setting.margin_mib

@@ -181,7 +181,7 @@ def register(endpoint: str) -> tuple[str, str]:
             "Run: python3 -m helpers lab --backend rpc"
         )
     address = endpoint
-    if endpoint.startswith(SCHEME):
+    if is_practice(endpoint):
         connection = _connect(endpoint)
         _open.append(connection)  # the server is ours as long as this stays open
         address = f"127.0.0.1:{int(_exchange(connection, endpoint, 'serve')['port'])}"
@@ -227,21 +227,33 @@ def reach(
     return tuple(names), aliases
 
 
-def practice_split(devices: Sequence[tuple[str, str | None]]) -> tuple[float, ...] | None:
+def is_practice(endpoint: str | None) -> bool:
+    """Whether an endpoint is a practice accelerator's.
+
+    Any other is a plain RPC server's: it has no broker that could be asked, and llama.cpp places
+    layers on it as on a GPU.
+    """
+    return endpoint is not None and endpoint.startswith(SCHEME)
+
+
+def practice_split(
+    devices: Sequence[tuple[str, str | None]], totals: Sequence[float] | None = None
+) -> tuple[float, ...] | None:
     """Shares of several practice accelerators, by the memory that each was given.
 
     llama.cpp splits layers by free memory, and would see the whole machine's behind each of them.
 
     Args:
         devices: `(name, endpoint or None)` pairs.
+        totals: MiB of memory of each; None asks them.
 
     Returns:
         A `tensor_split`; None where one of them is another kind of device, or is alone.
     """
-    endpoints = [endpoint for _, endpoint in devices if endpoint and endpoint.startswith(SCHEME)]
+    endpoints = [endpoint for _, endpoint in devices if endpoint and is_practice(endpoint)]
     if len(endpoints) < max(2, len(devices)):
         return None
-    return tuple(ask(endpoint, "memory")["total_mib"] for endpoint in endpoints)
+    return tuple(totals or (ask(endpoint, "memory")["total_mib"] for endpoint in endpoints))
 
 
 def renamed(log: Sequence[tuple[int, str]], aliases: Mapping[str, str]) -> list[tuple[int, str]]:
@@ -274,7 +286,7 @@ def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, 
 
 
 def _gone(endpoint: str, error: Exception) -> DeviceError:
-    what = "practice accelerator" if endpoint.startswith(SCHEME) else "RPC server"
+    what = "practice accelerator" if is_practice(endpoint) else "RPC server"
     return DeviceError(
         f"No {what} answers at {endpoint.removeprefix(SCHEME)} ({error}). Start it again, and use "
         "the device that it gives; one is gone when its `with` block has ended."
