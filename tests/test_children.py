@@ -373,3 +373,10 @@ def test_nothing_is_imported_from_the_user_s_folder(
     (tmp_path / "json.py").write_text("raise SystemExit('not that one')")
     monkeypatch.chdir(tmp_path)
     assert child.ask(["echo", 1]) == 1
+
+
+def test_nothing_else_in_the_package_starts_its_children() -> None:
+    # The installer runs before there is an environment, and runs commands of others.
+    package = ROOT / "helpers"
+    sources = [path for path in package.rglob("*.py") if "install" not in path.parts]
+    assert [path.name for path in sources if "Popen(" in path.read_text("utf-8")] == ["children.py"]
