@@ -1,18 +1,16 @@
 """Who is compared: each in a process of its own, loaded once, measured in turns.
 
 Two users of llama.cpp in one process would slow each other down even when one is idle: together
-they have more OpenMP threads than there are cores. Commands and replies are lines of JSON.
+they have more OpenMP threads than there are cores. Each has `generate(prompt, count)`, which
+generates greedily and returns `(ms to the first token, tokens/s after it)` as its caller sees them.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from helpers.children import Child
 from helpers.models import default_model
 
 GENERATED = 128
@@ -23,16 +21,6 @@ _FILLER = (
     "The model reads the prompt in batches, keeps keys and values of every token in its cache, "
     "and then writes one token after another. "
 )
-
-
-class Contestant(Protocol):
-    """Something that generates text, timed as its caller sees it."""
-
-    def generate(self, prompt: str, count: int) -> tuple[float, float]:
-        """Generate greedily; returns `(ms to the first token, tokens/s after it)`.
-
-        All but the bare loop also take a `repeat_penalty`.
-        """
 
 
 class Bare:
@@ -164,43 +152,20 @@ class Remote:
     """
 
     def __init__(self, name: str) -> None:
-        self._process = subprocess.Popen(
-            # Not -m: the package imports this module itself, and runpy would warn of that.
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=None,
-            cwd=Path(__file__).resolve().parents[2],
+        # One that has died is not replaced: the new one would not be warm.
+        self._child = Child(
+            "helpers.bench.contestants_child", name, role=f"ran {name!r}", lasting=False
         )
 
     def __call__(self, verb: str, *arguments: Any) -> Any:
         """Have a method called in the contestant's process; returns what it returned."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([verb, *arguments]) + "\n")
-        self._process.stdin.flush()
-        reply = self._process.stdout.readline()
-        if not reply:
-            raise RuntimeError(f"the process of a contestant ended: {self._process.wait()}")
-        return json.loads(reply)
+        return self._child.ask([verb, *arguments])
 
     def __enter__(self) -> Remote:
         """Wait until the model is loaded."""
-        self("__class__")
+        self._child.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        self._process.stdout.close()
-
-
-def main() -> None:
-    """Serve one contestant until the input closes."""
-    contestant = make(sys.argv[1])
-    for line in sys.stdin:
-        verb, *arguments = json.loads(line)
-        reply = None if verb == "__class__" else getattr(contestant, verb)(*arguments)
-        print(json.dumps(reply), flush=True)
+        self._child.close()

@@ -17,11 +17,12 @@ from typing import Any
 
 from helpers.bench.grid import Setup
 from helpers.bench.rows import Settings, SweepRow, without_address
+from helpers.children import Child
 from helpers.engine import Completion, LoadOptions, Request
 from helpers.engine.core import settle
 from helpers.engine.sequence import Job
 from helpers.errors import EngineCrashed, HelpersError
-from helpers.isolation.core import IsolatedCore
+from helpers.isolation.core import IsolatedCore, engine_child
 
 Cancel = Callable[[], bool] | threading.Event | None
 Step = Callable[[str, float], None]
@@ -72,37 +73,16 @@ def run_trial(
         _turn.release()
 
 
-class _Child(IsolatedCore):
-    """A model in a child process that can be ended while it still loads."""
-
-    def __init__(self, options: LoadOptions) -> None:
-        self._wanted = options
-        self._process: Any = None
-        self._unwanted = False
-
-    def load(self) -> None:
-        super().__init__(self._wanted)
-
-    def _ask(self, verb: str, argument: object) -> Any:
-        if self._unwanted:  # it was ended before there was a process to end
-            self._process.kill()
-        return super()._ask(verb, argument)
-
-    def kill(self) -> None:
-        self._unwanted = True
-        if self._process is not None:
-            self._process.kill()
-
-    def measure(self, request: Request) -> Completion:
-        """Generate, and wait for the end."""
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.submit([Job(request, events.put)])
-        while True:
-            event = events.get()
-            if isinstance(event, BaseException):
-                raise event
-            if isinstance(event, Completion):
-                return event
+def _generate(core: IsolatedCore, request: Request) -> Completion:
+    """Generate, and wait for the end."""
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    core.submit([Job(request, events.put)])
+    while True:
+        event = events.get()
+        if isinstance(event, BaseException):
+            raise event
+        if isinstance(event, Completion):
+            return event
 
 
 class _Trial:
@@ -130,8 +110,10 @@ class _Trial:
                 options = settle(setup.options(self._settings))
         except (HelpersError, ValueError) as error:
             return self._failed(_reason(error, setup), started)
-        child = _Child(options)
-        thread = threading.Thread(target=self._work, args=(child,), name="trial", daemon=True)
+        child = engine_child()
+        thread = threading.Thread(
+            target=self._work, args=(options, child), name="trial", daemon=True
+        )
         thread.start()
         try:
             while not self._done.wait(_LOOK_SECONDS):
@@ -171,15 +153,15 @@ class _Trial:
 
     # -- in the thread ----------------------------------------------------------------------------
 
-    def _work(self, child: _Child) -> None:
+    def _work(self, options: LoadOptions, child: Child) -> None:
         try:
             self._step("loading the model", 0.0)
-            child.load()
+            core = IsolatedCore(options, child)
             try:
-                self._note_load(child)
-                self._measure(child)
+                self._note_load(core)
+                self._measure(core)
             finally:
-                child.close()
+                core.close()
         except BaseException as error:
             self._error = error
         finally:
@@ -189,44 +171,44 @@ class _Trial:
         self._at = what
         self._steps.put((what, share))
 
-    def _note_load(self, child: _Child) -> None:
-        report = child.load_report
+    def _note_load(self, core: IsolatedCore) -> None:
+        report = core.load_report
         memory = {
             without_address(device): {kind: round(mib, 2) for kind, mib in kinds.items()}
             for device, kinds in report.by_device.items()
         }
         self._row = replace(self._row, load_ms=report.load_ms, memory=memory)
 
-    def _measure(self, child: _Child) -> None:
+    def _measure(self, core: IsolatedCore) -> None:
         setup = self._setup
         steps = setup.repeats + 2
         self._step("warming up", 1 / steps)  # first calls touch fresh memory and compile kernels
         if setup.prompt_tokens:
-            self._prompt(child)
+            self._prompt(core)
         if setup.new_tokens:
-            self._generation(child, min(setup.new_tokens, 4))
+            self._generation(core, min(setup.new_tokens, 4))
         prompts, evals = [], []
         for index in range(setup.repeats):
             self._step(f"measuring {index + 1} of {setup.repeats}", (index + 2) / steps)
             if setup.prompt_tokens:
-                prompts.append(self._prompt(child))
+                prompts.append(self._prompt(core))
             if setup.new_tokens:
-                evals.append(self._generation(child, setup.new_tokens))
+                evals.append(self._generation(core, setup.new_tokens))
         self._row = replace(self._row, prompt_runs=tuple(prompts), eval_runs=tuple(evals))
         self._step("done", 1.0)
 
-    def _prompt(self, child: _Child) -> float:
+    def _prompt(self, core: IsolatedCore) -> float:
         """Tokens/s of a prompt that no cache knows, as llama-bench's `pp` test."""
-        timings = child.measure(self._request(self._setup.prompt_tokens, 1)).timings
+        timings = _generate(core, self._request(self._setup.prompt_tokens, 1)).timings
         if timings.cached_tokens or not timings.prompt_per_second:
             raise HelpersError(f"The prompt was not measured as it should be: {timings}.")
         return timings.prompt_per_second
 
-    def _generation(self, child: _Child, tokens: int) -> float:
+    def _generation(self, core: IsolatedCore, tokens: int) -> float:
         """Tokens/s of generation from an empty context, as llama-bench's `tg` test."""
         counted, ms = 0, 0.0
         for _ in range(20):
-            timings = child.measure(self._request(2, tokens - counted + 1)).timings
+            timings = _generate(core, self._request(2, tokens - counted + 1)).timings
             counted += timings.eval_tokens or 0
             ms += timings.eval_ms or 0.0
             if counted >= tokens:
@@ -247,7 +229,7 @@ class _Trial:
         )
 
 
-def _end(child: _Child, thread: threading.Thread) -> None:
+def _end(child: Child, thread: threading.Thread) -> None:
     """End the child's process now, whatever it is doing, and wait until it is gone."""
     while thread.is_alive():
         child.kill()

@@ -1,54 +1,20 @@
-"""The child process of `helpers.convert`: one task, then the end."""
+"""The child process of `helpers.convert`: what may end it runs here."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
-import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
-from helpers.convert.parent import MARK
+from helpers.children import Parent
 from helpers.errors import HelpersError, ModelFileError
 
 _STEP = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
 _FALLBACKS = re.compile(r"(\d+) of \d+ tensor\(s\) required fallback")
 
 
-def main() -> None:
-    """Read the task from stdin, do it, and answer on what was stdout."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever native code prints is log
-
-    def answer(message: dict[str, Any]) -> None:
-        # The mark stands at the beginning of a line, whatever was printed before.
-        answers.write(f"\n{MARK}{json.dumps(message)}\n")
-        answers.flush()
-
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    status = 0
-    try:
-        task = _TASKS[request.pop("task")]
-        answer({"result": task(answer, **request)})
-    except HelpersError as error:
-        answer({"error": str(error), "kind": type(error).__name__})
-    except BaseException:
-        traceback.print_exc()  # the parent shows it as the last words
-        status = 1
-    sys.stderr.flush()
-    os._exit(status)  # nothing here needs tidying up, and native threads may still be about
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
-
-
-def _quantize(answer: Any, *, source: str, target: str, number: int, requantize: bool) -> Any:
+def _quantize(parent: Parent, *, source: str, target: str, number: int, requantize: bool) -> Any:
     from helpers.native import usable_cores
     from helpers.native.quantization import quantize_file
 
@@ -59,7 +25,7 @@ def _quantize(answer: Any, *, source: str, target: str, number: int, requantize:
         os.write(2, text.encode())
         step = _STEP.match(text)
         if step:
-            answer({"progress": [int(step[1]), int(step[2])]})
+            parent.progress(int(step[1]), int(step[2]))
 
     status = quantize_file(
         source,
@@ -80,7 +46,7 @@ def _quantize(answer: Any, *, source: str, target: str, number: int, requantize:
     return {"fallbacks": int(found[1]) if found else 0}
 
 
-def _score(answer: Any, *, path: str, text: str, window: int) -> list[float]:
+def _score(parent: Parent, *, path: str, text: str, window: int) -> list[float]:
     import numpy as np
 
     from helpers.load_options import LoadOptions
@@ -102,11 +68,12 @@ def _score(answer: Any, *, path: str, text: str, window: int) -> list[float]:
     # predicted exactly once.
     for start in range(0, len(tokens) - 1, size - 1):
         scores += context.log_probabilities(tokens[start : start + size]).tolist()
-        answer({"progress": [min(start + size, len(tokens)), len(tokens)]})
+        parent.progress(min(start + size, len(tokens)), len(tokens))
     return scores
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"quantize": _quantize, "score": _score}
 
 if __name__ == "__main__":
-    main()
+    parent = Parent()
+    parent.serve(lambda request: _TASKS[request.pop("task")](parent, **request))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import subprocess
-import sys
-from collections import deque
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 
-from helpers.children import apart
-from helpers.convert.output import choose_output, need_room, written_whole
-from helpers.errors import ModelFileError
+from helpers.children import Child
+from helpers.convert.output import check_room, choose_output, written_whole
+from helpers.errors import EngineCrashed, ModelFileError
 from helpers.install.build import source_folder
 from helpers.install.paths import cache_dir, lock
 from helpers.install.steps import say
@@ -21,6 +18,7 @@ from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
 
 _LAUNCHER = Path(__file__).with_name("ggml_child.py")
 _SCRIPT = Path("vendor", "llama.cpp", "convert_llama_ggml_to_gguf.py")
+_REMEDY = "The kernel is unharmed and no file was left. Free some memory, try again."
 # In what the converter says, from its own source, what to do about it.
 _REMEDIES = {
     "Quantizations changed in GGJTv2": "Look for a GGUF of the model, or its F16 file",
@@ -63,7 +61,7 @@ def convert_ggml(
         The path of the GGUF file; it has passed `check_model_file`.
 
     Raises:
-        ModelFileError: It is no such file, it is damaged, or its quantization is too old.
+        ModelFileError: It is not such a file, it is damaged, or its quantization is too old.
         ValueError: The output is the input, or a number makes no sense.
         InstallError: The converter has to be fetched, and there is no network.
 
@@ -75,9 +73,9 @@ def convert_ggml(
         if value is not None and not value > 0:
             raise ValueError(f"{label} must be more than 0, not {value!r}")
     source = Path(path).expanduser().absolute()
-    _need_old_format(source)
+    _check_old_format(source)
     target = choose_output(source, output, source.with_suffix(".gguf").name, overwrite)
-    need_room(target.parent, source.stat().st_size + 2**20)
+    check_room(target.parent, source.stat().st_size + 2**20)
     script = _converter()
     with written_whole(target, source) as partial:
         arguments = ["--input", str(source), "--output", str(partial)]
@@ -90,11 +88,11 @@ def convert_ggml(
         ):
             if option is not None:
                 arguments.append(f"{label}={option}")
-        _run([sys.executable, str(_LAUNCHER), str(script), *arguments], source.name)
+        _run([str(script), *arguments], source.name)
     return target
 
 
-def _need_old_format(source: Path) -> None:
+def _check_old_format(source: Path) -> None:
     try:
         with source.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -107,7 +105,7 @@ def _need_old_format(source: Path) -> None:
         return
     if head[:4] == b"GGUF":
         raise ModelFileError(f"{source} is GGUF already: use it as it is.")
-    raise ModelFileError(f"{source} is no old GGML file: {describe_foreign_file(head, size)}")
+    raise ModelFileError(f"{source} is not an old GGML file: {describe_foreign_file(head, size)}")
 
 
 def _converter() -> Path:
@@ -126,33 +124,15 @@ def _converter() -> Path:
 
 def _run(command: list[str], whose: str) -> None:
     """Run the converter; its last line is the reason if it fails."""
-    # The script brings its own `gguf`, which must be the one of its version.
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NO_LOCAL_GGUF")}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**env, "PYTHONUTF8": "1"},
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        **apart(),
-    )
-    assert process.stdout is not None
-    words: deque[str] = deque(maxlen=30)
     try:
-        words.extend(line.rstrip() for line in process.stdout if line.strip())
-        status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.stdout.close()
-        with suppress(OSError):
-            process.wait()
-    if status == 0:
+        with closing(Child(_LAUNCHER, role="converted the file", remedy=_REMEDY)) as child:
+            child.ask(command)
+    except EngineCrashed as error:
+        if error.exit_status != 1:  # not the converter's own exception
+            raise
+        reason = error.native_log[-1] if error.native_log else str(error)
+    else:
         return
-    reason = words[-1] if words else f"exit status {status}"
     hint = next((remedy for part, remedy in _REMEDIES.items() if part in reason), None)
     raise ModelFileError(
         f"llama.cpp's converter cannot convert {whose}: {reason}. "

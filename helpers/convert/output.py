@@ -1,4 +1,4 @@
-"""The file to be made: where it goes, whether there is room, and never half of it."""
+"""The file to make: where it goes, whether there is room, and never half of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _same(one: Path, other: Path) -> bool:
         return one.absolute() == other.absolute()
 
 
-def need_room(folder: Path, n_bytes: int) -> None:
+def check_room(folder: Path, n_bytes: int) -> None:
     """Check that a file of this size fits on the disk.
 
     Raises:
@@ -92,7 +92,7 @@ def written_whole(target: Path, source: Path) -> Iterator[Path]:
         except ModelFileError as error:
             reason = str(error).replace(str(partial), "the result")
             raise ModelFileError(
-                f"What was made of {source} is no model, so {source.name} is probably damaged "
+                f"What was made of {source} is not a model, so {source.name} is probably damaged "
                 f"itself: {reason}"
             ) from None
         partial.replace(target)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.convert.output import choose_output, need_room, written_whole
+from helpers.convert.output import check_room, choose_output, written_whole
 from helpers.convert.parent import Progress, run_task
-from helpers.convert.types import BITS, NUMBERS, find_type, refuse_senseless
+from helpers.convert.types import BITS, NUMBERS, check_step, find_type
 from helpers.models import ModelInfo, inspect_model
 
 _MIB = 2**20
@@ -32,7 +32,7 @@ class Quantized:
         fallbacks: Tensors that could not be stored in the type meant for them.
         tensor_types: Number of tensors by type, most frequent first.
         seconds: How long it took.
-        remark: What is to be known about the result, or "".
+        remark: What to know about the result, or "".
     """
 
     path: Path = field(repr=False)
@@ -119,9 +119,9 @@ def quantize(
     """
     wanted = find_type(type)
     source = inspect_model(path)
-    remark = refuse_senseless(source.quantization, source.bits_per_weight, wanted, allow_requantize)
+    remark = check_step(source.quantization, source.bits_per_weight, wanted, allow_requantize)
     target = choose_output(source.path, output, _suggest(source.path, wanted), overwrite)
-    need_room(target.parent, _at_most(source, wanted))
+    check_room(target.parent, _at_most(source, wanted))
     started = time.perf_counter()
     with written_whole(target, source.path) as partial:
         task = {

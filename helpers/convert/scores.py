@@ -41,7 +41,7 @@ def perplexity(
         1 or more.
 
     Raises:
-        ModelFileError: The file is no language model that llama.cpp can load.
+        ModelFileError: The file is not a language model that llama.cpp can load.
         HelpersError: The text has fewer than two tokens.
         EngineCrashed: The process ended, most likely for lack of memory.
 

@@ -69,8 +69,8 @@ def find_type(name: str) -> str:
     raise ValueError(f"There is no type {name!r}. {hint}The types are {offered}.")
 
 
-def refuse_senseless(source: str, bits: float, wanted: str, allow_requantize: bool) -> str:
-    """Say what a step from one type to another costs, or refuse it.
+def check_step(source: str, bits: float, wanted: str, allow_requantize: bool) -> str:
+    """Check a step from one type to another, and say what it costs.
 
     Args:
         source: The file's type.
@@ -79,7 +79,7 @@ def refuse_senseless(source: str, bits: float, wanted: str, allow_requantize: bo
         allow_requantize: The user knows and wants it all the same.
 
     Returns:
-        What is to be known about the result; empty if there is nothing to say.
+        A remark on the result; empty if there is nothing to say.
 
     Raises:
         ValueError: The step makes no sense, or has to be asked for with `allow_requantize=True`.

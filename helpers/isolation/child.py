@@ -6,29 +6,25 @@ It runs as `python -m helpers.isolation.child` and ends when its input closes.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import traceback
 from dataclasses import replace
 from typing import IO, Any
 
+from helpers.children import Parent
 from helpers.errors import HelpersError
-from helpers.isolation.core import BEGIN, frame, read_frame
+from helpers.isolation.core import frame, read_frame
 
 
 def main() -> None:
     """Serve until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever native code prints must not end up between two messages
-    replies.write(BEGIN)
-    worker = _Worker(replies)
+    parent = Parent()
+    worker = _Worker(parent.replies)
     status = 0
     try:
         while True:
-            verb, *arguments = read_frame(requests)
+            verb, *arguments = read_frame(parent.requests)
             getattr(worker, f"do_{verb}")(*arguments)
     except EOFError:
         worker.close()

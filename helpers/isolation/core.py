@@ -12,16 +12,13 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import struct
-import subprocess
 import threading
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import IO, Any
 
-from helpers.children import apart, child_command, child_environment
+from helpers.children import Child
 from helpers.engine.core import LocalCore
 from helpers.engine.options import Completion
 from helpers.engine.report import LoadReport
@@ -32,9 +29,6 @@ from helpers.load_options import LoadOptions
 _HEADER = struct.Struct("<Q")
 _GRAMMARS_KEPT = 64
 """Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
-
-BEGIN = b"\0llama-notebooks worker\0"
-"""What a child writes first: before it, start-up code of other packages may have printed."""
 
 
 def frame(message: object) -> bytes:
@@ -59,19 +53,13 @@ def read_frame(stream: IO[bytes]) -> Any:
     return pickle.loads(raw)
 
 
-def _one_byte(stream: IO[bytes]) -> bytes:
-    byte = stream.read(1)
-    if not byte:
-        raise EOFError
-    return byte
-
-
 class IsolatedCore:
     """A model in a child process, with the same face as `LocalCore`.
 
     Args:
         options: Options that went through `settle`; `n_gpu_layers="auto"` takes the most layers
             that fit the devices' free memory (`helpers.memory`).
+        child: The process to use, where somebody else must be able to end it while it loads.
 
     Raises:
         EngineCrashed: The child died while it loaded the model.
@@ -79,8 +67,9 @@ class IsolatedCore:
         DeviceError: It does not fit.
     """
 
-    def __init__(self, options: LoadOptions) -> None:
+    def __init__(self, options: LoadOptions, child: Child | None = None) -> None:
         self.pid = os.getpid()
+        self._child = child or engine_child()
         if options.n_gpu_layers != "auto":
             self._start(options)
             return
@@ -103,16 +92,11 @@ class IsolatedCore:
         self._grammars: dict[str | None, bool] = {}  # what the child has, the last one used last
         self._lock = threading.RLock()
         self._dead: BaseException | None = None
-        self._last_words: deque[str] = deque(maxlen=40)
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._process = _spawn()
+        self._process = self._child.start()
         self._threads = [
             threading.Thread(target=target, name=f"llama-{name}", daemon=True)
-            for name, target in (
-                ("reader", self._read),
-                ("writer", self._write),
-                ("stderr", self._listen),
-            )
+            for name, target in (("reader", self._read), ("writer", self._write))
         ]
         for thread in self._threads:
             thread.start()
@@ -185,11 +169,7 @@ class IsolatedCore:
             if self._dead is None:
                 self._dead = HelpersError("This model has been closed. Make a new one to go on.")
         self._outgoing.put(None)
-        try:
-            self._process.wait(timeout=5 if wait else 0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.close(grace=5 if wait else 0)  # the writer closes its input, which ends it
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join(timeout=5)
@@ -225,9 +205,6 @@ class IsolatedCore:
         stream = self._process.stdout
         assert stream is not None
         with contextlib.suppress(Exception):  # the end, or a message that cannot be one
-            seen = b""
-            while not seen.endswith(BEGIN):
-                seen = seen[-len(BEGIN) :] + _one_byte(stream)
             while True:
                 verb, number, content = read_frame(stream)
                 if verb == "event":
@@ -251,24 +228,12 @@ class IsolatedCore:
             except Exception:  # the receiver is gone: its event loop is closed
                 self.cancel(job)
 
-    def _listen(self) -> None:
-        stream = self._process.stderr
-        assert stream is not None
-        for raw in stream:
-            self._last_words.append(raw.decode("utf-8", "replace").rstrip())
-        stream.close()
-
     def _bury(self) -> None:
         """The child is gone: tell everybody who waits."""
-        try:
-            status = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:  # it lives, but nobody can understand it any more
-            self._process.kill()
-            status = self._process.wait()
-        self._threads[2].join(timeout=1)
+        death = self._child.death()
         with self._lock:
             if self._dead is None:
-                self._dead = _crashed(status, tuple(self._last_words))
+                self._dead = death
             error = self._dead
             waiting = [*self._replies.values()]
             jobs = [*self._jobs.values()]
@@ -288,15 +253,9 @@ def make_core(options: LoadOptions) -> LocalCore | IsolatedCore:
     return IsolatedCore(options) if options.isolate else LocalCore(options)
 
 
-def _spawn() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        child_command("helpers.isolation.child"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=child_environment(),
-        **apart(),
-    )
+def engine_child() -> Child:
+    """The owner of a process that will hold a model."""
+    return Child("helpers.isolation.child", role="held the model")
 
 
 def _planned(options: LoadOptions) -> int:
@@ -305,41 +264,3 @@ def _planned(options: LoadOptions) -> int:
     from helpers.memory.targets import named_devices
 
     return Planner(replace(options, n_parallel=1), named_devices(options.devices)).largest()
-
-
-def _crashed(status: int, last_words: tuple[str, ...]) -> EngineCrashed:
-    """Name the likely cause of a child's death."""
-    if status == -getattr(signal, "SIGKILL", 9):
-        cause = (
-            "it was killed from outside, most often by the system for lack of memory. "
-            "Try a smaller n_ctx or a smaller model"
-        )
-    elif any("out of memory" in line.lower() for line in last_words):
-        cause = "a device ran out of memory. Try fewer n_gpu_layers or a smaller n_ctx"
-    elif any("RPC" in line or "rpc" in line for line in last_words):
-        cause = (
-            "the RPC server was lost: it ended, or ran out of memory. Try fewer n_gpu_layers, or "
-            "start it again"
-        )
-    elif status == -getattr(signal, "SIGABRT", 6):
-        cause = (
-            "an assertion in llama.cpp failed, or a device gave up. Try fewer n_gpu_layers, a "
-            "smaller n_batch or n_ctx"
-        )
-    elif status == -getattr(signal, "SIGSEGV", 11):
-        cause = "llama.cpp crashed. Check the model file with helpers.inspect_model"
-    else:
-        cause = "its log may tell why"
-    if status < 0:
-        with contextlib.suppress(ValueError):
-            status_text = signal.Signals(-status).name
-    else:
-        status_text = f"exit status {status}"
-    log = "\n".join(f"  {line}" for line in last_words[-8:])
-    return EngineCrashed(
-        f"The process that held the model ended ({status_text}): {cause}. "
-        "The kernel is unharmed, and the next call starts a new process."
-        + (f"\nIts last words:\n{log}" if log else ""),
-        native_log=last_words,
-        exit_status=status,
-    )

@@ -14,7 +14,7 @@ from helpers.memory.simulate import Simulation, simulate_load
 from helpers.memory.targets import METAL, free_mib
 from helpers.models import inspect_model
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, padded_context
-from helpers.native import Device, available_mib
+from helpers.native import Device, available_mib, practice_split
 from helpers.native import devices as all_devices
 
 _MIB = 1024 * 1024
@@ -117,10 +117,9 @@ class Planner:
 
     def _practice_split(self) -> tuple[float, ...] | None:
         """Practice accelerators share by the memory that each was given, as in the engine."""
-        devices = self.devices
-        if any(device.endpoint is None for device in devices):
-            return None
-        return tuple(device.total_mib for device in devices)
+        return practice_split(
+            [(d.name, d.endpoint) for d in self.devices], [d.total_mib for d in self.devices]
+        )
 
     def _margin(self, total_mib: float) -> float:
         given = self.margin_mib

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
 import json
-import os
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from helpers.children import apart, child_command, child_environment
+from helpers.children import Child
+from helpers.errors import HelpersError
 from helpers.load_options import LoadOptions
 from helpers.native import Device
 
 _SECONDS = 60.0
 """A simulated load takes a tenth of a second; a big vocabulary, on a slow disk, some more."""
 _KEPT = 256
+
+_child = Child("helpers.memory.simulate_child", role="simulated a load")
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,9 @@ def simulate_load(
 
 @functools.lru_cache(maxsize=_KEPT)
 def _ask(line: str, _changed: int, _size: int) -> Simulation | None:
-    answer = _child.ask(line)
-    if answer is None or "error" in answer:
+    try:
+        answer = _child.ask(json.loads(line), _SECONDS)
+    except (HelpersError, TimeoutError):
         return None
     return Simulation(
         compute=answer["compute"],
@@ -74,80 +72,3 @@ def _ask(line: str, _changed: int, _size: int) -> Simulation | None:
         layers=tuple(answer["layers"]),
         flash_attn=answer["flash_attn"],
     )
-
-
-class _Child:
-    """Owns the child process: one request at a time, a new child after each misfortune."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def ask(self, line: str) -> dict[str, Any] | None:
-        """Return the child's answer; None if it ended or took too long."""
-        with self._lock:
-            used = self._process
-            try:
-                answer = self._exchange(line.encode() + b"\n")
-                if not answer.endswith(b"\n") and used is self._process:
-                    # An older child may have died of a device that has gone since: ask another.
-                    self._close()
-                    answer = self._exchange(line.encode() + b"\n")
-            except BaseException:  # between question and answer: the next must not read this one's
-                self._close()
-                raise
-            if not answer.endswith(b"\n"):
-                self._close()
-                return None
-            result: dict[str, Any] = json.loads(answer)
-            return result
-
-    def _exchange(self, line: bytes) -> bytes:
-        process = self._running()
-        assert process.stdin is not None and process.stdout is not None
-        guard = threading.Timer(_SECONDS, process.kill)
-        guard.daemon = True
-        guard.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(line)
-                process.stdin.flush()
-            return process.stdout.readline()
-        finally:
-            guard.cancel()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        process = self._process
-        mine = self._owner == os.getpid()  # after a fork the pipes are shared with the parent
-        if process is not None and process.poll() is None and mine:
-            return process
-        if mine:
-            self._close()
-        self._process = subprocess.Popen(
-            child_command("helpers.memory.simulate_child"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-            **apart(),
-        )
-        self._owner = os.getpid()
-        return self._process
-
-    def _close(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            with contextlib.suppress(OSError), process:  # closes the pipes and waits
-                pass
-
-    def close(self) -> None:
-        """End the child; the next request starts another."""
-        with self._lock:
-            if self._owner == os.getpid():
-                self._close()
-
-
-_child = _Child()
-atexit.register(_child.close)

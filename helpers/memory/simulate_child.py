@@ -1,22 +1,16 @@
-"""The child process of `helpers.memory.simulate`: loads that reckon and allocate nothing.
+"""The child process of `helpers.memory.simulate`: loads that compute sizes and allocate nothing.
 
-It reads one line of JSON for each load and answers with one. llama.cpp reads the file's header and
-lays its buffers out (`no_alloc`), so a model of 40 GB takes no longer than a small one. In a child,
-because a device's driver takes memory for whoever asks it, and because what is wrong with a file
-may end the process.
-
-It runs as `python -m helpers.memory.simulate_child` and ends when its input closes.
+llama.cpp reads the file's header and lays its buffers out (`no_alloc`), so a model of 40 GB takes
+no longer than a small one. In a child, because a device's driver takes memory for whoever asks it,
+and because what is wrong with a file may end the process.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import HelpersError
+from helpers.children import Parent
 from helpers.load_options import LoadOptions
 from helpers.native import (
     Context,
@@ -68,21 +62,5 @@ class _Simulator:
         return self._model
 
 
-def main() -> None:
-    """Serve until the parent closes the pipe."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever native code prints must not end up between two answers
-    simulator = _Simulator()
-    for line in sys.stdin:
-        try:
-            answer: dict[str, Any] = simulator.load(json.loads(line))
-        except HelpersError as error:
-            answer = {"error": str(error)}
-        replies.write(json.dumps(answer) + "\n")
-        replies.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    Parent().serve(_Simulator().load)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helpers.errors import DeviceError
-from helpers.native import Device, ask
+from helpers.native import Device, ask, is_practice
 from helpers.native import devices as all_devices
 
 METAL = ("Metal", "MTL")
@@ -70,6 +70,6 @@ def free_mib(device: Device) -> float:
     Raises:
         DeviceError: A practice accelerator that has ended.
     """
-    if device.endpoint is not None:
+    if device.endpoint is not None and is_practice(device.endpoint):
         return ask(device.endpoint, "memory")["free_mib"]
     return next((d.free_mib for d in all_devices() if d.name == device.name), device.free_mib)

@@ -13,6 +13,7 @@ from helpers.native.model import Model
 from helpers.native.practice import (
     PracticeAccelerator,
     ask,
+    is_practice,
     practice_accelerator,
     practice_split,
     reach,
@@ -45,6 +46,7 @@ __all__ = [
     "cpu_features",
     "devices",
     "display_names",
+    "is_practice",
     "keep_quiet",
     "practice_accelerator",
     "practice_split",

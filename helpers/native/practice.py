@@ -6,27 +6,33 @@ with the same processor. It teaches placement and memory, not speed.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import math
 import socket
-import subprocess
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
-from helpers.children import apart, child_command, child_environment
-from helpers.errors import DeviceError
+from helpers.children import Child
+from helpers.errors import DeviceError, EngineCrashed
 from helpers.native.library import ggml, library_folder
 from helpers.native.registry import Device
 
 SCHEME = "practice:"
 """Begins the endpoint of a practice accelerator; what follows is `host:port`."""
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _ANSWER_SECONDS = 5.0
+_ENVIRONMENT = {
+    # Server and client take turns on the same cores: whichever waits must not spin.
+    "OMP_WAIT_POLICY": "passive",
+    "OMP_STACKSIZE": "512K",
+    # What a client leaves must go back to the system, or its successor finds less room.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 
 
 class PracticeAccelerator:
@@ -47,8 +53,13 @@ class PracticeAccelerator:
                 f"memory_mib={memory_mib!r} must be a number of MiB from 1 on, or None for all of "
                 "this machine's memory."
             )
-        self._memory_mib = memory_mib
-        self._process: subprocess.Popen[bytes] | None = None
+        self._broker = Child(
+            Path(__file__).with_name("practice_broker_child.py"),
+            str(memory_mib or 0),
+            role="served the practice accelerator",
+            remedy="Run: python3 -m helpers doctor",
+            env=_ENVIRONMENT,
+        )
         self.device: Device | None = None
 
     @property
@@ -59,7 +70,7 @@ class PracticeAccelerator:
     @property
     def pid(self) -> int | None:
         """Process id of the server; None before it was started."""
-        return None if self._process is None else self._process.pid
+        return self._broker.pid
 
     def start(self) -> Device:
         """Start the server, and wait until it answers.
@@ -78,16 +89,10 @@ class PracticeAccelerator:
                 f"needs ({library_folder().name}/ has no ggml-rpc library; no prebuilt wheel has "
                 "it). Run: python3 -m helpers lab --backend rpc"
             )
-        self._process = _spawn(self._memory_mib or 0)
-        self._finalizer = weakref.finalize(self, _end, self._process)
-        port = _read_port(self._process)
-        if port is None:
-            status = self._process.poll()
-            self.close()
-            raise DeviceError(
-                f"The practice accelerator's server did not start (exit status {status}). "
-                "Run: python3 -m helpers doctor"
-            )
+        try:
+            port = self._broker.ask("port", _START_SECONDS)
+        except (EngineCrashed, TimeoutError) as error:
+            raise DeviceError(f"The practice accelerator did not start. {error}") from error
         endpoint = f"{SCHEME}127.0.0.1:{port}"
         memory = ask(endpoint, "memory")
         self.device = Device(
@@ -103,8 +108,7 @@ class PracticeAccelerator:
 
     def close(self) -> None:
         """End the server; a model that still uses it ends with `EngineCrashed` at its next call."""
-        if self._process is not None:
-            self._finalizer()
+        self._broker.close()
         self.device = None
 
     def __enter__(self) -> Device:
@@ -177,7 +181,7 @@ def register(endpoint: str) -> tuple[str, str]:
             "Run: python3 -m helpers lab --backend rpc"
         )
     address = endpoint
-    if endpoint.startswith(SCHEME):
+    if is_practice(endpoint):
         connection = _connect(endpoint)
         _open.append(connection)  # the server is ours as long as this stays open
         address = f"127.0.0.1:{int(_exchange(connection, endpoint, 'serve')['port'])}"
@@ -223,21 +227,33 @@ def reach(
     return tuple(names), aliases
 
 
-def practice_split(devices: Sequence[tuple[str, str | None]]) -> tuple[float, ...] | None:
+def is_practice(endpoint: str | None) -> bool:
+    """Whether an endpoint is a practice accelerator's.
+
+    Any other is a plain RPC server's: it has no broker that could be asked, and llama.cpp places
+    layers on it as on a GPU.
+    """
+    return endpoint is not None and endpoint.startswith(SCHEME)
+
+
+def practice_split(
+    devices: Sequence[tuple[str, str | None]], totals: Sequence[float] | None = None
+) -> tuple[float, ...] | None:
     """Shares of several practice accelerators, by the memory that each was given.
 
     llama.cpp splits layers by free memory, and would see the whole machine's behind each of them.
 
     Args:
         devices: `(name, endpoint or None)` pairs.
+        totals: MiB of memory of each; None asks them.
 
     Returns:
         A `tensor_split`; None where one of them is another kind of device, or is alone.
     """
-    endpoints = [endpoint for _, endpoint in devices if endpoint and endpoint.startswith(SCHEME)]
+    endpoints = [endpoint for _, endpoint in devices if endpoint and is_practice(endpoint)]
     if len(endpoints) < max(2, len(devices)):
         return None
-    return tuple(ask(endpoint, "memory")["total_mib"] for endpoint in endpoints)
+    return tuple(totals or (ask(endpoint, "memory")["total_mib"] for endpoint in endpoints))
 
 
 def renamed(log: Sequence[tuple[int, str]], aliases: Mapping[str, str]) -> list[tuple[int, str]]:
@@ -270,52 +286,8 @@ def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, 
 
 
 def _gone(endpoint: str, error: Exception) -> DeviceError:
-    what = "practice accelerator" if endpoint.startswith(SCHEME) else "RPC server"
+    what = "practice accelerator" if is_practice(endpoint) else "RPC server"
     return DeviceError(
         f"No {what} answers at {endpoint.removeprefix(SCHEME)} ({error}). Start it again, and use "
         "the device that it gives; one is gone when its `with` block has ended."
     )
-
-
-def _spawn(memory_mib: float) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        child_command("helpers.practice_broker", str(memory_mib)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=child_environment(
-            # Server and client take turns on the same cores: who waits must not spin.
-            OMP_WAIT_POLICY="passive",
-            OMP_STACKSIZE="512K",
-            # What a client leaves must go back to the system, or its successor finds less room.
-            MALLOC_ARENA_MAX="1",
-            MALLOC_MMAP_THRESHOLD_="65536",
-            MALLOC_TRIM_THRESHOLD_="65536",
-        ),
-        **apart(),
-    )
-
-
-def _read_port(process: subprocess.Popen[bytes]) -> int | None:
-    """The port that the server prints when it is ready, or None if it ends before."""
-    assert process.stdout is not None
-    guard = threading.Timer(_START_SECONDS, process.kill)
-    guard.daemon = True
-    guard.start()
-    try:
-        line = process.stdout.readline()
-    finally:
-        guard.cancel()
-    return int(line) if line.strip().isdigit() else None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for stream in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            if stream is not None:
-                stream.close()
-    try:
-        process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

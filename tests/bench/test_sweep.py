@@ -90,15 +90,15 @@ def test_rows_come_one_by_one_and_say_what_was_measured() -> None:
 def test_prompts_are_unknown_to_every_cache_and_tokens_are_counted_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measure = trial_module._Child.measure
+    generate = trial_module._generate
     timings: list[Any] = []
 
-    def noted(self: Any, request: Any) -> Any:
-        done = measure(self, request)
+    def noted(core: Any, request: Any) -> Any:
+        done = generate(core, request)
         timings.append(done.timings)
         return done
 
-    monkeypatch.setattr(trial_module._Child, "measure", noted)
+    monkeypatch.setattr(trial_module, "_generate", noted)
     row = sweep(**{**TINY, "prompt_tokens": 40, "new_tokens": 9, "repeats": 3}).rows[0]
     assert row.ok
     prompts = [t for t in timings if t.prompt_tokens == 40]

@@ -24,7 +24,7 @@ from helpers.errors import (
 from helpers.grammars import Grammar
 from helpers.isolation import core as isolation
 from helpers.isolation import make_core
-from helpers.isolation.core import _crashed, frame, read_frame
+from helpers.isolation.core import frame, read_frame
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))
@@ -127,20 +127,6 @@ def test_a_child_that_dies_is_reported_and_replaced(name: str, cause: str) -> No
         assert engine.generate(greedy(STORY, max_tokens=2)).generated_tokens == 2
         assert child_of(engine) != first
         assert engine._shared.users == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "log", "cause"),
-    [
-        (-6, ("CUDA error: out of memory",), "ran out of memory"),
-        (-6, ("ggml-rpc.cpp: Remote RPC server crashed",), "RPC server was lost"),
-        (1, ("ImportError: no module",), "ImportError"),
-    ],
-)
-def test_the_likely_cause_is_named(status: int, log: tuple[str, ...], cause: str) -> None:
-    error = _crashed(status, log)
-    assert cause in str(error)
-    assert error.native_log == log
 
 
 def test_a_failed_load_leaves_no_child(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -25,6 +25,10 @@ from helpers import (
     predict_memory,
     suggest_gpu_layers,
 )
+from helpers.children import Child
+from helpers.load_options import LoadOptions
+from helpers.memory.planner import Planner
+from helpers.native import practice_split
 
 PROMPT = "The capital of France is"
 
@@ -107,6 +111,48 @@ def test_accelerators_of_different_size_take_layers_by_their_memory() -> None:
                 assert kinds["kv"] == pytest.approx(expected["kv"], abs=0.5)
                 # llama.cpp's simulation lays a graph over two devices out with some MiB too many.
                 assert -0.5 < expected["compute"] - kinds["compute"] < 6
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "split"),
+    [
+        (["practice:a:1", "practice:b:2"], (300.0, 100.0)),
+        (["practice:a:1", "b:2"], None),
+        (["a:1", "b:2"], None),
+        (["practice:a:1", None], None),
+        (["practice:a:1"], None),
+        ([], None),
+    ],
+)
+def test_only_practice_accelerators_share_by_what_they_were_given(
+    endpoints: list[str | None], split: tuple[float, ...] | None
+) -> None:
+    devices = [
+        Device(f"RPC{index}", "a server", "gpu", "RPC", total, 100.0, endpoint)
+        for index, (endpoint, total) in enumerate(zip(endpoints, (300.0, 100.0), strict=False))
+    ]
+    totals = [device.total_mib for device in devices]
+    assert practice_split([(d.name, d.endpoint) for d in devices], totals) == split
+    assert (
+        Planner(LoadOptions(model_path=str(default_model()), n_ctx=512), devices)._practice_split()
+        == split
+    )
+
+
+def test_plain_rpc_servers_take_layers_as_gpus_do() -> None:
+    servers = Child("helpers.native.practice_server_child", "0", role="served")
+    with contextlib.closing(servers):
+        memory = servers.ask(["memory"])
+        endpoints = [f"127.0.0.1:{servers.ask(['serve'])['port']}" for _ in range(2)]
+        # In all, one is three times the other; what counts is what is free, which is the same.
+        both = [
+            Device(f"RPC{i}", "a server", "gpu", "RPC", total, memory["free_mib"], endpoint)
+            for i, (total, endpoint) in enumerate(zip((30_000, 10_000), endpoints, strict=True))
+        ]
+        plan = predict_memory(n_ctx=512, devices=both, n_gpu_layers=-1)
+        with LlamaCpp(model_path=default_model(), devices=both, n_gpu_layers=-1, n_ctx=512) as llm:
+            for name, kinds in llm.load_report.by_device.items():
+                assert kinds["weights"] == pytest.approx(plan.by_device[name]["weights"], abs=0.5)
 
 
 def test_it_ends_with_its_block_and_so_do_its_models() -> None:

@@ -24,7 +24,7 @@ from helpers import (
     quantize,
 )
 from helpers.convert import Quantized, ggml, log_probabilities, practice_ggml
-from helpers.convert.output import need_room
+from helpers.convert.output import check_room
 
 TEXT = (
     "The sun is a star at the centre of our solar system. Light from the sun takes about eight "
@@ -168,7 +168,7 @@ def test_replaces_when_told_and_reads_split_files(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_noticed_before(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"MiB free\. Make room"):
-        need_room(tmp_path, 2**60)
+        check_room(tmp_path, 2**60)
 
 
 def test_a_killed_quantizer_is_an_exception_and_leaves_nothing(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_what_is_no_old_file_is_named(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="GGUF already"):
         convert_ggml(tiny)
     (tmp_path / "page.bin").write_text("<!doctype html>")
-    with pytest.raises(ModelFileError, match="no old GGML file: it is a web page"):
+    with pytest.raises(ModelFileError, match="not an old GGML file: it is a web page"):
         convert_ggml(tmp_path / "page.bin")
     with pytest.raises(ModelFileError, match="cannot be read"):
         convert_ggml(tmp_path / "absent.bin")

@@ -226,7 +226,7 @@ def test_many_threads_get_their_own_answers() -> None:
 
 def test_a_killed_child_is_replaced() -> None:
     assert format_prompt("hi", chat_template="a") == "a"
-    process = render._renderer._process
+    process = render._child._process
     assert process is not None
     process.kill()
     process.wait()
@@ -239,7 +239,7 @@ def test_no_child_outlives_its_parent() -> None:
         "from helpers import format_prompt\n"
         "from helpers.models import render\n"
         "format_prompt('hi', chat_template='x')\n"
-        "print(render._renderer._process.pid, flush=True)\n"
+        "print(render._child._process.pid, flush=True)\n"
         "import os, signal\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

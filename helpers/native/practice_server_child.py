@@ -1,15 +1,13 @@
 """The RPC servers of the practice accelerator, all in one process: its memory is the device's.
 
-It is driven by `helpers.practice_broker` through its input, a line each: `memory`, `serve` (a port
-that no client has), `free PORT` (the client has gone). It answers with a line of JSON, and ends
-when its input closes. It runs as `python -m helpers.native.practice_server MEMORY_MIB`.
+The broker (`practice_broker_child`) asks it for `memory`, to `serve` (a port that no client has),
+and tells it which one is `free` again. Its argument is the device's memory in MiB.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import socket
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from helpers.children import Parent
 from helpers.native.library import ggml
 from helpers.native.registry import available_mib, device_pointer, devices, usable_cores
 
@@ -29,16 +28,11 @@ _START_SECONDS = 10.0
 
 
 def main() -> None:
-    """Serve until the broker closes the pipe."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the servers print must not end up between two answers
+    """Serve until the broker has gone."""
+    parent = Parent()
     threading.stack_size(512 * 1024)
     pool = _Pool(float(sys.argv[1]))
-    for line in sys.stdin:
-        verb, *arguments = line.split()
-        answers.write(json.dumps(getattr(pool, verb)(*arguments)) + "\n")
-        answers.flush()
-    os._exit(0)
+    parent.serve(lambda request: getattr(pool, request[0])(*request[1:]))
 
 
 class _Pool:
@@ -51,14 +45,14 @@ class _Pool:
         if limit_mib:
             _limit_memory(self._base + limit_mib + _SLACK_MIB)
 
-    def serve(self) -> dict[str, float]:
-        """The port of a server without a client."""
-        return {"port": self._idle.pop() if self._idle else _start_server()}
+    def serve(self) -> dict[str, int]:
+        """The port of a server without a client, and whose it is."""
+        return {"port": self._idle.pop() if self._idle else _start_server(), "pid": os.getpid()}
 
-    def free(self, port: str) -> dict[str, float]:
-        """The client of a server has gone."""
-        self._idle.append(int(port))
-        return {}
+    def free(self, port: int, pid: int) -> None:
+        """The client of a server has gone; of one that died with its process there is none."""
+        if pid == os.getpid():
+            self._idle.append(port)
 
     def memory(self) -> dict[str, float]:
         """What the device has, and what is free there, in MiB."""
