@@ -14,6 +14,7 @@ import pytest
 
 from helpers import InstallError, backend_report, doctor
 from helpers.doctor import BackendReport
+from helpers.doctor.report import ask_native
 from helpers.install import installed
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,26 @@ def test_the_report_runs_a_model_on_all_that_is_there() -> None:
     assert report.runs[1].offloaded == (31, 31)
     assert any("offloaded 31/31 layers" in line for line in report.runs[1].log)
     assert not any(name in report.runs[0].splits for name in report.runs[1].devices)
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_the_speeds_are_measured_as_the_user_would_get_them(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passive OMP_WAIT_POLICY costs half the speed or more: only the user may set one."""
+    seen: dict[str, str] = {}
+
+    def no_child(command: list[str], *, env: dict[str, str], **options: object) -> object:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, "{}\n", "")
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    monkeypatch.setattr(subprocess, "run", no_child)
+    assert ask_native() == ({}, "")
+    assert seen.get("OMP_WAIT_POLICY") == own
+    assert seen["GGML_SCHED_DEBUG"] == "1"
 
 
 def test_a_listing_loads_nothing() -> None:

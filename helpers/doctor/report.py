@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.children import child_environment
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.installed import is_upstream
@@ -174,14 +174,13 @@ def ask_native(
     Returns:
         Its answer and an empty text; or an empty answer and what went wrong.
     """
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(REPOSITORY)]))
     try:
         done = subprocess.run(
             [python, "-m", "helpers.doctor.proof", *arguments],
             cwd=REPOSITORY,
-            # GGML_SCHED_DEBUG: llama.cpp then logs which backend gets which piece of a graph.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ}
-            | {"PYTHONPATH": path, "GGML_SCHED_DEBUG": "1", "GGML_NO_BACKTRACE": "1"},
+            # Nothing that changes speed, such as OMP_WAIT_POLICY: what is measured here must be
+            # what `LlamaCpp` does. GGML_SCHED_DEBUG logs which backend gets which piece of a graph.
+            env=child_environment(GGML_SCHED_DEBUG="1"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).with_name("build_and_run.py")
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],
-        env={**os.environ, "OMP_WAIT_POLICY": "passive", **variables},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=1700,
