@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from helpers.convert import convert_ggml as convert_ggml
     from helpers.convert import perplexity as perplexity
     from helpers.convert import quantize as quantize
+    from helpers.doctor import EnvironmentSummary as EnvironmentSummary
     from helpers.doctor import backend_report as backend_report
+    from helpers.doctor import environment_summary as environment_summary
     from helpers.engine import LoadReport as LoadReport
     from helpers.errors import ContextOverflowError as ContextOverflowError
     from helpers.errors import DeviceError as DeviceError
@@ -60,12 +62,12 @@ if TYPE_CHECKING:
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
-    from helpers.summary import EnvironmentSummary as EnvironmentSummary
-    from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
     from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
+
+    __version__: str
 
 _MODULE_OF = {
     "BACKENDS": "install",
@@ -73,7 +75,7 @@ _MODULE_OF = {
     "Device": "native",
     "DeviceError": "errors",
     "EngineCrashed": "errors",
-    "EnvironmentSummary": "summary",
+    "EnvironmentSummary": "doctor",
     "GpuTuner": "widgets",
     "Grammar": "grammars",
     "GrammarError": "errors",
@@ -96,7 +98,7 @@ _MODULE_OF = {
     "default_model": "models",
     "detect_backend": "install",
     "devices": "native",
-    "environment_summary": "summary",
+    "environment_summary": "doctor",
     "find_best": "bench",
     "find_model": "models",
     "format_prompt": "models",
@@ -123,15 +125,27 @@ _MODULE_OF = {
 }
 
 __all__ = sorted(_MODULE_OF)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
+    if name in _MODULE_OF:
+        value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name == "__version__":
+        value = _version()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The installed version; pyproject.toml is the one place that says it."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("llama-notebooks")
+    except metadata.PackageNotFoundError:  # a clone whose environment is not made yet
+        return "0+not.installed"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The doctor: right lines for a sound environment, and the mend for each fault."""
+"""The doctor: right lines for a sound environment, and the fix for each fault."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_dead_flags_are_translated() -> None:
     assert len(notes) == 3
     assert "asks for NVIDIA CUDA, and the installed build has no ggml-cuda" in notes[0]
     assert "-DGGML_CUDA=on stands for it" in notes[1] and "FORCE_CMAKE" in notes[2]
-    mend = lines[lines.index(notes[0]) + 1]
-    assert "CMAKE_ARGS=-DGGML_CUDA=on" in mend and "--force-reinstall --no-cache-dir" in mend
+    fix = lines[lines.index(notes[0]) + 1]
+    assert "CMAKE_ARGS=-DGGML_CUDA=on" in fix and "--force-reinstall --no-cache-dir" in fix
 
 
-def test_a_library_that_cannot_be_loaded_is_a_failure_with_its_mend(tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_a_failure_with_its_fix(tmp_path: Path) -> None:
     # A folder that is found before the real package, and fails as a library for another machine.
     (tmp_path / "llama_cpp").mkdir()
     broken = tmp_path / "llama_cpp" / "__init__.py"
@@ -186,7 +186,7 @@ def _copy_of_llama_cpp(where: Path) -> Path:
 
 
 @pytest.mark.parametrize("kept", [0, 100, 200_000])
-def test_a_truncated_library_is_one_failure_with_its_mend(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_library_is_one_failure_with_its_fix(tmp_path: Path, kept: int) -> None:
     folder = _copy_of_llama_cpp(tmp_path)
     for path in folder.glob("*llama.*"):
         if not path.is_symlink():

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from helpers import BACKENDS, InstallError, detect_backend, install_command
+from helpers.install.backends import CUDA_INDEXES
 from helpers.install.commands import SHELLS, join, set_variable
 from helpers.install.detect import Machine, cuda_index, parse_nvidia_smi, parse_vulkaninfo
 from helpers.install.flags import DEAD_FLAGS, dead_settings, merge, translate
-from helpers.install.shapes import CUDA_INDEXES
 
 NASTY = (
     "plain",
@@ -60,7 +60,7 @@ def test_the_table_has_the_eight_backends_each_complete() -> None:
             assert requirement.packages and requirement.check
             assert set(requirement.packages) <= {"apt", "dnf", "brew", "winget", "conda"}
         for failure in backend.failures:
-            assert failure.symptom and failure.cause and failure.mend
+            assert failure.symptom and failure.cause and failure.fix
 
 
 def test_no_flag_of_the_table_is_dead() -> None:

@@ -7,17 +7,33 @@ made of reports recorded elsewhere, too.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.doctor.report import BackendReport, Run
-from helpers.doctor.shapes import FAIL, NOTE, OK, Check
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import install_command
 from helpers.install.detect import Machine, detect_backend, look_at_machine
 from helpers.install.flags import asked_backends
 
+OK, FAIL, NOTE = " OK ", "FAIL", "NOTE"
 _GPU_BACKENDS = ("cuda", "vulkan", "rocm", "sycl", "metal")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor: `status` is `OK`, `FAIL` or `NOTE`; `fix` a command or hint."""
+
+    status: str
+    name: str
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Return the line as it is printed, with the fix on a line of its own."""
+        line = f"[{self.status}] {self.name}: {self.detail}"
+        return f"{line}\n       -> {self.fix}" if self.fix else line
 
 
 def explain(
@@ -159,7 +175,7 @@ def _flags(
     try:
         asked = asked_backends(cmake_args)
     except InstallError:
-        return []  # said elsewhere, with the mend
+        return []  # said elsewhere, with the fix
     checks = []
     for name in asked:
         if name in report.builds:
@@ -173,8 +189,8 @@ def _flags(
             f"{', '.join(backend.libraries)}: your flags did nothing ({why})"
         )
         if machine.system in backend.systems:
-            mend = install_command(name, machine.system, reinstall=True, python=sys.executable)
+            fix = install_command(name, machine.system, reinstall=True, python=sys.executable)
         else:
-            mend = f"take the flag out: {backend.title} does not exist on {machine.system}"
-        checks.append(Check(NOTE, "Build flags", detail, mend))
+            fix = f"take the flag out: {backend.title} does not exist on {machine.system}"
+        checks.append(Check(NOTE, "Build flags", detail, fix))
     return checks

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from helpers.errors import InstallError
 from helpers.install import steps
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, COMMON_FLAGS
 from helpers.install.commands import DISTRIBUTION
 from helpers.install.flags import merge, translate
 from helpers.install.paths import (
@@ -35,7 +35,6 @@ from helpers.install.paths import (
     venv_python,
 )
 from helpers.install.requirements import need_tools
-from helpers.install.shapes import COMMON_FLAGS
 
 # Measured: source 190, build folder 45 to 60, wheel 20, build tools 60 MiB; GPU kernels are large.
 BUILD_MIB = {"cuda": 4000, "rocm": 4000, "sycl": 2000, "vulkan": 1200}
@@ -126,7 +125,7 @@ def find_compiler() -> str | None:
     return None
 
 
-def compiler_mend() -> str:
+def compiler_fix() -> str:
     """Return the command that brings a C++ compiler on this system."""
     system = current_system()
     if system == "macos":
@@ -157,7 +156,7 @@ def need_compiler() -> None:
     if find_compiler() is None:
         raise InstallError(
             "llama-cpp-python must be built from source here, and there is no C++ compiler: "
-            + compiler_mend()
+            + compiler_fix()
         )
 
 
@@ -381,7 +380,7 @@ def _explain_build(outcome: steps.Outcome, recipe: Recipe) -> InstallError:
         if failure.symptom in text:
             return InstallError(
                 f"Building {DISTRIBUTION} for {recipe.backend} failed: {failure.cause}. "
-                f"{failure.mend}. Log: {outcome.log}"
+                f"{failure.fix}. Log: {outcome.log}"
             )
     if re.search(r"Killed signal|out of memory|Cannot allocate memory", text):
         return InstallError(

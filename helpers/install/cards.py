@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from html import escape
 
@@ -163,20 +162,3 @@ def _line(
         source=install_command(backend, system, shell, python=python),
         limits=wheels.limits if wheels and index else (),
     )
-
-
-def python_fits_mac(machine: Machine | None = None) -> str:
-    """Say whether this Python can use Metal: what `platform.machine()` must say, and does.
-
-    Returns:
-        An empty text if it fits or this is no Mac; else what is wrong and the mend.
-    """
-    seen = machine or look_at_machine()
-    if seen.system != "macos" or seen.machine == "arm64":
-        return ""
-    if seen.translated:
-        return (
-            f"This Python says {seen.machine}: it was built for Intel and runs translated. "
-            "Install an arm64 Python (python.org's universal installer, or brew) for Metal."
-        )
-    return f"This Mac has an Intel processor ({platform.machine()}): the CPU backend is for it."

@@ -6,9 +6,8 @@ import difflib
 import re
 
 from helpers.errors import InstallError
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, Backend
 from helpers.install.paths import current_system
-from helpers.install.shapes import Backend
 
 DISTRIBUTION = "llama-cpp-python"
 SHELLS = {

@@ -9,9 +9,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, CUDA_INDEXES
 from helpers.install.paths import current_system
-from helpers.install.shapes import CUDA_INDEXES
 
 _PROBE_SECONDS = 10
 

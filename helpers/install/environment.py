@@ -1,4 +1,4 @@
-"""The suite's own environment, `.venv`: made once, checked in a moment, mended when broken."""
+"""The suite's own environment, `.venv`: made once, checked in a moment, fixed when broken."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def is_ready(root: Path, backend: str | None) -> bool:
 
 
 def ensure(root: Path, backend: str | None = None) -> Path:
-    """Make or mend the environment and return its Python; do nothing if it is ready.
+    """Make or fix the environment and return its Python; do nothing if it is ready.
 
     Args:
         root: Folder of the clone.

@@ -9,9 +9,9 @@ import subprocess
 from dataclasses import dataclass
 
 from helpers.errors import InstallError
+from helpers.install.backends import Requirement
 from helpers.install.commands import get_backend
 from helpers.install.paths import current_system
-from helpers.install.shapes import Requirement
 
 _SECONDS = 20
 _MANAGERS = {
@@ -32,16 +32,16 @@ class Finding:
     Attributes:
         requirement: What is needed.
         met: True if its check succeeded.
-        mend: Command that brings it on this machine, or its package by manager.
+        fix:  Command that brings it on this machine, or its package by manager.
     """
 
     requirement: Requirement
     met: bool
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         """Return one line."""
-        mark = "there" if self.met else f"missing: {self.mend}"
+        mark = "there" if self.met else f"missing: {self.fix}"
         return f"{self.requirement.name} ({self.requirement.check}): {mark}"
 
 
@@ -67,7 +67,7 @@ def _succeeds(check: str) -> bool:
     return done.returncode == 0
 
 
-def _mend(requirement: Requirement) -> str:
+def _fix(requirement: Requirement) -> str:
     for manager, (program, line) in _MANAGERS.items():
         if manager in requirement.packages and shutil.which(program):
             return line.format(requirement.packages[manager])
@@ -89,7 +89,7 @@ def check_requirements(backend: str, system: str | None = None) -> tuple[Finding
     """
     where = system or current_system()
     return tuple(
-        Finding(requirement, _succeeds(requirement.check), _mend(requirement))
+        Finding(requirement, _succeeds(requirement.check), _fix(requirement))
         for requirement in get_backend(backend).requirements
         if where in requirement.systems
     )
@@ -111,5 +111,5 @@ def need_tools(backend: str) -> None:
         if finding.requirement.essential and not finding.met:
             raise InstallError(
                 f"{chosen.title} cannot be built here: {finding.requirement.name} is missing "
-                f"({finding.requirement.check} fails). {finding.mend}"
+                f"({finding.requirement.check} fails). {finding.fix}"
             )

@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 from helpers.install import steps
+from helpers.install.backends import WHEEL_INDEX
 from helpers.install.commands import DISTRIBUTION
 from helpers.install.paths import make_folder, pip_environment
-from helpers.install.shapes import WHEEL_INDEX
 
 _TIMEOUT_SECONDS = 10
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import BACKENDS
+from helpers.install.backends import COMMON_FLAGS, CUDA_INDEXES
 from helpers.install.configure import Configured, configure, pinned_source
 from helpers.install.flags import DEAD_FLAGS, translate
-from helpers.install.shapes import COMMON_FLAGS, CUDA_INDEXES
 
 OPTION = re.compile(r"^\s*(?:option\s*\(\s*(\w+)|set\s*\(\s*(\w+)\s[^)]*?\bCACHE\b)", re.MULTILINE)
 DEPRECATED = re.compile(r"llama_option_depr\s*\(\s*(\w+)\s+(\w+)(?:\s+(\w+))?\s*\)")

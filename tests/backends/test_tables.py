@@ -15,9 +15,7 @@ from recording import COMPILED, NOT_HERE, RUN, TABLE, not_here, record, without_
 from helpers import BACKENDS, InstallError
 from helpers.install import card_lines, check_requirements, recorded_backends
 from helpers.install.cache_trial import try_pip_cache
-from helpers.install.cards import python_fits_mac
 from helpers.install.commands import SHELLS, install_command
-from helpers.install.detect import Machine
 from helpers.install.paths import REPOSITORY
 from helpers.install.requirements import need_tools
 
@@ -79,19 +77,12 @@ def test_impossible_cards_are_refused(arguments: tuple[str, ...], words: str) ->
         card_lines(*arguments)
 
 
-def test_the_right_python_for_metal() -> None:
-    assert python_fits_mac(Machine("macos", "arm64")) == ""
-    assert python_fits_mac(Machine("linux", "x86_64")) == ""
-    assert "arm64 Python" in python_fits_mac(Machine("macos", "x86_64", translated=True))
-    assert "Intel processor" in python_fits_mac(Machine("macos", "x86_64"))
-
-
 def test_requirements_are_really_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDACXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = check_requirements("cuda", "linux")
     assert [finding.met for finding in findings] == [False] * 3
-    assert all(finding.mend and "missing: " in str(finding) for finding in findings)
+    assert all(finding.fix and "missing: " in str(finding) for finding in findings)
     if sys.platform == "win32":
         return
     nvcc = tmp_path / "nvcc"

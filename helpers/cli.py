@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from helpers.doctor import main as doctor
 from helpers.errors import InstallError
 from helpers.install import environment
 from helpers.install.backends import BACKENDS
@@ -86,9 +87,7 @@ def _lab(arguments: Sequence[str]) -> int:
     environment.ensure(REPOSITORY, options.backend)
     if not inside(venv_dir()):
         return _in_environment(["lab", *arguments])
-    from helpers.doctor import main as doctor
-
-    unwell: int = doctor([])
+    unwell = doctor([])
     if unwell or options.check:
         return unwell
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]
@@ -156,8 +155,6 @@ def _doctor(arguments: Sequence[str]) -> int:
     # Whoever activated a conda environment asks about that one.
     if not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists():
         return _in_environment(["doctor", *arguments])
-    from helpers.doctor import main as doctor
-
     return doctor(arguments)
 
 
@@ -179,7 +176,7 @@ _COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
     "lint": (_lint, "check form and types"),
-    "doctor": (_doctor, "say what is installed and active, and how to mend what is not"),
+    "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
 }
 

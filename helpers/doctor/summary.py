@@ -11,7 +11,6 @@ import platform
 from dataclasses import dataclass
 from html import escape
 
-import helpers
 from helpers.errors import HelpersError
 
 __all__ = ["EnvironmentSummary", "environment_summary"]
@@ -98,7 +97,7 @@ def environment_summary() -> EnvironmentSummary:
     backends, devices, usable = _devices()
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or os.cpu_count() or 1
     return EnvironmentSummary(
-        helpers=helpers.__version__,
+        helpers=_version("llama-notebooks"),
         python=platform.python_version(),
         system=_system(),
         llama_cpp_python=_version("llama-cpp-python"),
