@@ -60,7 +60,7 @@ def test_each_name_comes_from_the_module_that_the_table_says() -> None:
 def test_the_readme_names_every_command_and_no_other() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:python3|py) -m helpers (\w+)", text))
-    assert named == set(cli.commands())
+    assert named == set(cli.COMMANDS)
     for command in ("lab", "test"):
         assert f"\npython3 -m helpers {command}\n" in text
         assert f"\npy -m helpers {command}\n" in text
@@ -69,8 +69,17 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 def test_ci_files_name_commands_that_exist() -> None:
     for path in (ROOT / ".ci" / "run", ROOT / ".github" / "workflows" / "ci.yml"):
         named = set(re.findall(r"-m helpers (\w+)", path.read_text(encoding="utf-8")))
-        assert {"lab", "lint", "test"} <= named <= set(cli.commands())
+        assert {"lab", "lint", "test"} <= named <= set(cli.COMMANDS)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_weekly_run_has_both_ends_of_llama_cpp_pythons_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = next(r for r in project["dependencies"] if r.startswith("llama-cpp-python"))
+    lowest, above = re.findall(r"[\d.]+", wanted)
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert f"/llama-cpp-python=={lowest}/' constraints.txt" in text
+    assert above == "0.4" and "pip index versions llama-cpp-python" in text
 
 
 def _markdown() -> dict[Path, str]:

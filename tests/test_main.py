@@ -62,7 +62,7 @@ def test_a_wrong_call_is_one_line_and_status_2(arguments: list[str], words: str)
 def test_without_a_command_the_commands_are_listed() -> None:
     status, output, _ = helpers()
     assert status == 2
-    for name in cli.commands():
+    for name in cli.COMMANDS:
         assert f"\n  {name} " in output
     assert helpers("--help")[0] == 0
 
