@@ -25,7 +25,7 @@ from helpers.errors import InstallError
 from helpers.install import steps
 from helpers.install.backends import BACKENDS, COMMON_FLAGS
 from helpers.install.commands import DISTRIBUTION
-from helpers.install.flags import merge, translate
+from helpers.install.flags import is_on, merge, translate, values
 from helpers.install.paths import (
     current_system,
     folder_mib,
@@ -43,6 +43,8 @@ _BUILD_MIB_PLAIN = 600
 _CORE_SECONDS = {"cuda": 5000.0, "rocm": 5000.0, "vulkan": 1500.0}
 _CORE_SECONDS_PLAIN = 640.0
 _OLDEST_CMAKE = (3, 21)
+# With this, -DLLAMA_BUILD_COMMON=off is obeyed.
+_LEAN = Path(__file__).with_name("lean.cmake")
 _UNUSED = ("vendor/llama.cpp/tools/ui/",)  # 800 web files with paths too long for Windows
 _HOOK = """
 import sys
@@ -90,6 +92,13 @@ def make_recipe(version: str, backend: str, cmake_args: str | None = None) -> Re
     chosen = BACKENDS[backend]
     wanted = tuple(dict.fromkeys((*chosen.cmake_flags, *COMMON_FLAGS)))
     return Recipe(version, backend, merge(wanted, users.flags, backend))
+
+
+def cmake_flags(recipe: Recipe) -> tuple[str, ...]:
+    """Return the recipe's flags, and what makes llama-cpp-python obey them."""
+    if is_on(values(recipe.flags).get("LLAMA_BUILD_COMMON", "on")):
+        return recipe.flags
+    return (*recipe.flags, f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={_LEAN.as_posix()}")
 
 
 def cores() -> int:
@@ -356,7 +365,7 @@ def build_wheel(recipe: Recipe, cache: Path, hold: int | None = None) -> Path:
         [str(python), "-c", _HOOK, str(out), str(build)],
         title=f"Building {DISTRIBUTION} {recipe.version} on {work} cores",
         log=cache / "logs" / f"build-{recipe.key}.log",
-        env=_build_environment(python, recipe.flags, cache),
+        env=_build_environment(python, cmake_flags(recipe), cache),
         cwd=source,
         read=steps.read_ninja,
         expected=expected,

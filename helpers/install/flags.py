@@ -46,6 +46,11 @@ _DEFINE = re.compile(r"-D(?P<name>\w+)(?P<type>:\w+)?(?:=(?P<value>.*))?$", re.D
 _ON = {"1", "on", "yes", "true", "y"}
 
 
+def is_on(value: str) -> bool:
+    """Say whether CMake takes a value for true."""
+    return value.lower() in _ON
+
+
 @dataclass(frozen=True)
 class Translation:
     """What became of the user's flags: those to use, and one remark for each dead one."""
@@ -103,7 +108,8 @@ def dead_settings(environment: Mapping[str, str] = os.environ) -> tuple[str, ...
     return remarks
 
 
-def _values(flags: Sequence[str]) -> dict[str, str]:
+def values(flags: Sequence[str]) -> dict[str, str]:
+    """Return what `-D…=…` flags set, by name; the last one counts."""
     found: dict[str, str] = {}
     for flag in flags:
         match = _DEFINE.match(flag)
@@ -121,7 +127,7 @@ def asked_backends(text: str) -> tuple[str, ...]:
     >>> asked_backends("-DLLAMA_CUBLAS=on -DGGML_LTO=on")
     ('cuda',)
     """
-    on = {name for name, value in _values(translate(text).flags).items() if value.lower() in _ON}
+    on = {name for name, value in values(translate(text).flags).items() if is_on(value)}
     return tuple(
         name
         for name, backend in BACKENDS.items()
@@ -135,7 +141,7 @@ def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[st
     Raises:
         InstallError: If the user's flags switch off what the backend is, or contradict each other.
     """
-    mine, theirs = _values(wanted), _values(users)
+    mine, theirs = values(wanted), values(users)
     for flag in users:
         match = _DEFINE.match(flag)
         if match and match["value"] is not None and theirs[match["name"]] != match["value"]:
@@ -144,8 +150,7 @@ def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[st
                 "drop one of the two"
             )
     for name in mine.keys() & theirs.keys():
-        on = mine[name].lower() in _ON
-        if on and theirs[name].lower() not in _ON:
+        if is_on(mine[name]) and not is_on(theirs[name]):
             raise InstallError(
                 f"--backend {backend} means -D{name}={mine[name]}, but CMAKE_ARGS says "
                 f"-D{name}={theirs[name]}: drop one of the two"
