@@ -9,9 +9,9 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-from html import escape
 
 from helpers.errors import HelpersError
+from helpers.tables import FactSheet
 
 __all__ = ["EnvironmentSummary", "environment_summary"]
 
@@ -19,7 +19,7 @@ _ABSENT = "not installed (python -m helpers doctor tells what to do)"
 
 
 @dataclass(frozen=True)
-class EnvironmentSummary:
+class EnvironmentSummary(FactSheet):
     """Versions, devices and model of this environment; prints as a table.
 
     Attributes:
@@ -48,7 +48,8 @@ class EnvironmentSummary:
     memory_gib: float
     model: str
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `str()` and the notebook show, as (label, text)."""
         usable = f", {self.cores_usable} usable here" if self.cores_usable else ""
         return [
             ("helpers", self.helpers),
@@ -63,22 +64,9 @@ class EnvironmentSummary:
             ("model", self.model),
         ]
 
-    def __str__(self) -> str:
-        """Return the table as lines of text."""
-        return "\n".join(f"{name:<17} {value}" for name, value in self._rows())
-
     def __repr__(self) -> str:
         """Return the table too: a notebook shows it where it cannot show HTML."""
         return str(self)
-
-    def _repr_html_(self) -> str:
-        """Return the table for Jupyter."""
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self._rows()
-        )
-        return f"<table><tbody>{rows}</tbody></table>"
 
 
 def environment_summary() -> EnvironmentSummary:

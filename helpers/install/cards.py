@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import SHELLS, install_command, nearest
 from helpers.install.detect import Machine, cuda_index, look_at_machine, wheel_index
 from helpers.install.paths import current_system
+from helpers.tables import Code, html_table
 
 # Card -> backends that serve it, the best first; a name for people; how to see that it is there.
 _CARDS = {
@@ -63,31 +63,15 @@ class CardTable(tuple[CardLine, ...]):
         """Return the blocks of all cards."""
         return "\n".join(str(line) for line in self)
 
-    def __repr__(self) -> str:
-        """Return the blocks too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        head = "".join(
-            f"<th style='text-align:left'>{name}</th>"
-            for name in ("your card", "backend", "your line", "how to see the card")
+        names = ("your card", "backend", "your line", "how to see the card")
+        return html_table(
+            dict.fromkeys(names, "<"),
+            [(it.card, BACKENDS[it.backend].title, Code(it.line), Code(it.see)) for it in self],
         )
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left'>{cell}</td>"
-                for cell in (
-                    escape(line.card),
-                    escape(BACKENDS[line.backend].title),
-                    f"<code>{escape(line.line)}</code>",
-                    f"<code>{escape(line.see)}</code>" if line.see else "",
-                )
-            )
-            + "</tr>"
-            for line in self
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def card_lines(

@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.paths import REPOSITORY
+from helpers.tables import html_table, text_lines
 
 _TABLE = REPOSITORY / "notebooks" / "data" / "backends.json"
-_HEAD = (
-    "backend", "on", "date", "outcome", "device", "build", "layers", "prompt tokens/s",
-    "eval tokens/s",
+_COLUMNS = dict.fromkeys(
+    ("backend", "on", "date", "outcome", "device", "build", "layers", "prompt tokens/s",
+     "eval tokens/s"), "<"
 )  # fmt: skip
 
 
@@ -125,26 +125,13 @@ class RecordedTable(tuple[RecordedBackend, ...]):
 
     def __str__(self) -> str:
         """Return lines of text."""
-        lines = [_HEAD, *self._lines()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return "\n".join(text_lines(_COLUMNS, self._lines()))
 
-    def __repr__(self) -> str:
-        """Return the table too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in _HEAD)
-        style = "text-align:left;white-space:nowrap"
-        body = "".join(
-            "<tr>" + "".join(f"<td style='{style}'>{escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in self._lines()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(_COLUMNS, self._lines(), style="white-space:nowrap")
 
 
 def recorded_backends(path: Path | None = None) -> RecordedTable:

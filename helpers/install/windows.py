@@ -9,13 +9,13 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from helpers.errors import InstallError
 from helpers.install.commands import install_command, nearest, set_variable
 from helpers.install.environment import read_project
 from helpers.install.paths import REPOSITORY, cache_dir
+from helpers.tables import Code, html_table
 
 LONGEST_PATH = 260
 """Characters that a path may have on Windows as it is installed, the end mark counted."""
@@ -49,19 +49,12 @@ class Steps(tuple[Step, ...]):
             for n, step in enumerate(self, 1)
         )
 
-    def __repr__(self) -> str:
-        """Return the lines too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        cell = "<td style='text-align:left'>"
-        rows = "".join(
-            f"<tr>{cell}{n}</td>{cell}{escape(step.what)}</td>"
-            f"{cell}{f'<code>{escape(step.line)}</code>' if step.line else ''}</td></tr>"
-            for n, step in enumerate(self, 1)
-        )
-        return f"<table><tbody>{rows}</tbody></table>"
+        rows = [(str(n), step.what, Code(step.line)) for n, step in enumerate(self, 1)]
+        return html_table({"": "<", " ": "<", "  ": "<"}, rows)
 
 
 def windows_steps(
