@@ -133,15 +133,12 @@ def _practice(report: BackendReport) -> list[Check]:
 
 
 def _speed(report: BackendReport) -> list[Check]:
-    if not report.runs:
-        return []
-    parts = []
-    for run in report.runs:
-        where = "processor" if run.n_gpu_layers == 0 else ", ".join(run.devices)
-        parts.append(
-            f"{where}: prompt eval {run.prompt_per_second:,.0f}, eval {run.eval_per_second:,.0f}"
-        )
-    return [Check(OK, "Speed", "; ".join(parts) + " tokens/s")]
+    parts = [
+        f"{'processor' if run.n_gpu_layers == 0 else ', '.join(run.devices)}: {run.speed}"
+        for run in report.runs
+        if run.speed
+    ]
+    return [Check(OK, "Speed", "; ".join(parts) + " tokens/s")] if parts else []
 
 
 def _no_gpu(report: BackendReport, machine: Machine) -> list[Check]:

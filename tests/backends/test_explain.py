@@ -53,6 +53,14 @@ def test_a_processor_build_claims_nothing_else() -> None:
     assert names("cpu") == {"Build", "Device", "Speed", "GPU"}
 
 
+def test_a_run_that_was_not_timed_has_no_speed() -> None:
+    report = recorded("cpu")
+    runs = tuple(replace(run, prompt_per_second=None) for run in report.runs)
+    checks = explain(replace(report, runs=runs), PLAIN)
+    assert "Speed" not in {check.name for check in checks}
+    assert "tokens/s" not in str(runs[0]) and "tokens/s" in str(report.runs[0])
+
+
 def test_openblas_is_proven_by_the_pieces_it_is_given() -> None:
     check = find(explain(recorded("openblas"), PLAIN), "Accelerator")
     assert check.status == OK and "BLAS reads prompts" in check.detail

@@ -170,6 +170,18 @@ def test_the_recorded_table_has_a_row_for_every_backend() -> None:
     assert all(row.backend in text and row.outcome in page for row in table)
 
 
+def test_a_row_without_speeds_says_so_and_is_shown(tmp_path: Path) -> None:
+    rows = [row for row in json.loads(TABLE.read_text(encoding="utf-8")) if row.get("report")]
+    for row in rows:
+        row["speeds"] = []
+    path = tmp_path / "backends.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    table = recorded_backends(path)
+    assert all(row.ran == (row.outcome == RUN) for row in table)
+    assert str(table).count("not measured") == sum(row.ran for row in table) >= 3
+    assert table._repr_html_().count("<tr>") == len(rows) + 1
+
+
 def test_all_builds_begin_with_the_same_text() -> None:
     """Runs in software are shorter; as far as they go, every build says the same."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))
