@@ -1,7 +1,7 @@
 """The commands of `python -m helpers`.
 
-Each makes sure of the environment and then goes on inside it, so that it does not matter which
-Python started it. `clean` and `doctor` are the exceptions: they never install anything.
+Each prepares the environment and continues inside it, so that it does not matter which Python
+started it. `clean` and `doctor` are the exceptions: they never install anything.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _enter(command: str, arguments: Sequence[str], backend: str | None = None) -> None:
-    """Make sure of the environment, and go on inside it: there this returns, elsewhere never."""
+    """Prepare the environment and continue inside it: there this returns, elsewhere never."""
     environment.ensure(REPOSITORY, backend)
     if not inside(venv_dir()):
         raise SystemExit(_in_environment([command, *arguments]))
@@ -98,7 +98,7 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # In a container there often is nobody else; Jupyter refuses without this word.
+        # In a container there is often no other user; Jupyter refuses root without this option.
         command.append("--allow-root")
     if (REPOSITORY / FIRST_NOTEBOOK).exists():
         command.append(str(REPOSITORY / FIRST_NOTEBOOK))
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""

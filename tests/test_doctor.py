@@ -37,7 +37,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
 def test_this_environment_is_sound() -> None:
     status, lines = run()
     assert status == 0, "\n".join(lines)
-    assert lines[-1] == "All that the notebooks need is there."
+    assert lines[-1] == "Everything the notebooks need is there."
     for title in (
         "Python", "Environment", "llama-cpp-python", "Device", "Embedded model", "JupyterLab",
         "Widget extension", "Kernel", "Memory", "Disk",
@@ -51,7 +51,7 @@ def test_dead_flags_are_translated() -> None:
     notes = [line for line in lines if line.startswith("[NOTE] Build flags")]
     assert len(notes) == 3
     assert "asks for NVIDIA CUDA, and the installed build has no ggml-cuda" in notes[0]
-    assert "-DGGML_CUDA=on stands for it" in notes[1] and "FORCE_CMAKE" in notes[2]
+    assert "using -DGGML_CUDA=on instead" in notes[1] and "FORCE_CMAKE" in notes[2]
     fix = lines[lines.index(notes[0]) + 1]
     assert "CMAKE_ARGS=-DGGML_CUDA=on" in fix and "--force-reinstall --no-cache-dir" in fix
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 STDLIB_FILES = [
     ROOT / "helpers" / "__init__.py",
     ROOT / "helpers" / "__main__.py",
-    ROOT / "helpers" / "children.py",
+    ROOT / "helpers" / "tables.py",
     ROOT / "helpers" / "cli.py",
     ROOT / "helpers" / "errors.py",
     *sorted((ROOT / "helpers" / "doctor").glob("*.py")),

@@ -23,7 +23,7 @@ from helpers.install.backends import BACKENDS
 from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
 from helpers.install.environment import MODEL, MODEL_PIN
-from helpers.install.flags import asked_backends, dead_settings
+from helpers.install.flags import dead_settings
 from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
     OLDEST_PYTHON,
@@ -98,24 +98,16 @@ def _native() -> list[Check]:
     if not report.devices:
         return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
     flags = os.environ.get("CMAKE_ARGS", "")
-    cached = pip_cached_wheel() if _asks_for_more(flags, report.builds) else None
-    return explain(report, look_at_machine(), flags, cached)
+    return explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
 
 
 def _fix(packages: Path, fault: str) -> str:
-    """Return the fix for a fault that the table of backends knows, else the line to build anew."""
+    """Return the fix for a fault that the table of backends knows, else the command to rebuild."""
     built = _built(packages)
     for failure in BACKENDS[built].failures:
         if failure.symptom in fault:
             return failure.fix
     return install_command(built, reinstall=True, python=sys.executable)
-
-
-def _asks_for_more(flags: str, built: Sequence[str]) -> bool:
-    try:
-        return not set(asked_backends(flags)) <= set(built)
-    except InstallError:
-        return False
 
 
 def _built(packages: Path) -> str:
@@ -247,5 +239,5 @@ def main(arguments: Sequence[str]) -> int:
     for check in examine():
         print(check, flush=True)
         faults += check.status == FAIL
-    print(f"{faults} to fix." if faults else "All that the notebooks need is there.")
+    print(f"{faults} to fix." if faults else "Everything the notebooks need is there.")
     return 1 if faults else 0

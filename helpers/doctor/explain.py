@@ -172,7 +172,7 @@ def _flags(
     try:
         asked = asked_backends(cmake_args)
     except InstallError:
-        return []  # said elsewhere, with the fix
+        return []  # reported elsewhere, with the fix
     checks = []
     for name in asked:
         if name in report.builds:
@@ -188,6 +188,6 @@ def _flags(
         if machine.system in backend.systems:
             fix = install_command(name, machine.system, reinstall=True, python=sys.executable)
         else:
-            fix = f"take the flag out: {backend.title} does not exist on {machine.system}"
+            fix = f"remove the flag: {backend.title} does not exist on {machine.system}"
         checks.append(Check(NOTE, "Build flags", detail, fix))
     return checks

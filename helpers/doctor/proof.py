@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from helpers.doctor.report import DeviceFacts, Run
@@ -53,7 +53,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
         # Of the folder that was really loaded: conda-forge's build has its libraries elsewhere.
         "libraries": sorted({match[1] for name in shared_libraries() if (match := _OURS(name))}),
         "backends": registered_backends(),
-        "devices": [asdict(DeviceFacts(**_facts(device))) for device in found],
+        "devices": [_facts(device) for device in found],
         "runs": [],
     }
     if options.list:
@@ -66,7 +66,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _facts(device: Any) -> dict[str, Any]:
-    return {name: getattr(device, name) for name in DeviceFacts.__dataclass_fields__}
+    return {field.name: getattr(device, field.name) for field in fields(DeviceFacts)}
 
 
 @contextlib.contextmanager

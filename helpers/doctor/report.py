@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.children import child_environment
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.installed import is_upstream
@@ -148,9 +148,7 @@ class BackendReport:
         lines += [f"load:      {run}" for run in self.runs]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        """Return the table too, for the end of a cell."""
-        return str(self)
+    __repr__ = __str__
 
 
 def _run(data: Mapping[str, Any]) -> Run:
@@ -181,13 +179,15 @@ def ask_native(
     Returns:
         Its answer and an empty text; or an empty answer and what went wrong.
     """
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(REPOSITORY)]))
+    # Nothing that changes speed, such as OMP_WAIT_POLICY: what is measured must be what `LlamaCpp`
+    # does. GGML_SCHED_DEBUG: llama.cpp then logs which backend gets which piece of a graph.
+    own = {"PYTHONPATH": path, "GGML_SCHED_DEBUG": "1", "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(
             [python, "-m", "helpers.doctor.proof", *arguments],
             cwd=REPOSITORY,
-            # Nothing that changes speed, such as OMP_WAIT_POLICY: what is measured here must be
-            # what `LlamaCpp` does. GGML_SCHED_DEBUG logs which backend gets which piece of a graph.
-            env=child_environment(GGML_SCHED_DEBUG="1"),
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

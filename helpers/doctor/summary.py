@@ -1,6 +1,6 @@
 """What a measurement was made with: the first cell of every notebook shows it.
 
-Nothing that tells who or where: no host name, no user, no path.
+Nothing identifies the user or the machine: no host name, no user, no path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from helpers.tables import FactSheet
 
 __all__ = ["EnvironmentSummary", "environment_summary"]
 
-_ABSENT = "not installed (python -m helpers doctor tells what to do)"
+_ABSENT = "not installed (python -m helpers doctor says what to do)"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class EnvironmentSummary(FactSheet):
         llama_cpp_python: Version of llama-cpp-python.
         langchain_core: Version of langchain-core.
         backends: Backends of the devices, for example `("CUDA", "CPU")`.
-        devices: One line for each device, with its memory in GiB; or what hinders it.
+        devices: One line for each device, with its memory in GiB; or why there is none.
         cores_physical: Physical cores of the machine.
         cores_usable: Physical cores that this process may use, or None if that is unknown.
         memory_gib: Memory of the machine in GiB.
-        model: Name of the model file that `default_model` gives; or what hinders it.
+        model: Name of the model file that `default_model` gives; or why there is none.
     """
 
     helpers: str
@@ -140,7 +140,7 @@ def _model() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    # An error may name the folder where it looked: who reads a notebook need not know it.
+    # An error may name the folder where it looked, which must not get into a notebook.
     lines = str(error).splitlines() or [type(error).__name__]
     words = [
         "…" + word.rpartition(os.sep)[2] if os.sep in word[:-1] else word

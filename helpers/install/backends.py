@@ -32,7 +32,7 @@ COMMON_FLAGS = ("-DGGML_RPC=on", *LEAVE_OUT)
 
 @dataclass(frozen=True)
 class Requirement:
-    """One thing that a source build needs, how to see it, and what brings it.
+    """One thing that a source build needs, how to check for it, and what installs it.
 
     Attributes:
         name: What it is, in words.

@@ -2,7 +2,7 @@
 
 pip could do this, but behind a frozen line, in a new folder each time, and its cache of built
 wheels ignores the flags. Here the source and the build folder stay where they are, so that an
-interrupted build goes on where it stopped and ccache recognises every file.
+interrupted build continues where it stopped and ccache recognises every file.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def unpack(archive: Path, into: Path) -> Path:
 def source_folder(
     version: str, cache: Path, python: Path | None = None, hold: int | None = None
 ) -> Path:
-    """Return the unpacked source of one version of llama-cpp-python, fetching it if need be.
+    """Return the unpacked source of one version of llama-cpp-python, fetching it if necessary.
 
     Args:
         version: Exact version.
@@ -215,8 +215,8 @@ def source_folder(
     if (folder / "CMakeLists.txt").exists():
         return folder
     sdists = make_folder(cache / "sdist", "the source")
-    archives = sorted(sdists.glob(f"llama_cpp_python-{version}.tar.gz"))
-    if not archives:
+    archive = sdists / f"llama_cpp_python-{version}.tar.gz"
+    if not archive.exists():
         python = python or _tools(cache, hold)
         partial = make_folder(sdists / "partial", "the source")
         command = [str(python), "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
@@ -231,13 +231,11 @@ def source_folder(
         found = sorted(partial.glob("*.tar.gz"))
         if outcome.status or not found:
             raise explain(outcome, f"Fetching the source of {DISTRIBUTION} {version}")
-        archive = sdists / f"llama_cpp_python-{version}.tar.gz"
         found[0].replace(archive)
         shutil.rmtree(partial, ignore_errors=True)
-        archives = [archive]
     make_folder(cache / "src", "the source")
     steps.say("Unpacking the source ...")
-    return unpack(archives[0], folder)
+    return unpack(archive, folder)
 
 
 def _build_environment(

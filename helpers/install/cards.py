@@ -20,6 +20,8 @@ _CARDS = {
     "none": ("no graphics card, or an old one", ("cpu", "openblas"), ""),
 }
 
+_USUAL = {"linux": "x86_64", "macos": "arm64", "windows": "amd64"}
+
 
 @dataclass(frozen=True)
 class CardLine:
@@ -103,7 +105,7 @@ def card_lines(
         raise InstallError(nearest(where, list(SHELLS), "system"))
     if card is not None and card not in _CARDS:
         raise InstallError(nearest(card, list(_CARDS), "kind of card"))
-    machine = look_at_machine() if where == current_system() else Machine(where, _usual(where))
+    machine = look_at_machine() if where == current_system() else Machine(where, _USUAL[where])
     # Of a driver that is not known, the newest is assumed.
     machine = replace(machine, cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1])
     found = []
@@ -115,10 +117,6 @@ def card_lines(
     if not found:
         raise InstallError(f"No backend serves a card of kind {card!r} on {where}: take 'none'.")
     return CardTable(found)
-
-
-def _usual(system: str) -> str:
-    return {"linux": "x86_64", "macos": "arm64", "windows": "amd64"}[system]
 
 
 def _line(

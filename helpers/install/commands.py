@@ -83,15 +83,11 @@ def _check(backend: Backend, system: str, shell: str, prebuilt: bool) -> None:
             f"There is no {shell} on {system}: choose one of {', '.join(SHELLS[system])}."
         )
     need_system(backend, system)
-    if prebuilt and backend.wheels is None:
-        raise InstallError(
-            f"There are no prebuilt wheels for {backend.title}: leave out prebuilt=True, which "
-            "gives the line for a source build."
-        )
-    if prebuilt and backend.wheels and system not in {name for name, _ in backend.wheels.systems}:
+    served = {name for name, _ in backend.wheels.systems} if backend.wheels else set()
+    if prebuilt and system not in served:
         raise InstallError(
             f"There are no prebuilt wheels of {backend.title} for {system}: leave out "
-            "prebuilt=True."
+            "prebuilt=True, which gives the line for a source build."
         )
 
 

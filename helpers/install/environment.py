@@ -81,7 +81,7 @@ def read_project(root: Path) -> Project:
         pins = (root / "constraints.txt").read_text(encoding="utf-8")
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise InstallError(
-            f"{root} is not a complete clone of the suite ({error}): git restore . or clone anew"
+            f"{root} is not a complete clone of the suite ({error}): git restore . or clone again"
         ) from None
     wanted = list(table.get("dependencies", []))
     for extra in EXTRAS:
@@ -237,7 +237,7 @@ class _Work:
                 raise InstallError(
                     f"{self.venv} is there but is no Python environment: move it away"
                 )
-            steps.say(f"{self.venv} {fault}: making it anew.")
+            steps.say(f"{self.venv} {fault}: making it again.")
             shutil.rmtree(self.venv)
         steps.say(f"Making the environment {self.venv}")
         try:
@@ -246,15 +246,10 @@ class _Work:
             raise InstallError(f"{self.venv} cannot be made: {error}") from None
 
     def _pip(self, title: str, *arguments: str, quiet: bool = False) -> None:
-        outcome = self._try_pip(title, *arguments, quiet=quiet)
-        if outcome.status:
-            raise build.explain(outcome, title)
-
-    def _try_pip(self, title: str, *arguments: str, quiet: bool = False) -> steps.Outcome:
         command = [str(self.python), "-m", "pip", "--no-input", "install"]
         command += ["-c", str(self.project.constraints), *arguments]
         slug = canonical(re.sub(r"[^\w]+", "-", title)).strip("-")
-        return steps.run(
+        outcome = steps.run(
             command,
             title=title,
             log=self.cache / "logs" / f"{slug}.log",
@@ -262,16 +257,15 @@ class _Work:
             hold=self.hold,
             quiet=quiet,
         )
+        if outcome.status:
+            raise build.explain(outcome, title)
 
-    def _fits(self, backend: str, version: str | None = None) -> bool:
-        """Say whether the installed llama-cpp-python is this version with this backend in it."""
-        found = installed(site_packages(self.venv), DISTRIBUTION)
-        if found is None or found != (version or self.project.version):
-            return False
-        stems = set(BACKENDS[backend].libraries)
-        if source_only():
-            stems.add("ggml-rpc")
+    def _fits(self, backend: str) -> bool:
+        """Say whether the installed llama-cpp-python is the pinned one, with this backend in it."""
         packages = site_packages(self.venv)
+        if installed(packages, DISTRIBUTION) != self.project.version:
+            return False
+        stems = {*BACKENDS[backend].libraries, *(["ggml-rpc"] if source_only() else [])}
         return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
@@ -293,7 +287,7 @@ class _Work:
         if not self._fits(backend):
             shutil.rmtree(wheel.parent, ignore_errors=True)
             raise InstallError(
-                f"the {DISTRIBUTION} that was just built cannot be loaded; it was thrown away, "
+                f"the {DISTRIBUTION} that was just built cannot be loaded; it was deleted, "
                 f"run the same command again. Log: {self.cache / 'logs'}"
             )
 
@@ -316,7 +310,7 @@ class _Work:
         return None
 
     def _install_wheel(self, wheel: Path) -> None:
-        # First the wheel itself, whatever stands there now; then what it needs, if missing.
+        # First the wheel itself, whatever is installed now; then its dependencies, if missing.
         self._pip(f"Installing {DISTRIBUTION}", "--no-deps", "--force-reinstall", str(wheel))
         self._pip(
             f"Completing {DISTRIBUTION}", f"{DISTRIBUTION}=={self.project.version}", quiet=True

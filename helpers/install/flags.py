@@ -17,10 +17,10 @@ _RENAMED = (
 )  # fmt: skip
 _CLBLAST = ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on")
 _KOMPUTE = ((), "was removed: use -DGGML_VULKAN=on")
-# Dead name -> (what stands for it today, why). An empty tuple: nothing does, leave it out.
+# Dead name -> (its successors, why). Without a successor the flag is dropped.
 DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     **{f"LLAMA_{name}": ((f"GGML_{name}",), "was renamed") for name in _RENAMED},
-    "LLAMA_CUBLAS": (("GGML_CUDA",), "stops CMake with an error since 2024"),
+    "LLAMA_CUBLAS": (("GGML_CUDA",), "has stopped CMake with an error since 2024"),
     "GGML_CUBLAS": (("GGML_CUDA",), "was renamed"),
     "LLAMA_METAL": (("GGML_METAL",), "was renamed; on a Mac, Metal is on anyway"),
     "LLAMA_HIPBLAS": (("GGML_HIP",), "was renamed"),
@@ -30,8 +30,8 @@ DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "GGML_CLBLAST": _CLBLAST,
     "LLAMA_KOMPUTE": _KOMPUTE,
     "GGML_KOMPUTE": _KOMPUTE,
-    "LLAMA_CURL": ((), "means nothing any more"),
-    "FORCE_CMAKE": ((), "means nothing any more: CMake always runs"),
+    "LLAMA_CURL": ((), "no longer has any effect"),
+    "FORCE_CMAKE": ((), "no longer has any effect: CMake always runs"),
 }
 _DEFINE = re.compile(r"-D(?P<name>\w+)(?P<type>:\w+)?(?:=(?P<value>.*))?$", re.DOTALL)
 _ON = {"1", "on", "yes", "true", "y"}
@@ -68,7 +68,7 @@ def _split(text: str) -> list[str]:
 
 
 def translate(text: str) -> Translation:
-    """Read the text of `CMAKE_ARGS` and replace dead flags by what stands for them today.
+    """Read the text of `CMAKE_ARGS` and replace dead flags by their successors.
 
     Raises:
         InstallError: If a quote is not closed.
@@ -86,7 +86,7 @@ def translate(text: str) -> Translation:
         new = [f"-D{item}" if "=" in item else f"-D{item}={value}" for item in successors]
         flags += new
         remarks.append(
-            f"{word} {why}" + (f"; {' '.join(new)} stands for it" if new else "; it is left out")
+            f"{word} {why}" + (f"; using {' '.join(new)} instead" if new else "; ignoring it")
         )
     return Translation(tuple(flags), tuple(remarks))
 

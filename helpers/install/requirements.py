@@ -31,12 +31,12 @@ _NAMED_BY = {"nvcc": "CUDACXX", "c++": "CXX"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One requirement, whether it is met here, and the command that brings it.
+    """One requirement, whether it is met here, and the command that installs it.
 
     Attributes:
         requirement: What is needed.
         met: True if its check succeeded.
-        fix:  Command that brings it on this machine, or its package by manager.
+        fix: Command that installs it on this machine, or its package by manager.
     """
 
     requirement: Requirement

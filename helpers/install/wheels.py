@@ -28,7 +28,7 @@ def _timeout() -> str:
 
 
 def _reason(text: str) -> str:
-    """Say in a few words why pip gave no wheel."""
+    """Say in a few words why pip fetched no wheel."""
     if re.search(r"timed out|Timeout", text):
         return "the index does not answer"
     if re.search(r"NewConnectionError|refused|resolution|getaddrinfo|unreachable", text):
