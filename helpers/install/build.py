@@ -40,7 +40,7 @@ BUILD_MIB = {"cuda": 4000, "rocm": 4000, "sycl": 2000, "vulkan": 1200}
 _BUILD_MIB_PLAIN = 600
 # Measured for the CPU and RPC: processor seconds of all cores together.
 _CORE_SECONDS = {"cuda": 5000.0, "rocm": 5000.0, "vulkan": 1500.0}
-_CORE_SECONDS_PLAIN = 640.0
+_CORE_SECONDS_PLAIN = 450.0
 _OLDEST_CMAKE = (3, 21)
 # With this, -DLLAMA_BUILD_COMMON=off is obeyed.
 _LEAN = Path(__file__).with_name("lean.cmake")
