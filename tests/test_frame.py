@@ -45,6 +45,13 @@ def test_public_names_are_sorted_unique_and_importable() -> None:
         _ = helpers.Nonsense
 
 
+def test_the_version_is_that_of_pyproject_and_stands_nowhere_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert helpers.__version__ == project["version"]
+    for path in (ROOT / "helpers").rglob("*.py"):
+        assert f'"{project["version"]}"' not in path.read_text(encoding="utf-8"), path
+
+
 def test_type_checkers_see_the_same_names() -> None:
     text = (ROOT / "helpers" / "__init__.py").read_text(encoding="utf-8")
     pairs = re.findall(r"^    from helpers\.([\w.]+) import (\w+) as (\w+)$", text, re.MULTILINE)

@@ -51,11 +51,12 @@ _PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
 
 @dataclass(frozen=True)
 class Project:
-    """What `pyproject.toml` and `constraints.txt` ask for."""
+    """What `pyproject.toml` and `constraints.txt` ask for; `version` is llama-cpp-python's."""
 
     root: Path
     dependencies: tuple[str, ...]
     version: str
+    own_version: str
 
     @property
     def constraints(self) -> Path:
@@ -96,7 +97,7 @@ def read_project(root: Path) -> Project:
             f"constraints.txt does not pin {DISTRIBUTION}: git restore constraints.txt"
         )
     rest = tuple(r for r in wanted if _requirement_name(r) != DISTRIBUTION)
-    return Project(root, rest, version)
+    return Project(root, rest, version, str(table.get("version", "")))
 
 
 def _fingerprint(root: Path) -> str:
@@ -317,7 +318,9 @@ class _Work:
         )
 
     def _package(self) -> None:
-        if not editable_here(site_packages(self.venv), self.root):
+        packages = site_packages(self.venv)
+        known = installed(packages, "llama-notebooks")  # `helpers.__version__` is this
+        if known != self.project.own_version or not editable_here(packages, self.root):
             self._pip("Installing helpers", "--no-deps", "-e", str(self.root), quiet=True)
 
     def _model(self) -> None:
