@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS, CUDA_INDEXES
@@ -109,36 +110,15 @@ def card_lines(
     # Of a driver that is not known, the newest is assumed.
     machine = replace(machine, cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1])
     found = []
-    for name in [card] if card else list(_CARDS):
-        title, backends, see = _CARDS[name]
+    for title, backends, see in [_CARDS[card]] if card else _CARDS.values():
         for backend in backends:
-            if where in BACKENDS[backend].systems:
-                found.append(_line(title, backend, see, machine, shell, python))
+            if where not in BACKENDS[backend].systems:
+                continue
+            line = partial(install_command, backend, where, shell, python=python)
+            index, wheels = wheel_index(backend, machine), BACKENDS[backend].wheels
+            prebuilt = line(prebuilt=True, index=index) if index else ""
+            limits = wheels.limits if wheels and index else ()
+            found.append(CardLine(title, backend, see, prebuilt, line(), limits))
     if not found:
         raise InstallError(f"No backend serves a card of kind {card!r} on {where}: take 'none'.")
     return CardTable(found)
-
-
-def _line(
-    title: str,
-    backend: str,
-    see: str,
-    machine: Machine,
-    shell: str | None,
-    python: str,
-) -> CardLine:
-    system, wheels = machine.system, BACKENDS[backend].wheels
-    index = wheel_index(backend, machine)
-    prebuilt = ""
-    if index is not None:
-        prebuilt = install_command(
-            backend, system, shell, prebuilt=True, index=index, python=python
-        )
-    return CardLine(
-        card=title,
-        backend=backend,
-        see=see,
-        prebuilt=prebuilt,
-        source=install_command(backend, system, shell, python=python),
-        limits=wheels.limits if wheels and index else (),
-    )

@@ -134,31 +134,33 @@ def detect_backend(machine: Machine | None = None) -> Detection:
     """
     seen = machine or look_at_machine()
     notes: list[str] = []
+
+    def chosen(backend: str, reason: str) -> Detection:
+        return Detection(backend, reason, wheel_index(backend, seen), tuple(notes))
+
     if seen.system == "macos":
         if seen.machine == "arm64":
-            return Detection("metal", "Apple silicon", wheel_index("metal", seen))
+            return chosen("metal", "Apple silicon")
         if seen.translated:
             notes.append(
                 "This Python was built for Intel and runs translated on Apple silicon: install "
                 "an arm64 Python (python.org's universal installer, or brew) to use Metal."
             )
-        return Detection("cpu", "an Intel Python on a Mac", wheel_index("cpu", seen), tuple(notes))
+        return chosen("cpu", "an Intel Python on a Mac")
     if seen.nvidia:
         index = wheel_index("cuda", seen)
         version = ".".join(map(str, seen.cuda)) if seen.cuda else "an unknown version"
         if index or seen.nvcc:
             how = f"its driver supports CUDA {version}" if index else "nvcc is there"
-            return Detection("cuda", f"{seen.nvidia}; {how}", index)
+            return chosen("cuda", f"{seen.nvidia}; {how}")
         notes.append(
             f"{seen.nvidia} is there, but its driver supports CUDA {version} and nvcc is missing: "
             "update the driver, or install the CUDA toolkit, and run lab --backend cuda."
         )
     if seen.rocm:
-        return Detection("rocm", "ROCm is installed", wheel_index("rocm", seen), tuple(notes))
+        return chosen("rocm", "ROCm is installed")
     if seen.vulkan:
-        return Detection(
-            "vulkan", f"Vulkan sees {seen.vulkan[0]}", wheel_index("vulkan", seen), tuple(notes)
-        )
+        return chosen("vulkan", f"Vulkan sees {seen.vulkan[0]}")
     if seen.oneapi:
         notes.append("Intel's oneAPI is active: for an Intel card, run lab --backend sycl.")
-    return Detection("cpu", "no usable GPU was found", wheel_index("cpu", seen), tuple(notes))
+    return chosen("cpu", "no usable GPU was found")
