@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from helpers.convert import convert_ggml as convert_ggml
     from helpers.convert import perplexity as perplexity
     from helpers.convert import quantize as quantize
+    from helpers.doctor import EnvironmentSummary as EnvironmentSummary
     from helpers.doctor import backend_report as backend_report
+    from helpers.doctor import environment_summary as environment_summary
     from helpers.engine import LoadReport as LoadReport
     from helpers.errors import ContextOverflowError as ContextOverflowError
     from helpers.errors import DeviceError as DeviceError
@@ -60,78 +62,57 @@ if TYPE_CHECKING:
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
-    from helpers.summary import EnvironmentSummary as EnvironmentSummary
-    from helpers.summary import environment_summary as environment_summary
     from helpers.timings import Timings as Timings
     from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
 
-_MODULE_OF = {
-    "BACKENDS": "install",
-    "ContextOverflowError": "errors",
-    "Device": "native",
-    "DeviceError": "errors",
-    "EngineCrashed": "errors",
-    "EnvironmentSummary": "summary",
-    "GpuTuner": "widgets",
-    "Grammar": "grammars",
-    "GrammarError": "errors",
-    "GrammarPlayground": "widgets",
-    "HelpersError": "errors",
-    "InstallError": "errors",
-    "LlamaCpp": "llm",
-    "LoadReport": "engine",
-    "MemoryPlan": "memory",
-    "ModelChooser": "widgets",
-    "ModelFileError": "errors",
-    "ModelInfo": "models",
-    "SweepResult": "bench",
-    "Timings": "timings",
-    "TimingsRecorder": "recorder",
-    "backend_report": "doctor",
-    "capture_log": "native",
-    "check_model_file": "models",
-    "convert_ggml": "convert",
-    "default_model": "models",
-    "detect_backend": "install",
-    "devices": "native",
-    "environment_summary": "summary",
-    "find_best": "bench",
-    "find_model": "models",
-    "format_prompt": "models",
-    "inspect_model": "models",
-    "install_command": "install",
-    "local_models": "models",
-    "perplexity": "convert",
-    "plot_bars": "plots",
-    "plot_choices": "plots",
-    "plot_compare": "plots",
-    "plot_lines": "plots",
-    "plot_memory": "plots",
-    "plot_rules": "plots",
-    "plot_sweep": "plots",
-    "plot_timings": "plots",
-    "plot_tokens": "plots",
-    "practice_accelerator": "native",
-    "predict_memory": "memory",
-    "quantize": "convert",
-    "recommend": "models",
-    "suggest_gpu_layers": "memory",
-    "sweep": "bench",
-    "trace_choices": "grammars",
+    __version__: str
+
+_NAMES = {
+    "bench": "SweepResult find_best sweep",
+    "convert": "convert_ggml perplexity quantize",
+    "doctor": "EnvironmentSummary backend_report environment_summary",
+    "engine": "LoadReport",
+    "errors": "ContextOverflowError DeviceError EngineCrashed GrammarError HelpersError "
+    "InstallError ModelFileError",
+    "grammars": "Grammar trace_choices",
+    "install": "BACKENDS detect_backend install_command",
+    "llm": "LlamaCpp",
+    "memory": "MemoryPlan predict_memory suggest_gpu_layers",
+    "models": "ModelInfo check_model_file default_model find_model format_prompt inspect_model "
+    "local_models recommend",
+    "native": "Device capture_log devices practice_accelerator",
+    "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_rules plot_sweep "
+    "plot_timings plot_tokens",
+    "recorder": "TimingsRecorder",
+    "timings": "Timings",
+    "widgets": "GpuTuner GrammarPlayground ModelChooser",
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_MODULE_OF)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
+    if name in _MODULE_OF:
+        value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name == "__version__":
+        value = _version()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The installed version; pyproject.toml is the one place that says it."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("llama-notebooks")
+    except metadata.PackageNotFoundError:  # a clone whose environment is not made yet
+        return "0+not.installed"
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ if sys.version_info[:2] < _OLDEST:
     )
     raise SystemExit(2)
 
-from helpers.install.cli import main  # noqa: E402  (not before the version is known to do)
+from helpers.cli import main  # noqa: E402  (not before the version is known to do)
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import ChatGeneration
 
+from helpers.tables import html_table
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TimingsRecorder"]
 
 _PROMPT_CHARACTERS = 60
+_FORMS = {"f": ">.2f", "i": ">"}  # by the kind of a column
 _MS_FIELDS = ("load_ms", "prompt_ms", "sample_ms", "eval_ms", "total_ms", "first_token_ms")
 _COUNT_FIELDS = (
     "prompt_tokens",
@@ -116,7 +118,10 @@ class TimingsRecorder(BaseCallbackHandler):
 
     def _repr_html_(self) -> str:
         """Return the table of calls for Jupyter, without columns in which nothing is known."""
-        return str(self.to_frame().dropna(axis="columns", how="all").round(2).to_html())
+        frame = self.to_frame().dropna(axis="columns", how="all").reset_index()
+        columns = {name: _FORMS.get(kind.kind, "<") for name, kind in frame.dtypes.items()}
+        known = frame.astype(object).where(frame.notna(), None)
+        return html_table(columns, known.itertuples(index=False))
 
     # LangChain calls the methods below.
 

@@ -16,22 +16,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from helpers.recorder import TimingsRecorder
+from helpers.tables import Row, html_table
 
-__all__ = ["Timings", "TimingsRecorder"]
+__all__ = ["Timings"]
 
-
-def __getattr__(name: str) -> object:
-    # The recorder is a LangChain handler; that import is heavy, and reading a log needs none of it.
-    if name == "TimingsRecorder":
-        from helpers.recorder import TimingsRecorder
-
-        return TimingsRecorder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_COLUMNS = {"": "<", "ms": ">.2f", "tokens": ">", "ms per token": ">.2f", "tokens/s": ">.1f"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +174,7 @@ class Timings:
 
     def _repr_html_(self) -> str:
         """Return a small table for Jupyter: step, time, tokens, ms per token, tokens per second."""
-        rows = [
+        steps = [
             ("load", self.load_ms, None),
             ("prompt eval", self.prompt_ms, self.prompt_tokens),
             ("sample", self.sample_ms, self.sample_tokens),
@@ -191,22 +182,14 @@ class Timings:
             ("total", self.total_ms, self.generated_tokens),
             ("first token", self.first_token_ms, None),
         ]
-        body = "".join(
-            f"<tr><th style='text-align:left'>{escape(step)}</th>"
-            + "".join(f"<td style='text-align:right'>{cell}</td>" for cell in _cells(ms, tokens))
-            + "</tr>"
-            for step, ms, tokens in rows
-            if ms is not None
-        )
+        rows: list[Row] = []
+        for step, ms, tokens in steps:
+            if ms is not None:
+                rate = _per_second(tokens, ms)
+                rows.append((step, ms, tokens, rate and 1e3 / rate, rate))
         if self.cached_tokens:
-            body += (
-                "<tr><th style='text-align:left'>prompt from cache</th><td></td>"
-                f"<td style='text-align:right'>{self.cached_tokens}</td><td></td><td></td></tr>"
-            )
-        head = "".join(
-            f"<th>{name}</th>" for name in ("", "ms", "tokens", "ms per token", "tokens/s")
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            rows.append(("prompt from cache", None, self.cached_tokens, None, None))
+        return html_table(_COLUMNS, rows)
 
 
 _NAMES = tuple(f.name for f in fields(Timings))
@@ -307,16 +290,6 @@ def _line(name: str, ms: float | None, tokens: int | None = None, unit: str = ""
         if rate is not None:
             line += f" ({ms / tokens:8.2f} ms per token, {rate:8.2f} tokens per second)"
     return line.rstrip()
-
-
-def _cells(ms: float | None, tokens: int | None) -> tuple[str, str, str, str]:
-    rate = _per_second(tokens, ms)
-    return (
-        "" if ms is None else f"{ms:.2f}",
-        "" if tokens is None else str(tokens),
-        "" if rate is None else f"{1e3 / rate:.2f}",
-        "" if rate is None else f"{rate:.1f}",
-    )
 
 
 def _preview(text: str, width: int = 120) -> str:

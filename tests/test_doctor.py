@@ -1,4 +1,4 @@
-"""The doctor: right lines for a sound environment, and the mend for each fault."""
+"""The doctor: right lines for a sound environment, and the fix for each fault."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from helpers import InstallError, backend_report, doctor
 from helpers.doctor import BackendReport
+from helpers.doctor.report import ask_native
 from helpers.install import installed
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
 def test_this_environment_is_sound() -> None:
     status, lines = run()
     assert status == 0, "\n".join(lines)
-    assert lines[-1] == "All that the notebooks need is there."
+    assert lines[-1] == "Everything the notebooks need is there."
     for title in (
         "Python", "Environment", "llama-cpp-python", "Device", "Embedded model", "JupyterLab",
         "Widget extension", "Kernel", "Memory", "Disk",
@@ -50,12 +51,12 @@ def test_dead_flags_are_translated() -> None:
     notes = [line for line in lines if line.startswith("[NOTE] Build flags")]
     assert len(notes) == 3
     assert "asks for NVIDIA CUDA, and the installed build has no ggml-cuda" in notes[0]
-    assert "-DGGML_CUDA=on stands for it" in notes[1] and "FORCE_CMAKE" in notes[2]
-    mend = lines[lines.index(notes[0]) + 1]
-    assert "CMAKE_ARGS=-DGGML_CUDA=on" in mend and "--force-reinstall --no-cache-dir" in mend
+    assert "using -DGGML_CUDA=on instead" in notes[1] and "FORCE_CMAKE" in notes[2]
+    fix = lines[lines.index(notes[0]) + 1]
+    assert "CMAKE_ARGS=-DGGML_CUDA=on" in fix and "--force-reinstall --no-cache-dir" in fix
 
 
-def test_a_library_that_cannot_be_loaded_is_a_failure_with_its_mend(tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_a_failure_with_its_fix(tmp_path: Path) -> None:
     # A folder that is found before the real package, and fails as a library for another machine.
     (tmp_path / "llama_cpp").mkdir()
     broken = tmp_path / "llama_cpp" / "__init__.py"
@@ -153,6 +154,26 @@ def test_the_report_runs_a_model_on_all_that_is_there() -> None:
     assert not any(name in report.runs[0].splits for name in report.runs[1].devices)
 
 
+@pytest.mark.parametrize("own", [None, "active"])
+def test_the_speeds_are_measured_as_the_user_would_get_them(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passive OMP_WAIT_POLICY costs half the speed or more: only the user may set one."""
+    seen: dict[str, str] = {}
+
+    def no_child(command: list[str], *, env: dict[str, str], **options: object) -> object:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, "{}\n", "")
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    monkeypatch.setattr(subprocess, "run", no_child)
+    assert ask_native() == ({}, "")
+    assert seen.get("OMP_WAIT_POLICY") == own
+    assert seen["GGML_SCHED_DEBUG"] == "1"
+
+
 def test_a_listing_loads_nothing() -> None:
     assert backend_report(load=False).runs == ()
 
@@ -165,7 +186,7 @@ def _copy_of_llama_cpp(where: Path) -> Path:
 
 
 @pytest.mark.parametrize("kept", [0, 100, 200_000])
-def test_a_truncated_library_is_one_failure_with_its_mend(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_library_is_one_failure_with_its_fix(tmp_path: Path, kept: int) -> None:
     folder = _copy_of_llama_cpp(tmp_path)
     for path in folder.glob("*llama.*"):
         if not path.is_symlink():

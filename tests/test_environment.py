@@ -300,7 +300,7 @@ def test_an_interrupted_run_ends_its_children_and_can_be_run_again(
     # communicate() returns only when every process that holds the pipe has ended.
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
-    assert output.rstrip().endswith("Interrupted. The same command goes on from here.")
+    assert output.rstrip().endswith("Interrupted. Run the same command again to continue.")
     assert "Traceback" not in output
     index.hang.clear()
     index.wheel = llama_wheel("second run")

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import helpers
-from helpers.install import cli
+from helpers import cli
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -45,6 +45,13 @@ def test_public_names_are_sorted_unique_and_importable() -> None:
         _ = helpers.Nonsense
 
 
+def test_the_version_is_that_of_pyproject_and_stands_nowhere_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert helpers.__version__ == project["version"]
+    for path in (ROOT / "helpers").rglob("*.py"):
+        assert f'"{project["version"]}"' not in path.read_text(encoding="utf-8"), path
+
+
 def test_type_checkers_see_the_same_names() -> None:
     text = (ROOT / "helpers" / "__init__.py").read_text(encoding="utf-8")
     pairs = re.findall(r"^    from helpers\.([\w.]+) import (\w+) as (\w+)$", text, re.MULTILINE)
@@ -60,7 +67,7 @@ def test_each_name_comes_from_the_module_that_the_table_says() -> None:
 def test_the_readme_names_every_command_and_no_other() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:python3|py) -m helpers (\w+)", text))
-    assert named == set(cli.commands())
+    assert named == set(cli.COMMANDS)
     for command in ("lab", "test"):
         assert f"\npython3 -m helpers {command}\n" in text
         assert f"\npy -m helpers {command}\n" in text
@@ -69,8 +76,17 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 def test_ci_files_name_commands_that_exist() -> None:
     for path in (ROOT / ".ci" / "run", ROOT / ".github" / "workflows" / "ci.yml"):
         named = set(re.findall(r"-m helpers (\w+)", path.read_text(encoding="utf-8")))
-        assert {"lab", "lint", "test"} <= named <= set(cli.commands())
+        assert {"lab", "lint", "test"} <= named <= set(cli.COMMANDS)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_weekly_run_has_both_ends_of_llama_cpp_pythons_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = next(r for r in project["dependencies"] if r.startswith("llama-cpp-python"))
+    lowest, above = re.findall(r"[\d.]+", wanted)
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert f"/llama-cpp-python=={lowest}/' constraints.txt" in text
+    assert above == "0.4" and "pip index versions llama-cpp-python" in text
 
 
 def _markdown() -> dict[Path, str]:

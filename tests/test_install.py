@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from helpers import BACKENDS, InstallError, detect_backend, install_command
+from helpers.install.backends import CUDA_INDEXES
 from helpers.install.commands import SHELLS, join, set_variable
 from helpers.install.detect import Machine, cuda_index, parse_nvidia_smi, parse_vulkaninfo
 from helpers.install.flags import DEAD_FLAGS, dead_settings, merge, translate
-from helpers.install.shapes import CUDA_INDEXES
+from helpers.install.requirements import _MANAGERS
 
 NASTY = (
     "plain",
@@ -58,9 +59,9 @@ def test_the_table_has_the_eight_backends_each_complete() -> None:
         assert backend.requirements and backend.libraries and backend.proof
         for requirement in backend.requirements:
             assert requirement.packages and requirement.check
-            assert set(requirement.packages) <= {"apt", "dnf", "brew", "winget", "conda"}
+            assert set(requirement.packages) <= set(_MANAGERS)
         for failure in backend.failures:
-            assert failure.symptom and failure.cause and failure.mend
+            assert failure.symptom and failure.cause and failure.fix
 
 
 def test_no_flag_of_the_table_is_dead() -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from helpers import cli
 from helpers.errors import InstallError
-from helpers.install import build, cli, paths, steps
+from helpers.install import build, paths, steps
 
 ROOT = Path(__file__).parents[1]
 STDLIB_FILES = [
     ROOT / "helpers" / "__init__.py",
     ROOT / "helpers" / "__main__.py",
+    ROOT / "helpers" / "tables.py",
+    ROOT / "helpers" / "cli.py",
     ROOT / "helpers" / "errors.py",
     *sorted((ROOT / "helpers" / "doctor").glob("*.py")),
     *sorted((ROOT / "helpers" / "install").glob("*.py")),
@@ -59,7 +62,7 @@ def test_a_wrong_call_is_one_line_and_status_2(arguments: list[str], words: str)
 def test_without_a_command_the_commands_are_listed() -> None:
     status, output, _ = helpers()
     assert status == 2
-    for name in cli.commands():
+    for name in cli.COMMANDS:
         assert f"\n  {name} " in output
     assert helpers("--help")[0] == 0
 
@@ -104,7 +107,7 @@ def test_an_old_python_says_so_in_one_line() -> None:
 
 def test_the_commands_need_the_standard_library_alone() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import helpers.install.cli, helpers.doctor"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import helpers.cli"
         "; print([m for m in sys.modules if 'site-packages' in str("
         "getattr(sys.modules[m], '__file__', ''))])"
     )

@@ -314,14 +314,6 @@ def test_importing_timings_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_recorder_is_found_in_timings_too() -> None:
-    import helpers.timings
-
-    assert helpers.timings.TimingsRecorder is TimingsRecorder
-    with pytest.raises(AttributeError, match="nonsense"):
-        helpers.timings.nonsense  # noqa: B018
-
-
 # --- the recorder ----------------------------------------------------------------------------
 
 

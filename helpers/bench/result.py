@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from helpers.bench import store
 from helpers.bench.rows import GOALS, Settings, SweepRow, goal_weight
 from helpers.errors import HelpersError
+from helpers.tables import Row, html_table, text_lines
 
 TIE = 0.02
 """Rows within 2 % of the best are as fast as it: two trials of one setting differ by as much."""
 
-Cell = tuple[str, str]  # text and alignment
-_COLUMNS = ("layers", "batch", "threads", "KV", "prompt tokens/s", "eval tokens/s", "MiB", "")
+COLUMNS = {
+    "layers": ">6",
+    "batch": ">5",
+    "threads": ">7",
+    "KV": ">5",
+    "prompt tokens/s": ">22",
+    "eval tokens/s": ">22",
+    "MiB": ">7.0f",
+    "": "<",
+}
+_REASON = 70  # characters
 
 
 @dataclass
@@ -129,31 +138,21 @@ class SweepResult:
         """A pandas DataFrame with one row for each trial: settings, medians, spread, memory."""
         import pandas as pd
 
-        columns: dict[str, Callable[[SweepRow], Any]] = {
-            "n_gpu_layers": lambda row: row.n_gpu_layers,
-            "n_batch": lambda row: row.n_batch,
-            "n_threads": lambda row: row.n_threads,
-            "type_kv": lambda row: row.type_kv,
-            "prompt_per_second": lambda row: row.prompt_per_second,
-            "prompt_low": lambda row: row.prompt_spread and row.prompt_spread[0],
-            "prompt_high": lambda row: row.prompt_spread and row.prompt_spread[1],
-            "eval_per_second": lambda row: row.eval_per_second,
-            "eval_low": lambda row: row.eval_spread and row.eval_spread[0],
-            "eval_high": lambda row: row.eval_spread and row.eval_spread[1],
-            "repeats": lambda row: row.repeats,
-            "load_ms": lambda row: row.load_ms,
-            "total_mib": lambda row: row.total_mib or None,
-            "seconds": lambda row: row.seconds,
-            "reason": lambda row: row.reason,
-        }
-        texts = ("type_kv", "reason")
-        whole = ("n_gpu_layers", "n_batch", "n_threads", "repeats")
-        frame = pd.DataFrame(
-            {name: [get(row) for row in self.rows] for name, get in columns.items()}
-        )
-        kinds = dict.fromkeys(columns, "float64")
-        kinds |= dict.fromkeys(whole, "int64") | dict.fromkeys(texts, "object")
-        return frame.astype(kinds)
+        kinds = dict.fromkeys(("n_gpu_layers", "n_batch", "n_threads"), "int64")
+        kinds["type_kv"] = "object"
+        for name in ("prompt", "eval"):
+            kinds |= dict.fromkeys((f"{name}_per_second", f"{name}_low", f"{name}_high"), "float64")
+        kinds["repeats"] = "int64"
+        kinds |= dict.fromkeys(("load_ms", "total_mib", "seconds"), "float64")
+        kinds["reason"] = "object"
+        rows = []
+        for row in self.rows:
+            known = {name: getattr(row, name) for name in kinds if hasattr(row, name)}
+            known["total_mib"] = row.total_mib or None
+            for name in ("prompt", "eval"):
+                known[f"{name}_low"], known[f"{name}_high"] = row.speed(name)[1] or (None, None)
+            rows.append(known)
+        return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, all at once: the file is never half written.
@@ -161,9 +160,7 @@ class SweepResult:
         Raises:
             HelpersError: It cannot be written there.
         """
-        from helpers.bench.store import write
-
-        write(self, Path(path))
+        store.write(vars(self), Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SweepResult:
@@ -172,15 +169,13 @@ class SweepResult:
         Raises:
             HelpersError: There is no such file, or it is damaged, or no sweep.
         """
-        from helpers.bench.store import read
-
-        return read(Path(path))
+        return cls(**store.read(Path(path)))
 
     # -- as a table -------------------------------------------------------------------------------
 
     def __str__(self) -> str:
         """A table for the terminal, below what it was measured on."""
-        lines = [*self.facts(), "", header(), *(line(row) for row in self.rows)]
+        lines = [*self.facts(), "", *text_lines(COLUMNS, map(cells, self.rows))]
         lines += ["", *self.conclusions()] if self.conclusions() else []
         return "\n".join(lines)
 
@@ -189,20 +184,13 @@ class SweepResult:
         return f"<SweepResult: {done} of {len(self.rows)} trials with a result>"
 
     def _repr_html_(self) -> str:
-        best = self._best_row()
-        head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
-        body = ""
-        for row in self.rows:
-            cells = _cells(row)
-            if row is best:
-                cells[-1] = "★ best"
-            style = " style='font-weight:bold'" if row is best else ""
-            body += f"<tr{style}>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>"
-        facts = "<br>".join(escape(text) for text in self.facts())
-        said = "<br>".join(escape(text) for text in self.conclusions())
-        return (
-            f"<table><caption style='text-align:left'>{facts}</caption><thead><tr>{head}</tr>"
-            f"</thead><tbody>{body}</tbody></table>" + (f"<p>{said}</p>" if said else "")
+        rows = [list(cells(row)) for row in self.rows]
+        best = self.best_row()
+        place = None if best is None else self.rows.index(best)
+        if place is not None:
+            rows[place][-1] = "★ best"
+        return html_table(
+            COLUMNS, rows, caption=self.facts(), notes=self.conclusions(), strong=place
         )
 
     def facts(self) -> list[str]:
@@ -228,7 +216,7 @@ class SweepResult:
         said = [f"note: {note}" for note in self.notes]
         if self.stopped:
             said.append(f"{self.stopped} after {self._count()}")
-        if self._best_row() is not None:
+        if self.best_row() is not None:
             name = {weight: name for name, weight in GOALS.items()}.get(goal_weight(self.goal))
             said.append(f"best for {name or f'weight {self.goal}'}: {self.code()}")
         return said
@@ -239,46 +227,22 @@ class SweepResult:
         of = f" of {self.planned}" if self.planned >= done else ""
         return f"{done}{of} settings"
 
-    def _best_row(self) -> SweepRow | None:
+    def best_row(self) -> SweepRow | None:
+        """As `best()`; None where no trial has such a result."""
         try:
             return self.best()
         except HelpersError:
             return None
 
 
-def header() -> str:
-    """The names of the columns, as wide as `line` writes them."""
-    return _aligned(_COLUMNS)
-
-
-def line(row: SweepRow) -> str:
-    """One row of the table for a terminal."""
-    return _aligned(_cells(row))
-
-
-_REASON = 70
-_WIDTHS = (6, 6, 8, 7, 24, 24, 9)
-
-
-def _aligned(cells: Sequence[str]) -> str:
-    *figures, last = cells
-    padded = [text.rjust(width) for text, width in zip(figures, _WIDTHS, strict=True)]
-    if last and not any(text.strip() for text in figures[4:]):
-        padded = padded[:4]  # a reason stands where the figures would
-    return "".join([*padded, f"  {last}" if last else ""])
-
-
-def _cells(row: SweepRow) -> list[str]:
-    return [
-        str(row.n_gpu_layers),
-        str(row.n_batch),
-        str(row.n_threads),
-        row.type_kv,
-        speed(row.prompt_per_second, row.prompt_spread),
-        speed(row.eval_per_second, row.eval_spread),
-        f"{row.total_mib:.0f}" if row.total_mib else "",
-        textwrap.shorten(row.reason, _REASON, placeholder=" …"),
-    ]
+def cells(row: SweepRow) -> Row:
+    """A row of the table; a reason stands where figures would, if there are none."""
+    settings = (row.n_gpu_layers, row.n_batch, row.n_threads, row.type_kv)
+    reason = textwrap.shorten(row.reason, _REASON, placeholder=" …")
+    if reason and not row.memory:
+        return (*settings, reason)
+    speeds = [speed(*row.speed(name)) for name in ("prompt", "eval")]
+    return (*settings, *speeds, row.total_mib or None, reason)
 
 
 def speed(median: float | None, spread: tuple[float, float] | None) -> str:

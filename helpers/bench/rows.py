@@ -73,12 +73,7 @@ class SweepRow(Settings):
     @property
     def settings(self) -> Settings:
         """The settings alone: what two trials of the same point share."""
-        return Settings(
-            n_gpu_layers=self.n_gpu_layers,
-            n_batch=self.n_batch,
-            n_threads=self.n_threads,
-            type_kv=self.type_kv,
-        )
+        return Settings(**{name: getattr(self, name) for name in vars(Settings())})
 
     @property
     def ok(self) -> bool:
@@ -90,25 +85,30 @@ class SweepRow(Settings):
         """Times that it was measured."""
         return max(len(self.prompt_runs), len(self.eval_runs))
 
+    def speed(self, name: str) -> tuple[float | None, tuple[float, float] | None]:
+        """Median and spread (slowest and fastest repeat) of "prompt" or "eval", in tokens/s."""
+        runs: tuple[float, ...] = getattr(self, f"{name}_runs")
+        return (statistics.median(runs), (min(runs), max(runs))) if runs else (None, None)
+
     @property
     def prompt_per_second(self) -> float | None:
         """Median tokens/s of prompt eval; None where it was not measured."""
-        return statistics.median(self.prompt_runs) if self.prompt_runs else None
+        return self.speed("prompt")[0]
 
     @property
     def eval_per_second(self) -> float | None:
         """Median tokens/s of generation; None where it was not measured."""
-        return statistics.median(self.eval_runs) if self.eval_runs else None
+        return self.speed("eval")[0]
 
     @property
     def prompt_spread(self) -> tuple[float, float] | None:
         """Slowest and fastest repeat of prompt eval, in tokens/s."""
-        return (min(self.prompt_runs), max(self.prompt_runs)) if self.prompt_runs else None
+        return self.speed("prompt")[1]
 
     @property
     def eval_spread(self) -> tuple[float, float] | None:
         """Slowest and fastest repeat of generation, in tokens/s."""
-        return (min(self.eval_runs), max(self.eval_runs)) if self.eval_runs else None
+        return self.speed("eval")[1]
 
     @property
     def total_mib(self) -> float:

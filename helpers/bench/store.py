@@ -6,10 +6,10 @@ import contextlib
 import dataclasses
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.bench.result import SweepResult
 from helpers.bench.rows import SweepRow, goal_weight
 from helpers.errors import HelpersError
 
@@ -30,30 +30,41 @@ _ROW_KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def write(result: SweepResult, path: Path) -> None:
-    """Write a result beside its place and move it there, so that no reader sees half of it.
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """Write the fields of a `SweepResult`.
 
     Raises:
         HelpersError: It cannot be written there.
     """
-    content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(result)}
-    content["model"] = {**result.model, "code": result.model.get("code_elsewhere", "")}
-    content["model"].pop("code_elsewhere", None)
-    content["rows"] = [_row_to_json(row) for row in result.rows]
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    model = {**result["model"], "code": result["model"].get("code_elsewhere", "")}
+    model.pop("code_elsewhere", None)
+    rows = [_row_to_json(row) for row in result["rows"]]
+    content = {"format": FORMAT, "version": VERSION, **result, "model": model, "rows": rows}
+    try:
+        replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise HelpersError(
+            f"The sweep cannot be written to {path}: {error.strerror or error}. "
+            "Give the name of a file in a folder that exists."
+        ) from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that no reader sees half of it.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
     # Not tempfile: its files are for their maker alone, and this one is to be shared.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("x", encoding="utf-8") as stream:
             stream.write(text)
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise HelpersError(
-            f"The sweep cannot be written to {path}: {error.strerror or error}. "
-            "Give the name of a file in a folder that exists."
-        ) from None
+        raise
 
 
 def _row_to_json(row: SweepRow) -> dict[str, Any]:
@@ -65,8 +76,8 @@ def _row_to_json(row: SweepRow) -> dict[str, Any]:
     return content
 
 
-def read(path: Path) -> SweepResult:
-    """Read a file that `write` made.
+def read(path: Path) -> dict[str, Any]:
+    """Read the fields of a `SweepResult` from a file that `write` made.
 
     Raises:
         HelpersError: There is no such file, or it is damaged, or no sweep.
@@ -93,22 +104,22 @@ def read(path: Path) -> SweepResult:
         raise HelpersError(f"{path} is a damaged sweep: {error}. {remedy}") from None
 
 
-def _result(content: dict[str, Any]) -> SweepResult:
+def _result(content: dict[str, Any]) -> dict[str, Any]:
     model, setup, machine = (_dict(content, name) for name in ("model", "setup", "machine"))
     if not isinstance(content["rows"], list):
         raise TypeError("rows is no list")
     goal_weight(content["goal"])
-    return SweepResult(
-        model=model,
-        setup=setup,
-        machine={str(name): str(value) for name, value in machine.items()},
-        rows=[_row_from_json(row) for row in content["rows"]],
-        notes=[str(note) for note in content["notes"]],
-        planned=int(content["planned"]),
-        trials=int(content["trials"]),
-        goal=content["goal"],
-        stopped=str(content["stopped"]),
-    )
+    return {
+        "model": model,
+        "setup": setup,
+        "machine": {str(name): str(value) for name, value in machine.items()},
+        "rows": [_row_from_json(row) for row in content["rows"]],
+        "notes": [str(note) for note in content["notes"]],
+        "planned": int(content["planned"]),
+        "trials": int(content["trials"]),
+        "goal": content["goal"],
+        "stopped": str(content["stopped"]),
+    }
 
 
 def _dict(content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from helpers.bench.grid import Grid, Setup, make_grid, make_setup
 from helpers.bench.result import SweepResult
 from helpers.bench.rows import Settings, SweepRow, goal_weight
-from helpers.bench.store import read
 from helpers.bench.table import describe_machine
 from helpers.bench.trial import Cancel, Cancelled, Step, is_cancelled, run_trial
 from helpers.errors import HelpersError
@@ -147,7 +146,7 @@ class Sweep:
                 written.
         """
         if file.exists():
-            old = read(file)
+            old = SweepResult.load(file)
             new = self.result
             pairs = [("model", old.model, new.model), ("setup", old.setup, new.setup)]
             pairs.append(("machine", old.machine, new.machine))

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helpers.bench.best import find_best
-from helpers.bench.result import SweepResult, header, line
+from helpers.bench.result import COLUMNS, SweepResult, cells
 from helpers.bench.rows import GOALS, SweepRow
 from helpers.bench.sweep import TIMEOUT_S, Sweep
 from helpers.errors import HelpersError
 from helpers.native import Device, devices
+from helpers.tables import text_lines
 
 INTERRUPTED = 130
 
@@ -166,10 +167,11 @@ class _Progress:
         self._print(row)
 
     def _print(self, row: SweepRow) -> None:
+        head, line = text_lines(COLUMNS, [cells(row)])
         if not self._headed:
-            print(header())
+            print(head)
             self._headed = True
-        print(line(row), flush=True)
+        print(line, flush=True)
 
     def step(self, what: str, share: float) -> None:
         if not self._live:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import time
@@ -14,12 +13,13 @@ from helpers.convert.output import check_room, choose_output, written_whole
 from helpers.convert.parent import Progress, run_task
 from helpers.convert.types import BITS, NUMBERS, check_step, find_type
 from helpers.models import ModelInfo, inspect_model
+from helpers.tables import FactSheet
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(FactSheet):
     """What `quantize` made; can be passed wherever a path is wanted.
 
     Attributes:
@@ -65,19 +65,6 @@ class Quantized:
         if self.remark:
             rows.append(("note", self.remark))
         return rows
-
-    def __str__(self) -> str:
-        rows = self.rows()
-        width = max(len(label) for label, _ in rows)
-        return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f'<tr><th style="text-align:left">{html.escape(label)}</th>'
-            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
-            for label, text in self.rows()
-        )
-        return f"<table>{cells}</table>"
 
 
 def quantize(

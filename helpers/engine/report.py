@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
 
 from helpers.native import display_names
+from helpers.tables import html_table, text_lines
+
+_COLUMNS = {"device": "<24", "weights": ">8.1f", "KV": ">8.1f", "compute": ">8.1f", "MiB": ">8.1f"}
 
 
 @dataclass(frozen=True)
@@ -45,39 +47,21 @@ class LoadReport:
 
     def __str__(self) -> str:
         """A table for the terminal."""
-        lines = [f"{self.model} ({self.description})", *(f"  {a}: {b}" for a, b in self._facts())]
-        lines.append(f"  {'device':<24} {'weights':>9} {'KV':>9} {'compute':>9} {'MiB':>9}")
-        for device, *figures in self._rows():
-            lines.append(f"  {device:<24} " + " ".join(f"{figure:>9.1f}" for figure in figures))
-        return "\n".join(lines)
+        title, *facts = self._facts()
+        return "\n  ".join([title, *facts, *text_lines(_COLUMNS, self._rows())])
 
     def _repr_html_(self) -> str:
-        facts = "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td>"
-            f"<td style='text-align:left' colspan='4'>{escape(value)}</td></tr>"
-            for name, value in self._facts()
-        )
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(device)}</td>"
-            + "".join(f"<td>{figure:.1f}</td>" for figure in figures)
-            + "</tr>"
-            for device, *figures in self._rows()
-        )
-        return (
-            f"<table><caption>{escape(self.model)} ({escape(self.description)})</caption>"
-            f"<tbody>{facts}</tbody><tbody><tr><th style='text-align:left'>device</th>"
-            "<th>weights, MiB</th><th>KV, MiB</th><th>compute, MiB</th><th>all, MiB</th></tr>"
-            f"{rows}</tbody></table>"
-        )
+        return html_table(_COLUMNS, self._rows(), caption=self._facts())
 
-    def _facts(self) -> list[tuple[str, str]]:
+    def _facts(self) -> list[str]:
         return [
-            ("layers on devices", f"{self.n_gpu_layers} of {self.n_layers}"),
-            ("context", f"{self.n_ctx} tokens per sequence, {self.n_batch} per decode"),
-            ("flash attention", "on" if self.flash_attn else "off"),
-            ("threads", str(self.n_threads)),
-            ("loaded in", f"{self.load_ms:.0f} ms"),
-            ("process", "its own" if self.isolated else "this one"),
+            f"{self.model} ({self.description})",
+            f"layers on devices: {self.n_gpu_layers} of {self.n_layers}",
+            f"context: {self.n_ctx} tokens per sequence, {self.n_batch} per decode",
+            f"flash attention: {'on' if self.flash_attn else 'off'}",
+            f"threads: {self.n_threads}",
+            f"loaded in: {self.load_ms:.0f} ms",
+            f"process: {'its own' if self.isolated else 'this one'}",
         ]
 
     def _rows(self) -> list[tuple[str, float, float, float, float]]:

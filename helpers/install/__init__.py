@@ -11,13 +11,12 @@ pip's cache does to changed flags).
 
 from __future__ import annotations
 
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, Backend
 from helpers.install.cards import card_lines
 from helpers.install.commands import install_command
 from helpers.install.detect import Detection, detect_backend
 from helpers.install.records import recorded_backends
 from helpers.install.requirements import check_requirements
-from helpers.install.shapes import Backend
 
 __all__ = [
     "BACKENDS",

@@ -7,26 +7,142 @@ and the tests all read it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from helpers.install.shapes import CUDA_INDEXES, Backend, Failure, Requirement, WheelIndex
+# The one address from which upstream publishes wheels; LLAMA_NOTEBOOKS_WHEEL_INDEX replaces it.
+WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl"
 
+# CUDA wheel indexes, as (name, CUDA version that the driver must support at least).
+CUDA_INDEXES = (
+    ("cu118", (11, 8)),
+    ("cu121", (12, 1)),
+    ("cu122", (12, 2)),
+    ("cu123", (12, 3)),
+    ("cu124", (12, 4)),
+    ("cu125", (12, 5)),
+    ("cu130", (13, 0)),
+    ("cu132", (13, 2)),
+)
+
+# What every source build of the suite leaves out: image models, and llama.cpp's own command line
+# library, a quarter to a third of the build. And what it adds: RPC for the practice accelerator.
+LEAVE_OUT = ("-DLLAVA_BUILD=off", "-DLLAMA_BUILD_COMMON=off")
+COMMON_FLAGS = ("-DGGML_RPC=on", *LEAVE_OUT)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One thing that a source build needs, how to check for it, and what installs it.
+
+    Attributes:
+        name: What it is, in words.
+        check: Command line that succeeds when it is there.
+        packages: Package by manager, e.g. `apt`, `dnf`, `brew`, `winget`, `conda`.
+        systems: Systems on which it is needed: `linux`, `macos`, `windows`.
+        essential: True if a build without it cannot begin, whatever flags are given.
+    """
+
+    name: str
+    check: str
+    packages: Mapping[str, str] = field(default_factory=dict)
+    systems: tuple[str, ...] = ("linux", "macos", "windows")
+    essential: bool = False
+
+
+@dataclass(frozen=True)
+class WheelIndex:
+    """Prebuilt wheels for one backend, and where they stop.
+
+    Attributes:
+        names: Last parts of the index address, e.g. `("cpu",)`; the newest last.
+        systems: Pairs of system and machine for which there are wheels.
+        limits: What a reader must know before choosing them.
+        by_system: The name for a system, where one index is not for all.
+    """
+
+    names: tuple[str, ...]
+    systems: tuple[tuple[str, str], ...]
+    limits: tuple[str, ...]
+    by_system: Mapping[str, str] = field(default_factory=dict)
+
+    def newest(self, system: str) -> str:
+        """Return the name of the newest index for a system."""
+        return self.by_system.get(system, self.names[-1])
+
+    def address(self, name: str) -> str:
+        """Return the address of the index called `name`."""
+        return f"{WHEEL_INDEX}/{name}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A typical failure: the words to look for, their cause, and the fix."""
+
+    symptom: str
+    cause: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the arithmetic of a model.
+
+    Attributes:
+        name: Name for `--backend`.
+        title: Name for people.
+        summary: When to choose it.
+        cmake_flags: What CMake is told, as `-D…` strings.
+        systems: Systems on which it can be built.
+        wheels: Prebuilt wheels, or None.
+        requirements: What a source build needs beyond Python.
+        environment: Environment variables that matter, with their meaning.
+        libraries: Stems of the shared libraries that a build of this backend must contain.
+        proof: What shows that this backend does the work.
+        failures: Typical failures with their fix.
+    """
+
+    name: str
+    title: str
+    summary: str
+    cmake_flags: tuple[str, ...]
+    systems: tuple[str, ...]
+    wheels: WheelIndex | None
+    requirements: tuple[Requirement, ...]
+    environment: Mapping[str, str]
+    libraries: tuple[str, ...]
+    proof: str
+    failures: tuple[Failure, ...]
+
+
+# Without quotes inside quotes: both shells of Windows hand the whole text to --override.
+_BUILD_TOOLS = (
+    "--id Microsoft.VisualStudio.2022.BuildTools --override "
+    '"--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive --wait"'
+)
 _COMPILER = (
     Requirement(
         "a C++17 compiler",
         "c++ --version",
-        {"apt": "g++", "dnf": "gcc-c++", "conda": "cxx-compiler"},
+        {
+            "apt": "g++",
+            "dnf": "gcc-c++",
+            "pacman": "gcc",
+            "zypper": "gcc-c++",
+            "apk": "g++",
+            "conda": "cxx-compiler",
+        },
         ("linux",),
     ),
     Requirement(
         "Apple's command line tools",
         "xcode-select -p",
-        {"brew": "(xcode-select --install)"},
+        {"xcode-select": "--install"},
         ("macos",),
     ),
     Requirement(
         "Visual Studio Build Tools with C++",
         "where cl",
-        {"winget": "Microsoft.VisualStudio.2022.BuildTools", "conda": "vs2022_win-64"},
+        {"winget": _BUILD_TOOLS, "conda": "vs2022_win-64"},
         ("windows",),
     ),
 )
@@ -242,6 +358,7 @@ _ALL = (
                 "hip-radeon is for Windows",
                 _SLOW_SHARE,
             ),
+            {"windows": "hip-radeon"},
         ),
         requirements=(
             *_COMPILER,

@@ -2,7 +2,7 @@
 
 pip could do this, but behind a frozen line, in a new folder each time, and its cache of built
 wheels ignores the flags. Here the source and the build folder stay where they are, so that an
-interrupted build goes on where it stopped and ccache recognises every file.
+interrupted build continues where it stopped and ccache recognises every file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import venv
@@ -23,9 +22,9 @@ from pathlib import Path, PurePosixPath
 
 from helpers.errors import InstallError
 from helpers.install import steps
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, COMMON_FLAGS
 from helpers.install.commands import DISTRIBUTION
-from helpers.install.flags import merge, translate
+from helpers.install.flags import is_on, merge, translate, values
 from helpers.install.paths import (
     current_system,
     folder_mib,
@@ -34,16 +33,17 @@ from helpers.install.paths import (
     pip_environment,
     venv_python,
 )
-from helpers.install.requirements import need_tools
-from helpers.install.shapes import COMMON_FLAGS
+from helpers.install.requirements import need_compiler, need_tools
 
 # Measured: source 190, build folder 45 to 60, wheel 20, build tools 60 MiB; GPU kernels are large.
 BUILD_MIB = {"cuda": 4000, "rocm": 4000, "sycl": 2000, "vulkan": 1200}
 _BUILD_MIB_PLAIN = 600
 # Measured for the CPU and RPC: processor seconds of all cores together.
 _CORE_SECONDS = {"cuda": 5000.0, "rocm": 5000.0, "vulkan": 1500.0}
-_CORE_SECONDS_PLAIN = 640.0
+_CORE_SECONDS_PLAIN = 450.0
 _OLDEST_CMAKE = (3, 21)
+# With this, -DLLAMA_BUILD_COMMON=off is obeyed.
+_LEAN = Path(__file__).with_name("lean.cmake")
 _UNUSED = ("vendor/llama.cpp/tools/ui/",)  # 800 web files with paths too long for Windows
 _HOOK = """
 import sys
@@ -93,6 +93,13 @@ def make_recipe(version: str, backend: str, cmake_args: str | None = None) -> Re
     return Recipe(version, backend, merge(wanted, users.flags, backend))
 
 
+def cmake_flags(recipe: Recipe) -> tuple[str, ...]:
+    """Return the recipe's flags, and what makes llama-cpp-python obey them."""
+    if is_on(values(recipe.flags).get("LLAMA_BUILD_COMMON", "on")):
+        return recipe.flags
+    return (*recipe.flags, f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={_LEAN.as_posix()}")
+
+
 def cores() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -100,73 +107,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def find_compiler() -> str | None:
-    """Return the C++ compiler that CMake would find, or None."""
-    named = os.environ.get("CXX")
-    if named:
-        return shutil.which(named.split()[0])
-    if current_system() == "macos":
-        # /usr/bin/clang++ is there without the tools, and only offers to install them.
-        done = subprocess.run(["xcode-select", "-p"], capture_output=True, check=False)
-        return shutil.which("clang++") if done.returncode == 0 else None
-    if current_system() == "windows":
-        found = shutil.which("cl") or shutil.which("g++") or shutil.which("clang++")
-        base = os.environ.get("PROGRAMFILES(X86)", r"C:\Program Files (x86)")
-        where = Path(base) / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
-        if found or not where.exists():
-            return found
-        query = [str(where), "-latest", "-products", "*", "-property", "installationPath"]
-        query += ["-requires", "Microsoft.VisualStudio.Component.VC.Tools.x86.x64"]
-        text = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        return text or None
-    for name in ("c++", "g++", "clang++"):
-        path = shutil.which(name)
-        if path:
-            return path
-    return None
-
-
-def compiler_mend() -> str:
-    """Return the command that brings a C++ compiler on this system."""
-    system = current_system()
-    if system == "macos":
-        return "xcode-select --install"
-    if system == "windows":
-        return (
-            "winget install Microsoft.VisualStudio.2022.BuildTools --override "
-            '"--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive"'
-        )
-    for manager, line in (
-        ("apt-get", "sudo apt-get install g++"),
-        ("dnf", "sudo dnf install gcc-c++"),
-        ("pacman", "sudo pacman -S gcc"),
-        ("zypper", "sudo zypper install gcc-c++"),
-        ("apk", "sudo apk add g++"),
-    ):
-        if shutil.which(manager):
-            return line
-    return "install g++ or clang++ with your system's package manager"
-
-
-def need_compiler() -> None:
-    """Check for a C++ compiler.
-
-    Raises:
-        InstallError: If there is none, with the command that brings one.
-    """
-    if find_compiler() is None:
-        raise InstallError(
-            "llama-cpp-python must be built from source here, and there is no C++ compiler: "
-            + compiler_mend()
-        )
-
-
 def _cmake_is_new_enough() -> bool:
-    if shutil.which("cmake") is None:
-        return False
-    done = subprocess.run(["cmake", "--version"], capture_output=True, text=True, check=False)
-    match = re.search(r"(\d+)\.(\d+)", done.stdout)
-    return bool(match) and (int(match[1]), int(match[2])) >= _OLDEST_CMAKE if match else False
+    match = re.search(r"(\d+)\.(\d+)", steps.ask("cmake", "--version") or "")
+    return bool(match and (int(match[1]), int(match[2])) >= _OLDEST_CMAKE)
 
 
 def explain(outcome: steps.Outcome, what: str) -> InstallError:
@@ -257,7 +200,7 @@ def unpack(archive: Path, into: Path) -> Path:
 def source_folder(
     version: str, cache: Path, python: Path | None = None, hold: int | None = None
 ) -> Path:
-    """Return the unpacked source of one version of llama-cpp-python, fetching it if need be.
+    """Return the unpacked source of one version of llama-cpp-python, fetching it if necessary.
 
     Args:
         version: Exact version.
@@ -272,8 +215,8 @@ def source_folder(
     if (folder / "CMakeLists.txt").exists():
         return folder
     sdists = make_folder(cache / "sdist", "the source")
-    archives = sorted(sdists.glob(f"llama_cpp_python-{version}.tar.gz"))
-    if not archives:
+    archive = sdists / f"llama_cpp_python-{version}.tar.gz"
+    if not archive.exists():
         python = python or _tools(cache, hold)
         partial = make_folder(sdists / "partial", "the source")
         command = [str(python), "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
@@ -288,13 +231,11 @@ def source_folder(
         found = sorted(partial.glob("*.tar.gz"))
         if outcome.status or not found:
             raise explain(outcome, f"Fetching the source of {DISTRIBUTION} {version}")
-        archive = sdists / f"llama_cpp_python-{version}.tar.gz"
         found[0].replace(archive)
         shutil.rmtree(partial, ignore_errors=True)
-        archives = [archive]
     make_folder(cache / "src", "the source")
     steps.say("Unpacking the source ...")
-    return unpack(archives[0], folder)
+    return unpack(archive, folder)
 
 
 def _build_environment(
@@ -357,7 +298,7 @@ def build_wheel(recipe: Recipe, cache: Path, hold: int | None = None) -> Path:
         [str(python), "-c", _HOOK, str(out), str(build)],
         title=f"Building {DISTRIBUTION} {recipe.version} on {work} cores",
         log=cache / "logs" / f"build-{recipe.key}.log",
-        env=_build_environment(python, recipe.flags, cache),
+        env=_build_environment(python, cmake_flags(recipe), cache),
         cwd=source,
         read=steps.read_ninja,
         expected=expected,
@@ -381,7 +322,7 @@ def _explain_build(outcome: steps.Outcome, recipe: Recipe) -> InstallError:
         if failure.symptom in text:
             return InstallError(
                 f"Building {DISTRIBUTION} for {recipe.backend} failed: {failure.cause}. "
-                f"{failure.mend}. Log: {outcome.log}"
+                f"{failure.fix}. Log: {outcome.log}"
             )
     if re.search(r"Killed signal|out of memory|Cannot allocate memory", text):
         return InstallError(

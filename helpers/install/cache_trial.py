@@ -110,7 +110,7 @@ def _install(folder: Path, options: tuple[str, ...], flags: str) -> Installation
 
 
 def try_pip_cache() -> tuple[Installation, ...]:
-    """Install a practice package three times with pip: as first, with new flags, and anew.
+    """Install a practice package three times: at first, with new flags, and past pip's cache.
 
     Nothing outside a temporary folder is touched, and no network is used.
 

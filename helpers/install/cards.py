@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
+from functools import partial
 
 from helpers.errors import InstallError
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, CUDA_INDEXES
 from helpers.install.commands import SHELLS, install_command, nearest
-from helpers.install.detect import Machine, cuda_index, look_at_machine, wheel_index
+from helpers.install.detect import Machine, look_at_machine, wheel_index
 from helpers.install.paths import current_system
+from helpers.tables import Code, html_table
 
 # Card -> backends that serve it, the best first; a name for people; how to see that it is there.
 _CARDS = {
@@ -20,6 +20,8 @@ _CARDS = {
     "apple": ("Apple M series", ("metal",), "sysctl -n machdep.cpu.brand_string"),
     "none": ("no graphics card, or an old one", ("cpu", "openblas"), ""),
 }
+
+_USUAL = {"linux": "x86_64", "macos": "arm64", "windows": "amd64"}
 
 
 @dataclass(frozen=True)
@@ -64,31 +66,15 @@ class CardTable(tuple[CardLine, ...]):
         """Return the blocks of all cards."""
         return "\n".join(str(line) for line in self)
 
-    def __repr__(self) -> str:
-        """Return the blocks too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        head = "".join(
-            f"<th style='text-align:left'>{name}</th>"
-            for name in ("your card", "backend", "your line", "how to see the card")
+        names = ("your card", "backend", "your line", "how to see the card")
+        return html_table(
+            dict.fromkeys(names, "<"),
+            [(it.card, BACKENDS[it.backend].title, Code(it.line), Code(it.see)) for it in self],
         )
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left'>{cell}</td>"
-                for cell in (
-                    escape(line.card),
-                    escape(BACKENDS[line.backend].title),
-                    f"<code>{escape(line.line)}</code>",
-                    f"<code>{escape(line.see)}</code>" if line.see else "",
-                )
-            )
-            + "</tr>"
-            for line in self
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def card_lines(
@@ -120,63 +106,19 @@ def card_lines(
         raise InstallError(nearest(where, list(SHELLS), "system"))
     if card is not None and card not in _CARDS:
         raise InstallError(nearest(card, list(_CARDS), "kind of card"))
-    machine = look_at_machine() if where == current_system() else Machine(where, _usual(where))
-    driver = cuda or machine.cuda
+    machine = look_at_machine() if where == current_system() else Machine(where, _USUAL[where])
+    # Of a driver that is not known, the newest is assumed.
+    machine = replace(machine, cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1])
     found = []
-    for name in [card] if card else list(_CARDS):
-        title, backends, see = _CARDS[name]
+    for title, backends, see in [_CARDS[card]] if card else _CARDS.values():
         for backend in backends:
-            if where in BACKENDS[backend].systems:
-                found.append(_line(title, backend, see, machine, shell, driver, python))
+            if where not in BACKENDS[backend].systems:
+                continue
+            line = partial(install_command, backend, where, shell, python=python)
+            index, wheels = wheel_index(backend, machine), BACKENDS[backend].wheels
+            prebuilt = line(prebuilt=True, index=index) if index else ""
+            limits = wheels.limits if wheels and index else ()
+            found.append(CardLine(title, backend, see, prebuilt, line(), limits))
     if not found:
         raise InstallError(f"No backend serves a card of kind {card!r} on {where}: take 'none'.")
     return CardTable(found)
-
-
-def _usual(system: str) -> str:
-    return {"linux": "x86_64", "macos": "arm64", "windows": "amd64"}[system]
-
-
-def _line(
-    title: str,
-    backend: str,
-    see: str,
-    machine: Machine,
-    shell: str | None,
-    driver: tuple[int, int] | None,
-    python: str,
-) -> CardLine:
-    system, wheels = machine.system, BACKENDS[backend].wheels
-    index = wheel_index(backend, machine)
-    if backend == "cuda" and wheels and (system, machine.machine) in wheels.systems:
-        index = cuda_index(driver, system) if driver else wheels.names[-1]
-    prebuilt = ""
-    if index is not None:
-        prebuilt = install_command(
-            backend, system, shell, prebuilt=True, index=index, python=python
-        )
-    return CardLine(
-        card=title,
-        backend=backend,
-        see=see,
-        prebuilt=prebuilt,
-        source=install_command(backend, system, shell, python=python),
-        limits=wheels.limits if wheels and index else (),
-    )
-
-
-def python_fits_mac(machine: Machine | None = None) -> str:
-    """Say whether this Python can use Metal: what `platform.machine()` must say, and does.
-
-    Returns:
-        An empty text if it fits or this is no Mac; else what is wrong and the mend.
-    """
-    seen = machine or look_at_machine()
-    if seen.system != "macos" or seen.machine == "arm64":
-        return ""
-    if seen.translated:
-        return (
-            f"This Python says {seen.machine}: it was built for Intel and runs translated. "
-            "Install an arm64 Python (python.org's universal installer, or brew) for Metal."
-        )
-    return f"This Mac has an Intel processor ({platform.machine()}): the CPU backend is for it."

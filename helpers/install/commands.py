@@ -6,9 +6,8 @@ import difflib
 import re
 
 from helpers.errors import InstallError
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, Backend
 from helpers.install.paths import current_system
-from helpers.install.shapes import Backend
 
 DISTRIBUTION = "llama-cpp-python"
 SHELLS = {
@@ -35,6 +34,19 @@ def get_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise InstallError(nearest(name, list(BACKENDS), "backend"))
     return BACKENDS[name]
+
+
+def need_system(backend: Backend, system: str) -> None:
+    """Check that a backend exists on a system.
+
+    Raises:
+        InstallError: If it does not.
+    """
+    if system not in backend.systems:
+        raise InstallError(
+            f"{backend.title} does not exist on {system} (only on {', '.join(backend.systems)}): "
+            "run lab --backend auto to see what suits this machine"
+        )
 
 
 def _quote(word: str, shell: str) -> str:
@@ -70,20 +82,12 @@ def _check(backend: Backend, system: str, shell: str, prebuilt: bool) -> None:
         raise InstallError(
             f"There is no {shell} on {system}: choose one of {', '.join(SHELLS[system])}."
         )
-    if system not in backend.systems:
-        raise InstallError(
-            f"{backend.title} does not exist on {system} (only on {', '.join(backend.systems)}): "
-            "choose 'metal' on a Mac with Apple silicon, 'cpu' otherwise."
-        )
-    if prebuilt and backend.wheels is None:
-        raise InstallError(
-            f"There are no prebuilt wheels for {backend.title}: leave out prebuilt=True, which "
-            "gives the line for a source build."
-        )
-    if prebuilt and backend.wheels and system not in {name for name, _ in backend.wheels.systems}:
+    need_system(backend, system)
+    served = {name for name, _ in backend.wheels.systems} if backend.wheels else set()
+    if prebuilt and system not in served:
         raise InstallError(
             f"There are no prebuilt wheels of {backend.title} for {system}: leave out "
-            "prebuilt=True."
+            "prebuilt=True, which gives the line for a source build."
         )
 
 
@@ -130,15 +134,8 @@ def install_command(
     if prebuilt and chosen.wheels:
         if index and index not in chosen.wheels.names:
             raise InstallError(nearest(index, list(chosen.wheels.names), "wheel index"))
-        if not index and chosen.name == "rocm":
-            index = "hip-radeon" if system == "windows" else "rocm72"
-        words += [
-            "--only-binary",
-            DISTRIBUTION,
-            "--extra-index-url",
-            chosen.wheels.address(index),
-            target,
-        ]
+        address = chosen.wheels.address(index or chosen.wheels.newest(system))
+        words += ["--only-binary", DISTRIBUTION, "--extra-index-url", address, target]
         return join(tuple(words), shell)
     words += ["--no-binary", DISTRIBUTION, target]
     flags = " ".join(chosen.cmake_flags)

@@ -35,7 +35,7 @@ class Configured:
         flags: The flags.
         status: `configured`, `failed`, `ignored` (CMake configured, and did not use the flags),
             or `not tried`.
-        message: The words that tell why, without paths; empty if it configured.
+        message: Why, without paths; empty if it configured.
     """
 
     flags: tuple[str, ...]
@@ -51,12 +51,8 @@ class Configured:
 def pinned_source(cache: Path | None = None) -> Path | None:
     """Return the unpacked source of the pinned version if it is on this machine, or None."""
     where, version = cache or cache_dir(), read_project(REPOSITORY).version
-    folder = where / "src" / f"llama_cpp_python-{version}"
-    if (folder / "CMakeLists.txt").exists():
-        return folder
-    if (where / "sdist" / f"llama_cpp_python-{version}.tar.gz").exists():
-        return source_folder(version, where)
-    return None
+    kept = (f"src/llama_cpp_python-{version}", f"sdist/llama_cpp_python-{version}.tar.gz")
+    return source_folder(version, where) if any((where / k).exists() for k in kept) else None
 
 
 def configure(flags: Sequence[str], source: Path | None = None) -> Configured:
@@ -73,7 +69,7 @@ def configure(flags: Sequence[str], source: Path | None = None) -> Configured:
     cmake = shutil.which("cmake")
     if folder is None or cmake is None:
         absent = "cmake" if folder else f"the source of {DISTRIBUTION}"
-        why = f"{absent} is not on this machine (a source build brings it)"
+        why = f"{absent} is not on this machine (a source build fetches it)"
         return Configured(chosen, "not tried", why)
     env = {**pip_environment(), "LC_ALL": "C"}
     for name in ("CMAKE_GENERATOR", "CLICOLOR_FORCE", "FORCE_COLOR"):  # a kernel sets colours
@@ -102,7 +98,7 @@ def _judge(flags: tuple[str, ...], code: int, output: str) -> Configured:
         found = _errors(output)
         return Configured(flags, "failed", found[0] if found else f"status {code}, and no reason")
     missing = re.search(r"^.*BLAS not found.*$", output, re.MULTILINE)
-    if missing:  # only a warning: the build would go on without it
+    if missing:  # only a warning: the build would continue without it
         return Configured(flags, "failed", _clean(missing[0]))
     names = _unused(output)
     if names:

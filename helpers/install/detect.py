@@ -6,14 +6,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, CUDA_INDEXES
 from helpers.install.paths import current_system
-from helpers.install.shapes import CUDA_INDEXES
-
-_PROBE_SECONDS = 10
+from helpers.install.steps import ask
 
 
 @dataclass(frozen=True)
@@ -64,24 +61,6 @@ class Detection:
         return "\n".join([f"Backend: {self.backend} ({self.reason})", *self.notes])
 
 
-def _output(*command: str) -> str:
-    """Return what a probing command prints, or an empty text if it cannot be run."""
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
 def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[int, int] | None]:
     """Return the first card and the CUDA version from what plain `nvidia-smi` prints."""
     version = re.search(r"CUDA(?: UMD)? Version:\s*(\d+)\.(\d+)", text)
@@ -112,17 +91,17 @@ def look_at_machine() -> Machine:
         return Machine(
             system,
             platform.machine().lower(),
-            translated=_output("sysctl", "-n", "sysctl.proc_translated").strip() == "1",
+            translated=(ask("sysctl", "-n", "sysctl.proc_translated") or "").strip() == "1",
         )
-    nvidia, cuda = parse_nvidia_smi(_output("nvidia-smi"))
+    nvidia, cuda = parse_nvidia_smi(ask("nvidia-smi") or "")
     return Machine(
         system,
         platform.machine().lower(),
         nvidia=nvidia,
         cuda=cuda,
         nvcc=shutil.which(os.environ.get("CUDACXX") or "nvcc") is not None,
-        vulkan=parse_vulkaninfo(_output("vulkaninfo", "--summary")),
-        rocm=bool(_output("hipconfig", "--version").strip()),
+        vulkan=parse_vulkaninfo(ask("vulkaninfo", "--summary") or ""),
+        rocm=bool(ask("hipconfig", "--version")),
         oneapi=shutil.which("icpx") is not None,
     )
 
@@ -144,9 +123,7 @@ def wheel_index(backend: str, machine: Machine) -> str | None:
         return None
     if backend == "cuda":
         return cuda_index(machine.cuda, machine.system) if machine.cuda else None
-    if backend == "rocm":
-        return "hip-radeon" if machine.system == "windows" else "rocm72"
-    return wheels.names[-1]
+    return wheels.newest(machine.system)
 
 
 def detect_backend(machine: Machine | None = None) -> Detection:
@@ -157,31 +134,33 @@ def detect_backend(machine: Machine | None = None) -> Detection:
     """
     seen = machine or look_at_machine()
     notes: list[str] = []
+
+    def chosen(backend: str, reason: str) -> Detection:
+        return Detection(backend, reason, wheel_index(backend, seen), tuple(notes))
+
     if seen.system == "macos":
         if seen.machine == "arm64":
-            return Detection("metal", "Apple silicon", wheel_index("metal", seen))
+            return chosen("metal", "Apple silicon")
         if seen.translated:
             notes.append(
                 "This Python was built for Intel and runs translated on Apple silicon: install "
                 "an arm64 Python (python.org's universal installer, or brew) to use Metal."
             )
-        return Detection("cpu", "an Intel Python on a Mac", wheel_index("cpu", seen), tuple(notes))
+        return chosen("cpu", "an Intel Python on a Mac")
     if seen.nvidia:
         index = wheel_index("cuda", seen)
         version = ".".join(map(str, seen.cuda)) if seen.cuda else "an unknown version"
         if index or seen.nvcc:
             how = f"its driver supports CUDA {version}" if index else "nvcc is there"
-            return Detection("cuda", f"{seen.nvidia}; {how}", index)
+            return chosen("cuda", f"{seen.nvidia}; {how}")
         notes.append(
             f"{seen.nvidia} is there, but its driver supports CUDA {version} and nvcc is missing: "
             "update the driver, or install the CUDA toolkit, and run lab --backend cuda."
         )
     if seen.rocm:
-        return Detection("rocm", "ROCm is installed", wheel_index("rocm", seen), tuple(notes))
+        return chosen("rocm", "ROCm is installed")
     if seen.vulkan:
-        return Detection(
-            "vulkan", f"Vulkan sees {seen.vulkan[0]}", wheel_index("vulkan", seen), tuple(notes)
-        )
+        return chosen("vulkan", f"Vulkan sees {seen.vulkan[0]}")
     if seen.oneapi:
         notes.append("Intel's oneAPI is active: for an Intel card, run lab --backend sycl.")
-    return Detection("cpu", "no usable GPU was found", wheel_index("cpu", seen), tuple(notes))
+    return chosen("cpu", "no usable GPU was found")

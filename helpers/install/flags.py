@@ -11,39 +11,35 @@ from dataclasses import dataclass
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 
-# Dead name -> (what stands for it today, why). An empty tuple: nothing does, leave it out.
+_RENAMED = (
+    "CUDA", "METAL_EMBED_LIBRARY", "VULKAN", "SYCL", "SYCL_F16", "RPC", "CANN", "BLAS",
+    "BLAS_VENDOR", "NATIVE", "AVX", "AVX2", "AVX512", "FMA", "F16C", "CUDA_FORCE_MMQ",
+)  # fmt: skip
+_CLBLAST = ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on")
+_KOMPUTE = ((), "was removed: use -DGGML_VULKAN=on")
+# Dead name -> (its successors, why). Without a successor the flag is dropped.
 DEAD_FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "LLAMA_CUBLAS": (("GGML_CUDA",), "stops CMake with an error since 2024"),
-    "LLAMA_CUDA": (("GGML_CUDA",), "was renamed"),
+    **{f"LLAMA_{name}": ((f"GGML_{name}",), "was renamed") for name in _RENAMED},
+    "LLAMA_CUBLAS": (("GGML_CUDA",), "has stopped CMake with an error since 2024"),
     "GGML_CUBLAS": (("GGML_CUDA",), "was renamed"),
     "LLAMA_METAL": (("GGML_METAL",), "was renamed; on a Mac, Metal is on anyway"),
-    "LLAMA_METAL_EMBED_LIBRARY": (("GGML_METAL_EMBED_LIBRARY",), "was renamed"),
     "LLAMA_HIPBLAS": (("GGML_HIP",), "was renamed"),
     "GGML_HIPBLAS": (("GGML_HIP",), "was renamed"),
-    "LLAMA_VULKAN": (("GGML_VULKAN",), "was renamed"),
-    "LLAMA_SYCL": (("GGML_SYCL",), "was renamed"),
-    "LLAMA_SYCL_F16": (("GGML_SYCL_F16",), "was renamed"),
-    "LLAMA_RPC": (("GGML_RPC",), "was renamed"),
-    "LLAMA_CANN": (("GGML_CANN",), "was renamed"),
-    "LLAMA_BLAS": (("GGML_BLAS",), "was renamed"),
-    "LLAMA_BLAS_VENDOR": (("GGML_BLAS_VENDOR",), "was renamed"),
     "LLAMA_OPENBLAS": (("GGML_BLAS", "GGML_BLAS_VENDOR=OpenBLAS"), "was replaced"),
-    "LLAMA_NATIVE": (("GGML_NATIVE",), "was renamed"),
-    "LLAMA_AVX": (("GGML_AVX",), "was renamed"),
-    "LLAMA_AVX2": (("GGML_AVX2",), "was renamed"),
-    "LLAMA_AVX512": (("GGML_AVX512",), "was renamed"),
-    "LLAMA_FMA": (("GGML_FMA",), "was renamed"),
-    "LLAMA_F16C": (("GGML_F16C",), "was renamed"),
-    "LLAMA_CUDA_FORCE_MMQ": (("GGML_CUDA_FORCE_MMQ",), "was renamed"),
-    "LLAMA_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
-    "GGML_CLBLAST": ((), "was removed from llama.cpp in June 2024: use -DGGML_VULKAN=on"),
-    "LLAMA_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
-    "GGML_KOMPUTE": ((), "was removed: use -DGGML_VULKAN=on"),
-    "LLAMA_CURL": ((), "means nothing any more"),
-    "FORCE_CMAKE": ((), "means nothing any more: CMake always runs"),
+    "LLAMA_CLBLAST": _CLBLAST,
+    "GGML_CLBLAST": _CLBLAST,
+    "LLAMA_KOMPUTE": _KOMPUTE,
+    "GGML_KOMPUTE": _KOMPUTE,
+    "LLAMA_CURL": ((), "no longer has any effect"),
+    "FORCE_CMAKE": ((), "no longer has any effect: CMake always runs"),
 }
 _DEFINE = re.compile(r"-D(?P<name>\w+)(?P<type>:\w+)?(?:=(?P<value>.*))?$", re.DOTALL)
 _ON = {"1", "on", "yes", "true", "y"}
+
+
+def is_on(value: str) -> bool:
+    """Say whether CMake takes a value for true."""
+    return value.lower() in _ON
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def _split(text: str) -> list[str]:
 
 
 def translate(text: str) -> Translation:
-    """Read the text of `CMAKE_ARGS` and replace dead flags by what stands for them today.
+    """Read the text of `CMAKE_ARGS` and replace dead flags by their successors.
 
     Raises:
         InstallError: If a quote is not closed.
@@ -90,7 +86,7 @@ def translate(text: str) -> Translation:
         new = [f"-D{item}" if "=" in item else f"-D{item}={value}" for item in successors]
         flags += new
         remarks.append(
-            f"{word} {why}" + (f"; {' '.join(new)} stands for it" if new else "; it is left out")
+            f"{word} {why}" + (f"; using {' '.join(new)} instead" if new else "; ignoring it")
         )
     return Translation(tuple(flags), tuple(remarks))
 
@@ -103,7 +99,8 @@ def dead_settings(environment: Mapping[str, str] = os.environ) -> tuple[str, ...
     return remarks
 
 
-def _values(flags: Sequence[str]) -> dict[str, str]:
+def values(flags: Sequence[str]) -> dict[str, str]:
+    """Return what `-D…=…` flags set, by name; the last one counts."""
     found: dict[str, str] = {}
     for flag in flags:
         match = _DEFINE.match(flag)
@@ -121,7 +118,7 @@ def asked_backends(text: str) -> tuple[str, ...]:
     >>> asked_backends("-DLLAMA_CUBLAS=on -DGGML_LTO=on")
     ('cuda',)
     """
-    on = {name for name, value in _values(translate(text).flags).items() if value.lower() in _ON}
+    on = {name for name, value in values(translate(text).flags).items() if is_on(value)}
     return tuple(
         name
         for name, backend in BACKENDS.items()
@@ -135,7 +132,7 @@ def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[st
     Raises:
         InstallError: If the user's flags switch off what the backend is, or contradict each other.
     """
-    mine, theirs = _values(wanted), _values(users)
+    mine, theirs = values(wanted), values(users)
     for flag in users:
         match = _DEFINE.match(flag)
         if match and match["value"] is not None and theirs[match["name"]] != match["value"]:
@@ -144,8 +141,7 @@ def merge(wanted: Sequence[str], users: Sequence[str], backend: str) -> tuple[st
                 "drop one of the two"
             )
     for name in mine.keys() & theirs.keys():
-        on = mine[name].lower() in _ON
-        if on and theirs[name].lower() not in _ON:
+        if is_on(mine[name]) and not is_on(theirs[name]):
             raise InstallError(
                 f"--backend {backend} means -D{name}={mine[name]}, but CMAKE_ARGS says "
                 f"-D{name}={theirs[name]}: drop one of the two"

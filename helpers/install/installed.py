@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-from email.parser import HeaderParser
+from importlib import metadata
 from pathlib import Path
 
 from helpers.install.paths import current_system, inside, pip_environment, venv_python
+from helpers.install.steps import ask
 
 
 def canonical(name: str) -> str:
@@ -37,25 +37,20 @@ def venv_fault(where: Path) -> str | None:
             return "was made for another folder"
     except (OSError, UnicodeDecodeError):
         return "is damaged"
-    try:
-        done = subprocess.run(
-            [str(python), "-m", "pip", "--version"],
-            env=pip_environment(),
-            capture_output=True,
-            check=False,
-        )
-    except OSError:
+    if ask(str(python), "--version", env=pip_environment()) is None:
         return "has no working Python"
-    return None if done.returncode == 0 else "has no working pip"
+    pip = ask(str(python), "-m", "pip", "--version", env=pip_environment(), seconds=None)
+    return "has no working pip" if pip is None else None
+
+
+def _distribution(packages: Path, name: str) -> metadata.Distribution | None:
+    return next(iter(metadata.distributions(name=name, path=[str(packages)])), None)
 
 
 def installed(packages: Path, name: str) -> str | None:
     """Return the installed version of a distribution, read from the files alone."""
-    for folder in packages.glob("*.dist-info"):
-        stem, _, version = folder.name[: -len(".dist-info")].rpartition("-")
-        if canonical(stem) == canonical(name) and (folder / "RECORD").exists():
-            return version
-    return None
+    found = _distribution(packages, name)
+    return found.version if found and found.read_text("RECORD") is not None else None
 
 
 def is_upstream(packages: Path) -> bool | None:
@@ -64,18 +59,14 @@ def is_upstream(packages: Path) -> bool | None:
     A fork publishes under the same name and author. What differs is where its metadata points,
     and modules that only the fork has.
     """
-    for folder in packages.glob("llama_cpp_python-*.dist-info"):
-        try:
-            text = (folder / "METADATA").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        addresses = " ".join(HeaderParser().parsestr(text).get_all("Project-URL") or [])
-        foreign = any(
-            (packages / "llama_cpp" / name).exists()
-            for name in ("llama_multimodal.py", "llama_embedding.py")
-        )
-        return "github.com/abetlen/llama-cpp-python" in addresses and not foreign
-    return None
+    found = _distribution(packages, "llama-cpp-python")
+    if found is None:
+        return None
+    foreign = ("llama_multimodal.py", "llama_embedding.py")
+    return any(
+        "github.com/abetlen/llama-cpp-python" in address
+        for address in found.metadata.get_all("Project-URL") or []
+    ) and not any((packages / "llama_cpp" / name).exists() for name in foreign)
 
 
 def libraries(packages: Path) -> set[str]:
@@ -92,29 +83,18 @@ def libraries(packages: Path) -> set[str]:
 
 def editable_here(packages: Path, root: Path) -> bool:
     """Say whether the suite is installed, editable, from `root`."""
-    for record in packages.glob("llama_notebooks-*.dist-info/direct_url.json"):
-        try:
-            url = json.loads(record.read_text(encoding="utf-8")).get("url")
-        except (OSError, ValueError):
-            continue
-        if url == root.as_uri():
-            return True
-    return False
+    found = _distribution(packages, "llama-notebooks")
+    try:
+        url = json.loads(found.read_text("direct_url.json") or "{}").get("url") if found else None
+    except ValueError:
+        return False
+    return bool(url == root.as_uri())
 
 
 def pip_cached_wheel(name: str = "llama-cpp-python") -> Path | None:
     """Return the newest wheel of a distribution that pip built here and keeps, or None."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "cache", "list", name, "--format", "abspath"],
-            env=pip_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return None
-    paths = [Path(line.strip()) for line in done.stdout.splitlines() if line.strip()]
+    line = [sys.executable, "-m", "pip", "cache", "list", name, "--format", "abspath"]
+    listed = ask(*line, env=pip_environment(), seconds=None) or ""
+    paths = [Path(line.strip()) for line in listed.splitlines() if line.strip()]
     found = [path for path in paths if path.suffix == ".whl" and path.exists()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,8 +158,6 @@ def lock(cache: Path, say: Callable[[str], None]) -> Iterator[int]:
     Yields:
         The file descriptor, for children that are to hold the lock as well.
     """
-    import time
-
     make_folder(cache, "the suite's cache")
     with (cache / "lock").open("a", encoding="utf-8") as handle:
         if not _try_lock(handle):

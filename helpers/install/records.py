@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
 from helpers.install.paths import REPOSITORY
+from helpers.tables import html_table, text_lines
 
 _TABLE = REPOSITORY / "notebooks" / "data" / "backends.json"
-_HEAD = (
-    "backend", "on", "date", "outcome", "device", "build", "layers", "prompt tokens/s",
-    "eval tokens/s",
+_COLUMNS = dict.fromkeys(
+    ("backend", "on", "date", "outcome", "device", "build", "layers", "prompt tokens/s",
+     "eval tokens/s"), "<"
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class RecordedBackend:
         versions: What the build was made with.
         build_seconds: Seconds that the build took, or None.
         compiler_cache: True if ccache knew some of the files already.
-        speeds: Measured runs, no layers on the device first.
+        speeds: Measured runs, no layers on the device first; empty if none was measured.
         comparison: The same measured in turn with a plain build, where that was done.
         log: llama.cpp's lines that say where layers and buffers went.
         texts_equal: Whether all runs gave the same text; None without runs.
@@ -59,17 +59,17 @@ class RecordedBackend:
     on: str
     date: str
     outcome: str
-    reason: str
     command: str
-    device: str
-    versions: Mapping[str, str]
-    build_seconds: int | None
-    compiler_cache: bool
-    speeds: tuple[RecordedSpeed, ...]
-    comparison: tuple[RecordedSpeed, ...]
-    log: tuple[str, ...]
-    texts_equal: bool | None
-    text_sha256: str
+    reason: str = ""
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    build_seconds: int | None = None
+    compiler_cache: bool = False
+    speeds: tuple[RecordedSpeed, ...] = ()
+    comparison: tuple[RecordedSpeed, ...] = ()
+    log: tuple[str, ...] = ()
+    texts_equal: bool | None = None
+    text_sha256: str = ""
 
     @property
     def built(self) -> bool:
@@ -79,7 +79,7 @@ class RecordedBackend:
     @property
     def ran(self) -> bool:
         """True if it was run, too."""
-        return bool(self.speeds) and self.outcome == "built and run"
+        return self.outcome == "built and run"
 
     def rows(self) -> list[tuple[str, ...]]:
         """The lines of the table for this backend, one for each measured run."""
@@ -87,7 +87,7 @@ class RecordedBackend:
         build = "" if seconds is None else f"{seconds // 60}:{seconds % 60:02d} min"
         first = (self.backend, self.on, self.date, self.outcome, self.device, build)
         if not self.speeds:
-            return [(*first, "", "", "")]
+            return [(*first, "", "not measured" if self.ran else "", "")]
         lines: list[tuple[str, ...]] = []
         for speed in self.speeds:
             figures = (f"{speed.prompt_per_second:,.1f}", f"{speed.eval_per_second:,.1f}")
@@ -125,26 +125,13 @@ class RecordedTable(tuple[RecordedBackend, ...]):
 
     def __str__(self) -> str:
         """Return lines of text."""
-        lines = [_HEAD, *self._lines()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return "\n".join(text_lines(_COLUMNS, self._lines()))
 
-    def __repr__(self) -> str:
-        """Return the table too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in _HEAD)
-        style = "text-align:left;white-space:nowrap"
-        body = "".join(
-            "<tr>" + "".join(f"<td style='{style}'>{escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in self._lines()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(_COLUMNS, self._lines(), style="white-space:nowrap")
 
 
 def recorded_backends(path: Path | None = None) -> RecordedTable:
@@ -177,32 +164,11 @@ def recorded_backends(path: Path | None = None) -> RecordedTable:
 def _row(row: Mapping[str, Any]) -> RecordedBackend:
     if row["backend"] not in BACKENDS:
         raise ValueError(f"unknown backend {row['backend']!r}")
-    return RecordedBackend(
-        backend=row["backend"],
-        on=row["on"],
-        date=row["date"],
-        outcome=row["outcome"],
-        reason=row.get("reason", ""),
-        command=row["command"],
-        device=row.get("device", ""),
-        versions=dict(row.get("versions", {})),
-        build_seconds=row.get("build_seconds"),
-        compiler_cache=bool(row.get("compiler_cache")),
-        speeds=_speeds(row.get("speeds", [])),
-        comparison=_speeds(row.get("comparison", [])),
-        log=tuple(row.get("log", [])),
-        texts_equal=row.get("texts_equal"),
-        text_sha256=row.get("text_sha256", ""),
-    )
+    known = {field.name: row[field.name] for field in fields(RecordedBackend) if field.name in row}
+    speeds = {name: _speeds(row.get(name, [])) for name in ("speeds", "comparison")}
+    return RecordedBackend(**{**known, **speeds, "log": tuple(row.get("log", []))})
 
 
 def _speeds(rows: list[Mapping[str, Any]]) -> tuple[RecordedSpeed, ...]:
-    return tuple(
-        RecordedSpeed(
-            where=row["where"],
-            layers=int(row["layers"]),
-            prompt_per_second=float(row["prompt_per_second"]),
-            eval_per_second=float(row["eval_per_second"]),
-        )
-        for row in rows
-    )
+    names = [field.name for field in fields(RecordedSpeed)]
+    return tuple(RecordedSpeed(**{name: row[name] for name in names}) for row in rows)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.errors import InstallError
-from helpers.install.commands import get_backend
+from helpers.install.backends import BACKENDS, Requirement
+from helpers.install.commands import get_backend, need_system
 from helpers.install.paths import current_system
-from helpers.install.shapes import Requirement
+from helpers.install.steps import ask
 
-_SECONDS = 20
 _MANAGERS = {
     "apt": ("apt-get", "sudo apt-get install {}"),
     "dnf": ("dnf", "sudo dnf install {}"),
     "brew": ("brew", "brew install {}"),
     "winget": ("winget", "winget install {}"),
+    "pacman": ("pacman", "sudo pacman -S {}"),
+    "zypper": ("zypper", "sudo zypper install {}"),
+    "apk": ("apk", "sudo apk add {}"),
+    "xcode-select": ("xcode-select", "xcode-select {}"),
     "conda": ("conda", "conda install -c conda-forge {}"),
 }
 # Variables that name a program which need not be on PATH.
@@ -27,47 +31,31 @@ _NAMED_BY = {"nvcc": "CUDACXX", "c++": "CXX"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One requirement, whether it is met here, and the command that brings it.
+    """One requirement, whether it is met here, and the command that installs it.
 
     Attributes:
         requirement: What is needed.
         met: True if its check succeeded.
-        mend: Command that brings it on this machine, or its package by manager.
+        fix: Command that installs it on this machine, or its package by manager.
     """
 
     requirement: Requirement
     met: bool
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         """Return one line."""
-        mark = "there" if self.met else f"missing: {self.mend}"
+        mark = "there" if self.met else f"missing: {self.fix}"
         return f"{self.requirement.name} ({self.requirement.check}): {mark}"
 
 
 def _succeeds(check: str) -> bool:
     words = shlex.split(check)
     named = os.environ.get(_NAMED_BY.get(words[0], ""), "")
-    if named:
-        words[0] = named.split()[0]
-    program = shutil.which(words[0])
-    if program is None:
-        return False
-    try:
-        done = subprocess.run(
-            [program, *words[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    return ask(*(named.split()[:1] or words[:1]), *words[1:]) is not None
 
 
-def _mend(requirement: Requirement) -> str:
+def _fix(requirement: Requirement) -> str:
     for manager, (program, line) in _MANAGERS.items():
         if manager in requirement.packages and shutil.which(program):
             return line.format(requirement.packages[manager])
@@ -89,7 +77,7 @@ def check_requirements(backend: str, system: str | None = None) -> tuple[Finding
     """
     where = system or current_system()
     return tuple(
-        Finding(requirement, _succeeds(requirement.check), _mend(requirement))
+        Finding(requirement, _succeeds(requirement.check), _fix(requirement))
         for requirement in get_backend(backend).requirements
         if where in requirement.systems
     )
@@ -102,14 +90,51 @@ def need_tools(backend: str) -> None:
         InstallError: If the backend does not exist on this system, or one is missing.
     """
     chosen, system = get_backend(backend), current_system()
-    if system not in chosen.systems:
-        raise InstallError(
-            f"{chosen.title} does not exist on {system} (only on {', '.join(chosen.systems)}): "
-            "run lab --backend auto to see what suits this machine"
-        )
+    need_system(chosen, system)
     for finding in check_requirements(backend, system):
         if finding.requirement.essential and not finding.met:
             raise InstallError(
                 f"{chosen.title} cannot be built here: {finding.requirement.name} is missing "
-                f"({finding.requirement.check} fails). {finding.mend}"
+                f"({finding.requirement.check} fails). {finding.fix}"
             )
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler that CMake would find, or None."""
+    named = os.environ.get("CXX")
+    if named:
+        return shutil.which(named.split()[0])
+    system = current_system()
+    if system == "macos" and ask("xcode-select", "-p") is None:
+        return None  # /usr/bin/clang++ is there without the tools, and only offers to install them
+    names = ("cl", "g++", "clang++") if system == "windows" else ("c++", "g++", "clang++")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found or system != "windows":
+        return found
+    base = os.environ.get("PROGRAMFILES(X86)", r"C:\Program Files (x86)")
+    where = Path(base) / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
+    query = ["-latest", "-products", "*", "-property", "installationPath"]
+    query += ["-requires", "Microsoft.VisualStudio.Component.VC.Tools.x86.x64"]
+    return (ask(str(where), *query) or "").strip() or None
+
+
+def compiler_fix(system: str | None = None) -> str:
+    """Return the command that installs a C++ compiler on a system (default: this one)."""
+    where = system or current_system()
+    needed = next(it for it in BACKENDS["cpu"].requirements if where in it.systems)
+    if where == "windows":  # winget is part of it, even where this is asked on another system
+        return _MANAGERS["winget"][1].format(needed.packages["winget"])
+    return _fix(needed)
+
+
+def need_compiler() -> None:
+    """Check for a C++ compiler.
+
+    Raises:
+        InstallError: If there is none, with the command that installs one.
+    """
+    if find_compiler() is None:
+        raise InstallError(
+            "llama-cpp-python must be built from source here, and there is no C++ compiler: "
+            + compiler_fix()
+        )

@@ -65,6 +65,29 @@ def read_pip(line: str, status: Status) -> None:
         status.what = "installing packages" if packages else f"{match[1].lower()} {name}"
 
 
+def ask(
+    *command: str, env: Mapping[str, str] | None = None, seconds: float | None = 20
+) -> str | None:
+    """Return what a short command prints, or None if it is not there, fails or takes too long."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def clock(seconds: float) -> str:
     """Return `m:ss`."""
     whole = max(0, round(seconds))

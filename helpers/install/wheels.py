@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 from helpers.install import steps
+from helpers.install.backends import WHEEL_INDEX
 from helpers.install.commands import DISTRIBUTION
 from helpers.install.paths import make_folder, pip_environment
-from helpers.install.shapes import WHEEL_INDEX
 
 _TIMEOUT_SECONDS = 10
 
@@ -28,7 +28,7 @@ def _timeout() -> str:
 
 
 def _reason(text: str) -> str:
-    """Say in a few words why pip gave no wheel."""
+    """Say in a few words why pip fetched no wheel."""
     if re.search(r"timed out|Timeout", text):
         return "the index does not answer"
     if re.search(r"NewConnectionError|refused|resolution|getaddrinfo|unreachable", text):

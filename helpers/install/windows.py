@@ -9,23 +9,23 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from helpers.errors import InstallError
 from helpers.install.commands import install_command, nearest, set_variable
 from helpers.install.environment import read_project
 from helpers.install.paths import REPOSITORY, cache_dir
+from helpers.install.requirements import compiler_fix
+from helpers.tables import Code, html_table
 
 LONGEST_PATH = 260
-"""Characters that a path may have on Windows as it is installed, the end mark counted."""
+"""Characters that a path may have on Windows as it is installed, including the terminating NUL."""
 
 _SHELLS = ("powershell", "cmd")
 _REPOSITORY = "https://github.com/abetlen/llama-cpp-python.git"
 _TOOLS = "C:\\w64devkit"
 _SHORT = "C:\\t"
-_CHOICES = "--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive --wait"
-# What pip puts between the folder for temporary files and the source: two names of its making.
+# What pip puts between the folder for temporary files and the source: two generated names.
 _PIP_FOLDERS = len("\\pip-install-12345678\\llama-cpp-python_") + 32 + len("\\")
 
 
@@ -49,19 +49,12 @@ class Steps(tuple[Step, ...]):
             for n, step in enumerate(self, 1)
         )
 
-    def __repr__(self) -> str:
-        """Return the lines too."""
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table for Jupyter."""
-        cell = "<td style='text-align:left'>"
-        rows = "".join(
-            f"<tr>{cell}{n}</td>{cell}{escape(step.what)}</td>"
-            f"{cell}{f'<code>{escape(step.line)}</code>' if step.line else ''}</td></tr>"
-            for n, step in enumerate(self, 1)
-        )
-        return f"<table><tbody>{rows}</tbody></table>"
+        rows = [(str(n), step.what, Code(step.line)) for n, step in enumerate(self, 1)]
+        return html_table({"": "<", " ": "<", "  ": "<"}, rows)
 
 
 def windows_steps(
@@ -96,10 +89,8 @@ def _prebuilt(shell: str, backend: str, version: str | None) -> list[Step]:
 
 
 def _visual_studio(shell: str, backend: str, version: str | None) -> list[Step]:
-    # Without quotes inside quotes: both shells hand the whole text to winget's --override.
-    tools = "winget install --id Microsoft.VisualStudio.2022.BuildTools --override "
     return [
-        Step("Install the compiler, once", f'{tools}"{_CHOICES}"'),
+        Step("Install the compiler, once", compiler_fix("windows")),
         Step("Open a new window, so that it sees what was installed", ""),
         Step(
             "Build and install",
@@ -111,10 +102,10 @@ def _visual_studio(shell: str, backend: str, version: str | None) -> list[Step]:
 def _w64devkit(shell: str, backend: str, version: str | None) -> list[Step]:
     if backend != "cpu":
         raise InstallError(
-            f"w64devkit builds for the processor; {backend!r} needs Visual Studio: take the way "
+            f"w64devkit builds for the processor; {backend!r} needs Visual Studio: choose "
             "'visual-studio'."
         )
-    tools = _TOOLS.replace("\\", "/")  # CMake reads a backslash as the beginning of a sign
+    tools = _TOOLS.replace("\\", "/")  # CMake reads a backslash as an escape
     flags = f"-DCMAKE_C_COMPILER={tools}/bin/gcc.exe -DCMAKE_CXX_COMPILER={tools}/bin/g++.exe"
     return [
         Step(f"Unpack w64devkit from github.com/skeeto/w64devkit/releases to {_TOOLS}", ""),
@@ -169,7 +160,7 @@ _WAYS: dict[str, Callable[[str, str, str | None], list[Step]]] = {
 
 
 def _alone(words: str) -> str:
-    """A variable for the window, not for a command behind it."""
+    """Set a variable for the whole window, not for one command."""
     return words.removesuffix(" && ").removesuffix("; ")
 
 
@@ -187,7 +178,7 @@ def longest_in_source(archive: Path | None = None) -> int | None:
             suite's cache.
 
     Returns:
-        The number, without the folder that the source lies in; None if there is no archive here.
+        The number, without the folder that holds the source; None if there is no archive here.
     """
     if archive is None:
         version = read_project(REPOSITORY).version
@@ -195,12 +186,12 @@ def longest_in_source(archive: Path | None = None) -> int | None:
     if not archive.exists():
         return None
     with tarfile.open(archive) as source:
-        # pip leaves out the one folder that everything in the archive lies in.
+        # pip drops the one top folder of the archive.
         return max((len(name.partition("/")[2]) for name in source.getnames()), default=0)
 
 
 def unpacked_length(temporary: str, inside: int) -> int:
-    """Characters of a path when pip unpacks a source, the end mark counted.
+    """Characters of a path when pip unpacks a source, including the terminating NUL.
 
     Args:
         temporary: The folder for temporary files (`%TEMP%`), written out.

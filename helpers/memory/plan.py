@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 
 from helpers.native import display_names
+from helpers.tables import Row, html_table, text_lines
 
 KINDS = ("weights", "kv", "compute")
+_MIB = ">8,.1f"
+_COLUMNS = {
+    "device": "<24",
+    "layers": ">6",
+    "weights": _MIB,
+    "KV": _MIB,
+    "compute": _MIB,
+    "MiB": _MIB,
+    "free": ">8,.0f",
+    "": "<",
+}
 
 
 @dataclass(frozen=True)
@@ -72,37 +83,22 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         """A table for the terminal."""
-        lines = [self._title()]
-        lines.append(
-            f"  {'device':<24} {'layers':>7} {'weights':>9} {'KV':>9} {'compute':>9} "
-            f"{'MiB':>9} {'free':>9}"
-        )
-        shown = display_names(self.by_device)
-        for name, kinds in self.by_device.items():
-            figures = " ".join(f"{kinds[kind]:>9,.1f}" for kind in KINDS)
-            lines.append(
-                f"  {shown[name]:<24} {self.layers_on.get(name, 0):>7} {figures} "
-                f"{self.needed_mib(name):>9,.1f} {self.free_mib[name]:>9,.0f}{self._mark(name)}"
-            )
-        return "\n".join([*lines, *(f"  {line}" for line in self.advice)])
+        return "\n  ".join([self._title(), *text_lines(_COLUMNS, self._rows()), *self.advice])
 
     def _repr_html_(self) -> str:
+        return html_table(_COLUMNS, self._rows(), caption=[self._title()], notes=self.advice)
+
+    def _rows(self) -> list[Row]:
         shown = display_names(self.by_device)
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(shown[name])}</td>"
-            f"<td>{self.layers_on.get(name, 0)}</td>"
-            + "".join(f"<td>{kinds[kind]:,.1f}</td>" for kind in KINDS)
-            + f"<td>{self.needed_mib(name):,.1f}</td><td>{self.free_mib[name]:,.0f}"
-            f"{escape(self._mark(name))}</td></tr>"
-            for name, kinds in self.by_device.items()
-        )
-        advice = "".join(f"<li>{escape(line)}</li>" for line in self.advice)
-        return (
-            f"<table><caption>{escape(self._title())}</caption><tbody>"
-            "<tr><th style='text-align:left'>device</th><th>layers</th><th>weights, MiB</th>"
-            "<th>KV, MiB</th><th>compute, MiB</th><th>all, MiB</th><th>free, MiB</th></tr>"
-            f"{rows}</tbody></table>" + (f"<ul>{advice}</ul>" if advice else "")
-        )
+        rows: list[Row] = []
+        for name, kinds in self.by_device.items():
+            lacking = self.lacking_mib.get(name)
+            mark = "" if lacking is None else f"<- {lacking:,.0f} too few"
+            needed = (*(kinds[kind] for kind in KINDS), self.needed_mib(name))
+            rows.append(
+                (shown[name], self.layers_on.get(name, 0), *needed, self.free_mib[name], mark)
+            )
+        return rows
 
     def _title(self) -> str:
         verdict = "fits" if self.fits else "does not fit"
@@ -111,7 +107,3 @@ class MemoryPlan:
             f"{self.model}: {self.n_gpu_layers} of {self.n_layers} layers on devices, "
             f"context of {self.n_ctx}: {verdict}{about}"
         )
-
-    def _mark(self, device: str) -> str:
-        lacking = self.lacking_mib.get(device)
-        return f"  <- {lacking:,.0f} too few" if lacking is not None else ""

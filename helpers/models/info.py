@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 from helpers.models.check import checked_header
 from helpers.models.formats import FILE_TYPES
 from helpers.models.header import Header, Tensor, read_header
+from helpers.tables import FactSheet
 
 _LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.")
 # Tensors of the input layer, which llama.cpp always keeps on the CPU, and of the output layer,
@@ -25,7 +25,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(FactSheet):
     """What `inspect_model` found in a model file.
 
     Every number comes from the file's own header. Sizes are in bytes.
@@ -145,19 +145,6 @@ class ModelInfo:
 
     def _parts(self) -> str:
         return f" in {self.n_parts} parts" if self.n_parts > 1 else ""
-
-    def __str__(self) -> str:
-        rows = self.rows()
-        width = max(len(label) for label, _ in rows)
-        return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f'<tr><th style="text-align:left">{html.escape(label)}</th>'
-            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
-            for label, text in self.rows()
-        )
-        return f"<table>{cells}</table>"
 
 
 def _span(values: tuple[int, ...]) -> str:

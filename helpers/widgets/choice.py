@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,12 +9,20 @@ from typing import TYPE_CHECKING
 from helpers.memory.targets import METAL
 from helpers.models import CATALOGUE, Recommendation, recommend
 from helpers.native import Device
+from helpers.tables import Row, html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HEAD = ("", "model", "quantization", "runs on", "weights, MiB", "KV, MiB", "in all, MiB", "why")
-_SIDES = ("right", *["left"] * 3, *["right"] * 3, "left")
+_MIB = ">,.0f"
+_COLUMNS = {
+    " ": ">",
+    **dict.fromkeys(("model", "quantization", "runs on"), "<"),
+    "weights, MiB": _MIB,
+    "KV, MiB": _MIB,
+    "in all, MiB": _MIB,
+    "why": "<",
+}
 _CELL = "padding:3px 8px;line-height:1.3;vertical-align:top"
 _RUNS_ON = {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}
 
@@ -43,18 +50,8 @@ class Choice:
 
     def table(self) -> str:
         """What fits as an HTML table."""
-        head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in _HEAD)
-        rows = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:{side};{_CELL}">{html.escape(cell)}</td>'
-                for cell, side in zip(_cells(one), _SIDES, strict=True)
-            )
-            + "</tr>"
-            for one in self.fitting
-        )
         # The lines of a reason are long; Jupyter's own line height would tear the table apart.
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return html_table(_COLUMNS, map(_cells, self.fitting), style=_CELL)
 
     def figure(self) -> Figure:
         """Memory of what fits as bars."""
@@ -111,14 +108,7 @@ def code_for(one: Recommendation) -> str:
     )
 
 
-def _cells(one: Recommendation) -> tuple[str, ...]:
-    return (
-        str(one.rank),
-        one.model.title,
-        one.quantization,
-        _RUNS_ON[one.placement],
-        f"{one.weights_mib:,.0f}",
-        f"{one.kv_mib:,.0f}",
-        f"{one.total_mib:,.0f}",
-        one.reason,
-    )
+def _cells(one: Recommendation) -> Row:
+    sizes = (one.weights_mib, one.kv_mib, one.total_mib)
+    model = (one.rank, one.model.title, one.quantization, _RUNS_ON[one.placement])
+    return (*model, *sizes, one.reason)

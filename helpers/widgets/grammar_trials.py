@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from helpers.engine import Completion
 from helpers.errors import GrammarError, HelpersError
 from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
 from helpers.plots import plot_rules
+from helpers.tables import Code, html_table
 
 if TYPE_CHECKING:
     from helpers.llm import LlamaCpp
@@ -180,32 +180,29 @@ def texts_lines(tried: list[tuple[str, Explanation]]) -> str:
 def texts_table(tried: list[tuple[str, Explanation]]) -> str:
     """Tried texts as an HTML table: a mark, the text, and where it goes wrong."""
     rows = [
-        f"<tr><td>{'✓ matches' if found.matches else '✗ does not'}</td>"
-        f"<td><pre>{html.escape(repr(text) if chr(10) in text else text)}</pre></td>"
-        f"<td><pre>{'' if found.matches else html.escape(found.message)}</pre></td></tr>"
+        (
+            "✓ matches" if found.matches else "✗ does not",
+            Code(repr(text) if "\n" in text else text),
+            Code("" if found.matches else found.message),
+        )
         for text, found in tried
     ]
-    return _table(("", "text", "why not"), rows) if rows else "Write a text above, one a line."
+    columns = dict.fromkeys((" ", "text", "why not"), "<")
+    return html_table(columns, rows) if rows else "Write a text above, one a line."
 
 
 def tokens_table(tokens: tuple[TracedToken, ...]) -> str:
     """Traced tokens as an HTML table: what was taken, and what was refused before it."""
     rows = []
     for number, token in enumerate(tokens, start=1):
-        refused = ", ".join(
-            f"<span>{html.escape(_shown(one.text))} {_percent(one.probability)}</span>"
-            for one in token.refused
-        )
+        refused = [f"{_shown(one.text)} {_percent(one.probability)}" for one in token.refused]
         unknown = any(choice.allowed is None for choice in token.choices)
         first = "✗ overruled" if token.overruled else "? unknown" if unknown else "✓ allowed"
-        rows.append(
-            f"<tr><td>{number}</td><td><pre>{html.escape(_shown(token.text))}</pre></td>"
-            f"<td>{_percent(token.probability)}</td>"
-            f"<td>{first}</td>"
-            f"<td><pre>{refused}</pre></td></tr>"
-        )
+        # A choice and its number stay together: spaces at which a line cannot be broken.
+        choices = Code(", ".join(one.replace(" ", "\u00a0") for one in refused))
+        rows.append((number, Code(_shown(token.text)), _percent(token.probability), first, choices))
     heads = ("#", "token", "probability", "model's first choice", "likely choices refused")
-    return _table(heads, rows)
+    return html_table(dict.fromkeys(heads, "<"), rows)
 
 
 def failure_text(error: BaseException) -> str:
@@ -215,17 +212,12 @@ def failure_text(error: BaseException) -> str:
     return f"✗ {type(error).__name__}: {error}"
 
 
-def _table(heads: tuple[str, ...], rows: list[str]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
 def _shown(text: str) -> str:
     return repr(text) if text else "(end)"
 
 
 def _percent(probability: float) -> str:
-    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "&lt; 0.1 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
 
 
 def drawing_html(grammar: Grammar) -> str:

@@ -41,14 +41,14 @@ _PAUSE_S = 0.05
 _STYLE = """<style>
 .grammar-playground textarea {font-family: monospace; white-space: pre;}
 .grammar-playground .prose textarea {white-space: pre-wrap;}
-.grammar-playground pre {margin: 0; line-height: 1.35; white-space: pre-wrap;
-  word-break: normal; overflow-wrap: anywhere;}
+.grammar-playground pre, .grammar-playground code {margin: 0; line-height: 1.35;
+  font-family: monospace; white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;}
 .grammar-playground pre.generated {margin: 6px 0; padding: 2px 8px;
   border-left: 3px solid #787878;}
 .grammar-playground table {border-collapse: collapse; margin: 6px 0; line-height: 1.35;}
 .grammar-playground td, .grammar-playground th {border: 1px solid #787878; padding: 2px 8px;
   text-align: left; vertical-align: baseline; line-height: 1.35;}
-.grammar-playground th, .grammar-playground td span {white-space: nowrap;}
+.grammar-playground th {white-space: nowrap;}
 .grammar-playground .wide {overflow-x: auto;}
 </style>"""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from helpers.errors import InstallError
 from helpers.install import build, steps
-from helpers.install.backends import BACKENDS
+from helpers.install.backends import BACKENDS, LEAVE_OUT
 from helpers.install.commands import get_backend
 from helpers.install.environment import read_project
 from helpers.install.flags import merge, translate
@@ -37,8 +37,6 @@ from helpers.install.paths import (
     venv_python,
 )
 
-# No image models in any of them: they take a minute and prove nothing here.
-LEAVE_OUT = ("-DLLAVA_BUILD=off",)
 # NVIDIA publishes the parts of its toolkit that nvcc's own package lacks.
 CUDA_PACKAGES = ("nvidia-cublas<13.1", "nvidia-cuda-runtime<13.1", "nvidia-cuda-cccl<13.1")
 

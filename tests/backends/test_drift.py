@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from helpers import BACKENDS
+from helpers.install.backends import COMMON_FLAGS, CUDA_INDEXES
+from helpers.install.build import cmake_flags, make_recipe
 from helpers.install.configure import Configured, configure, pinned_source
 from helpers.install.flags import DEAD_FLAGS, translate
-from helpers.install.shapes import COMMON_FLAGS, CUDA_INDEXES
 
 OPTION = re.compile(r"^\s*(?:option\s*\(\s*(\w+)|set\s*\(\s*(\w+)\s[^)]*?\bCACHE\b)", re.MULTILINE)
 DEPRECATED = re.compile(r"llama_option_depr\s*\(\s*(\w+)\s+(\w+)(?:\s+(\w+))?\s*\)")
@@ -182,6 +184,21 @@ def test_todays_lines_configure_or_name_what_is_missing(name: str, source: Path)
     if found.status == "failed":
         assert re.search(MISSING[name], found.message), str(found)
         assert not re.search(r"is deprecated", found.message)
+
+
+@pytest.mark.parametrize(("flag", "built"), [((), False), (("-DLLAMA_BUILD_COMMON=on",), True)])
+def test_llama_cpps_command_line_library_is_built_only_if_asked_for(
+    flag: tuple[str, ...], built: bool, source: Path, tmp_path: Path
+) -> None:
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("CMake or ninja is not installed")
+    flags = cmake_flags(make_recipe("0.3.36", "cpu", " ".join(flag)))
+    line = ["cmake", "-S", str(source), "-B", str(tmp_path), "-G", "Ninja", *flags]
+    subprocess.run(line, check=True, capture_output=True)
+    targets = (tmp_path / "build.ninja").read_text(encoding="utf-8")
+    assert "libllama." in targets and "libggml-rpc." in targets
+    assert ("llama-common" in targets) is built
+    assert ("cpp-httplib" in targets) is built
 
 
 def test_messages_have_no_folders(source: Path) -> None:

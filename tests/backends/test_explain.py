@@ -53,6 +53,14 @@ def test_a_processor_build_claims_nothing_else() -> None:
     assert names("cpu") == {"Build", "Device", "Speed", "GPU"}
 
 
+def test_a_run_that_was_not_timed_has_no_speed() -> None:
+    report = recorded("cpu")
+    runs = tuple(replace(run, prompt_per_second=None) for run in report.runs)
+    checks = explain(replace(report, runs=runs), PLAIN)
+    assert "Speed" not in {check.name for check in checks}
+    assert "tokens/s" not in str(runs[0]) and "tokens/s" in str(report.runs[0])
+
+
 def test_openblas_is_proven_by_the_pieces_it_is_given() -> None:
     check = find(explain(recorded("openblas"), PLAIN), "Accelerator")
     assert check.status == OK and "BLAS reads prompts" in check.detail
@@ -78,7 +86,7 @@ def test_a_gpu_that_takes_no_layers_is_a_failure(said: tuple[int, int] | None) -
     report = recorded("vulkan")
     report = replace(report, runs=tuple(replace(run, offloaded=said) for run in report.runs))
     check = find(explain(report, PLAIN), "Offload")
-    assert check.status == FAIL and check.mend
+    assert check.status == FAIL and check.fix
     assert "Vulkan0 is listed" in check.detail
 
 
@@ -92,7 +100,7 @@ def test_another_text_on_the_device_is_remarked() -> None:
 def test_a_graphics_card_that_this_build_cannot_use() -> None:
     check = find(explain(recorded("cpu"), NVIDIA), "GPU")
     assert "RTX 4070" in check.detail and "a build for the processor" in check.detail
-    assert check.mend == "python -m helpers lab --backend cuda"
+    assert check.fix == "python -m helpers lab --backend cuda"
 
 
 def test_a_gpu_library_without_a_device() -> None:
@@ -120,7 +128,7 @@ def test_flags_that_did_nothing_are_explained_by_pips_cache(flags: str, backend:
     check = find(explain(recorded("cpu"), PLAIN, flags, cached), "Build flags")
     assert backend in check.detail and "your flags did nothing" in check.detail
     assert cached.name in check.detail
-    assert "--force-reinstall --no-cache-dir" in check.mend
+    assert "--force-reinstall --no-cache-dir" in check.fix
 
 
 @pytest.mark.parametrize("flags", ["", "-DGGML_CUDA=off", "-DGGML_NATIVE=on", "-DA='b"])
@@ -135,7 +143,7 @@ def test_flags_that_were_obeyed_say_nothing() -> None:
 
 def test_a_flag_for_another_system_is_to_be_taken_out() -> None:
     check = find(explain(recorded("cpu"), PLAIN, "-DGGML_METAL=on"), "Build flags")
-    assert "Apple Metal does not exist on linux" in check.mend
+    assert "Apple Metal does not exist on linux" in check.fix
 
 
 def test_the_pieces_of_the_largest_graph_are_counted() -> None:

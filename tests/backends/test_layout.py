@@ -29,7 +29,7 @@ def test_the_installed_one_is_known() -> None:
 
 
 @pytest.mark.parametrize("version", ["0.2.90", "0.3.16", "0.3.29", "0.4.0", "1.0.0"])
-def test_another_version_is_refused_with_the_mend(version: str) -> None:
+def test_another_version_is_refused_with_the_fix(version: str) -> None:
     other = SimpleNamespace(__version__=version, llama_cpp=llama_cpp.llama_cpp)
     with pytest.raises(InstallError, match=rf"{version} has a layout .* 0\.3\.30 .* 0\.4\.0"):
         _check_layout(other)

@@ -15,9 +15,7 @@ from recording import COMPILED, NOT_HERE, RUN, TABLE, not_here, record, without_
 from helpers import BACKENDS, InstallError
 from helpers.install import card_lines, check_requirements, recorded_backends
 from helpers.install.cache_trial import try_pip_cache
-from helpers.install.cards import python_fits_mac
 from helpers.install.commands import SHELLS, install_command
-from helpers.install.detect import Machine
 from helpers.install.paths import REPOSITORY
 from helpers.install.requirements import need_tools
 
@@ -79,19 +77,12 @@ def test_impossible_cards_are_refused(arguments: tuple[str, ...], words: str) ->
         card_lines(*arguments)
 
 
-def test_the_right_python_for_metal() -> None:
-    assert python_fits_mac(Machine("macos", "arm64")) == ""
-    assert python_fits_mac(Machine("linux", "x86_64")) == ""
-    assert "arm64 Python" in python_fits_mac(Machine("macos", "x86_64", translated=True))
-    assert "Intel processor" in python_fits_mac(Machine("macos", "x86_64"))
-
-
 def test_requirements_are_really_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDACXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = check_requirements("cuda", "linux")
     assert [finding.met for finding in findings] == [False] * 3
-    assert all(finding.mend and "missing: " in str(finding) for finding in findings)
+    assert all(finding.fix and "missing: " in str(finding) for finding in findings)
     if sys.platform == "win32":
         return
     nvcc = tmp_path / "nvcc"
@@ -177,6 +168,18 @@ def test_the_recorded_table_has_a_row_for_every_backend() -> None:
             assert row.reason
     text, page = str(table), table._repr_html_()
     assert all(row.backend in text and row.outcome in page for row in table)
+
+
+def test_a_row_without_speeds_says_so_and_is_shown(tmp_path: Path) -> None:
+    rows = [row for row in json.loads(TABLE.read_text(encoding="utf-8")) if row.get("report")]
+    for row in rows:
+        row["speeds"] = []
+    path = tmp_path / "backends.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    table = recorded_backends(path)
+    assert all(row.ran == (row.outcome == RUN) for row in table)
+    assert str(table).count("not measured") == sum(row.ran for row in table) >= 3
+    assert table._repr_html_().count("<tr>") == len(rows) + 1
 
 
 def test_all_builds_begin_with_the_same_text() -> None:

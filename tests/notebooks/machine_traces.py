@@ -12,7 +12,7 @@ from configparser import Error as ConfigError
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from helpers.install.shapes import WHEEL_INDEX
+from helpers.install.backends import WHEEL_INDEX
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,6 @@
 """What a measurement was made with: the first cell of every notebook shows it.
 
-Nothing that tells who or where: no host name, no user, no path.
+Nothing identifies the user or the machine: no host name, no user, no path.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-from html import escape
 
-import helpers
 from helpers.errors import HelpersError
+from helpers.tables import FactSheet
 
 __all__ = ["EnvironmentSummary", "environment_summary"]
 
-_ABSENT = "not installed (python -m helpers doctor tells what to do)"
+_ABSENT = "not installed (python -m helpers doctor says what to do)"
 
 
 @dataclass(frozen=True)
-class EnvironmentSummary:
+class EnvironmentSummary(FactSheet):
     """Versions, devices and model of this environment; prints as a table.
 
     Attributes:
@@ -30,11 +29,11 @@ class EnvironmentSummary:
         llama_cpp_python: Version of llama-cpp-python.
         langchain_core: Version of langchain-core.
         backends: Backends of the devices, for example `("CUDA", "CPU")`.
-        devices: One line for each device, with its memory in GiB; or what hinders it.
+        devices: One line for each device, with its memory in GiB; or why there is none.
         cores_physical: Physical cores of the machine.
         cores_usable: Physical cores that this process may use, or None if that is unknown.
         memory_gib: Memory of the machine in GiB.
-        model: Name of the model file that `default_model` gives; or what hinders it.
+        model: Name of the model file that `default_model` gives; or why there is none.
     """
 
     helpers: str
@@ -49,7 +48,8 @@ class EnvironmentSummary:
     memory_gib: float
     model: str
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what `str()` and the notebook show, as (label, text)."""
         usable = f", {self.cores_usable} usable here" if self.cores_usable else ""
         return [
             ("helpers", self.helpers),
@@ -64,22 +64,9 @@ class EnvironmentSummary:
             ("model", self.model),
         ]
 
-    def __str__(self) -> str:
-        """Return the table as lines of text."""
-        return "\n".join(f"{name:<17} {value}" for name, value in self._rows())
-
     def __repr__(self) -> str:
         """Return the table too: a notebook shows it where it cannot show HTML."""
         return str(self)
-
-    def _repr_html_(self) -> str:
-        """Return the table for Jupyter."""
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self._rows()
-        )
-        return f"<table><tbody>{rows}</tbody></table>"
 
 
 def environment_summary() -> EnvironmentSummary:
@@ -98,7 +85,7 @@ def environment_summary() -> EnvironmentSummary:
     backends, devices, usable = _devices()
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or os.cpu_count() or 1
     return EnvironmentSummary(
-        helpers=helpers.__version__,
+        helpers=_version("llama-notebooks"),
         python=platform.python_version(),
         system=_system(),
         llama_cpp_python=_version("llama-cpp-python"),
@@ -153,7 +140,7 @@ def _model() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    # An error may name the folder where it looked: who reads a notebook need not know it.
+    # An error may name the folder where it looked, which must not get into a notebook.
     lines = str(error).splitlines() or [type(error).__name__]
     words = [
         "…" + word.rpartition(os.sep)[2] if os.sep in word[:-1] else word

@@ -1,14 +1,12 @@
 """The commands of `python -m helpers`.
 
-Each makes sure of the environment and then goes on inside it, so that it does not matter which
-Python started it. `clean` and `doctor` are the exceptions: they never install anything.
+Each prepares the environment and continues inside it, so that it does not matter which Python
+started it. `clean` and `doctor` are the exceptions: they never install anything.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -17,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from helpers.doctor import main as doctor
 from helpers.errors import InstallError
 from helpers.install import environment
 from helpers.install.backends import BACKENDS
@@ -44,16 +43,21 @@ class _Parser(argparse.ArgumentParser):
         raise InstallError(f"{message}; see {self.prog} --help")
 
 
+def _enter(command: str, arguments: Sequence[str], backend: str | None = None) -> None:
+    """Prepare the environment and continue inside it: there this returns, elsewhere never."""
+    environment.ensure(REPOSITORY, backend)
+    if not inside(venv_dir()):
+        raise SystemExit(_in_environment([command, *arguments]))
+
+
 def _in_environment(arguments: Sequence[str]) -> int:
     """Run `python -m helpers ARGUMENTS` with the environment's Python, in place of this process."""
-    python = venv_python(venv_dir())
-    command = [str(python), "-m", "helpers", *arguments]
-    os.chdir(REPOSITORY)
-    return _replace(command)
+    return _replace([str(venv_python(venv_dir())), "-m", "helpers", *arguments])
 
 
 def _replace(command: Sequence[str]) -> int:
-    """Go on as another program; on Windows, run it and wait, which looks the same."""
+    """Continue as another program; on Windows, run it and wait, which looks the same."""
+    os.chdir(REPOSITORY)
     sys.stdout.flush()
     sys.stderr.flush()
     env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
@@ -83,14 +87,10 @@ def _lab(arguments: Sequence[str]) -> int:
         raise InstallError(nearest(options.backend, known, "backend"))
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1024 to 65535")
-    environment.ensure(REPOSITORY, options.backend)
-    if not inside(venv_dir()):
-        return _in_environment(["lab", *arguments])
-    from helpers.doctor import main as doctor
-
-    unwell: int = doctor([])
-    if unwell or options.check:
-        return unwell
+    _enter("lab", arguments, options.backend)
+    status = doctor([])
+    if status or options.check:
+        return status
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]
     command.append(f"--ServerApp.root_dir={REPOSITORY}")
     if options.port is not None:
@@ -98,13 +98,12 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # In a container there often is nobody else; Jupyter refuses without this word.
+        # In a container there is often no other user; Jupyter refuses root without this option.
         command.append("--allow-root")
     if (REPOSITORY / FIRST_NOTEBOOK).exists():
         command.append(str(REPOSITORY / FIRST_NOTEBOOK))
     # A kernel of the same name in the user's home must not stand in for this environment's.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    os.chdir(REPOSITORY)
     return _replace(command)
 
 
@@ -130,9 +129,7 @@ def pytest_arguments(arguments: Sequence[str], root: Path = REPOSITORY) -> list[
 
 
 def _test(arguments: Sequence[str]) -> int:
-    environment.ensure(REPOSITORY)
-    if not inside(venv_dir()):
-        return _in_environment(["test", *arguments])
+    _enter("test", arguments)
     os.chdir(REPOSITORY)
     return _replace([sys.executable, "-m", "pytest", *pytest_arguments(arguments)])
 
@@ -141,9 +138,7 @@ def _lint(arguments: Sequence[str]) -> int:
     _Parser(prog="python -m helpers lint", description="Check form and types.").parse_args(
         list(arguments)
     )
-    environment.ensure(REPOSITORY)
-    if not inside(venv_dir()):
-        return _in_environment(["lint"])
+    _enter("lint", arguments)
     os.chdir(REPOSITORY)
     worst = 0
     for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
@@ -156,8 +151,6 @@ def _doctor(arguments: Sequence[str]) -> int:
     # Whoever activated a conda environment asks about that one.
     if not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists():
         return _in_environment(["doctor", *arguments])
-    from helpers.doctor import main as doctor
-
     return doctor(arguments)
 
 
@@ -168,34 +161,25 @@ def _clean(arguments: Sequence[str]) -> int:
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    environment.ensure(REPOSITORY)
-    if not inside(venv_dir()):
-        return _in_environment(["bench", *arguments])
-    run: Command = importlib.import_module("helpers.bench").main
-    return run(arguments)
+    _enter("bench", arguments)
+    from helpers.bench import main as bench  # not at the top: it needs what is installed
+
+    return bench(arguments)
 
 
-_COMMANDS: dict[str, tuple[Command, str]] = {
+COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
     "lint": (_lint, "check form and types"),
-    "doctor": (_doctor, "say what is installed and active, and how to mend what is not"),
+    "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
+    "bench": (_bench, "measure sweeps of the parameters that decide speed"),
 }
-
-
-def commands() -> dict[str, tuple[Command, str]]:
-    """Return the commands that this version of the suite has."""
-    known = dict(_COMMANDS)
-    spec = importlib.util.find_spec("helpers.bench")
-    if spec is not None and spec.origin is not None:  # not an empty folder of that name
-        known["bench"] = (_bench, "measure sweeps of the parameters that decide speed")
-    return known
 
 
 def _usage() -> str:
     lines = ["usage: python -m helpers COMMAND [ARGUMENTS]", ""]
-    lines += [f"  {name:8}{text}" for name, (_, text) in commands().items()]
+    lines += [f"  {name:8}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", "COMMAND --help says more."])
 
 
@@ -212,18 +196,17 @@ def main(arguments: Sequence[str]) -> int:
         print(_usage())
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
-    # A killed run must end its children too, as an interrupted one does.
+    # A terminated run must end its children too, as an interrupted one does.
     signal.signal(signal.SIGTERM, _stop_on_terminate)
     try:
-        known = commands()
-        if name not in known:
-            raise InstallError(nearest(name, list(known), "command"))
-        return known[name][0](rest)
+        if name not in COMMANDS:
+            raise InstallError(nearest(name, list(COMMANDS), "command"))
+        return COMMANDS[name][0](rest)
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
