@@ -17,6 +17,7 @@ from helpers.plots.style import (
     new_figure,
     paint,
     style_axes,
+    write,
 )
 
 if TYPE_CHECKING:
@@ -91,17 +92,9 @@ def plot_tokens(timings: Timings, *, ax: Axes | None = None) -> Figure:
         ax.axhline(median, color="#FFFFFF", linewidth=2.6)
         ax.axhline(median, color="#1A1A1A", linewidth=1.4, linestyle=(0, (4, 2.5)), label="median")
         speed = f"\n{1e3 / median:.0f} tokens/s" if median > 0 else ""
-        ax.annotate(
-            f"median\n{duration(median)}{speed}",
-            xy=(1, median),
-            xytext=(6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-            annotation_clip=False,
-        )
+        text = f"median\n{duration(median)}{speed}"
+        place = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        write(ax, text, 1, median, right=6, **place)
     return finish(
         ax,
         f"{len(times)} tokens: first {duration(first)}"
