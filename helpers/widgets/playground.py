@@ -1,13 +1,12 @@
 """`GrammarPlayground`: edit a grammar and see at once what it does.
 
-Everything it shows is made in `_grammar_trials.py`, without widgets.
+Everything it shows is made in `grammar_trials.py`, without widgets.
 """
 
 from __future__ import annotations
 
 import html
 import os
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ import ipywidgets as widgets
 
 from helpers.errors import HelpersError
 from helpers.grammars import Grammar
-from helpers.widgets.clicks import start_after_click
 from helpers.widgets.grammar_trials import (
     CheckedGrammar,
     TracedText,
@@ -29,6 +27,7 @@ from helpers.widgets.grammar_trials import (
     tokens_table,
     try_texts,
 )
+from helpers.widgets.shell import Work
 
 if TYPE_CHECKING:
     from helpers.llm import LlamaCpp
@@ -116,9 +115,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.stop_button = widgets.Button(
             description="Stop", tooltip="End the text here", disabled=True
         )
-        self._stop = threading.Event()
-        self._busy = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._work = Work("grammar-playground", [self.generate_button], self.stop_button)
         self.output = widgets.HTML()
         self.drawing = widgets.HTML()
         self.checked: CheckedGrammar = check_grammar(self.source.value)
@@ -169,7 +166,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
     def stop(self) -> None:
         """End the text that is being generated; the button calls this."""
-        self._stop.set()
+        self._work.stop.set()
 
     def wait(self, timeout_s: float | None = None) -> TracedText | None:
         """Wait for the text that the button has begun.
@@ -180,8 +177,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         Returns:
             As `generate`; None also if it is not there in time.
         """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._work.wait(timeout_s)
         return self.result
 
     def __str__(self) -> str:
@@ -193,25 +189,20 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         return "\n\n".join(part for part in parts if part)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = dict(super()._repr_mimebundle_(**options))
         # Where a notebook is only read there are no widgets: the text says the same.
-        bundle["text/plain"] = str(self)
-        return bundle
+        return {**super()._repr_mimebundle_(**options), "text/plain": str(self)}
 
     def _clicked(self, _button: Any) -> None:
         if self._begin():
-            self._thread = start_after_click(self._generate, "grammar-playground")
+            self._work.after_click(self._generate)
 
     def _begin(self) -> bool:
         """Get ready to generate; False if that is going on already."""
-        if not self._busy.acquire(blocking=False):
+        if not self._work.begin():
             self.failure = HelpersError("A text is being generated; stop it or wait for it.")
             return False
         self.result = None
         self.failure = None
-        self._stop.clear()
-        self.generate_button.disabled = True
-        self.stop_button.disabled = False
         self.output.value = _words("… generating")
         return True
 
@@ -228,14 +219,14 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             if self.llm is None:
                 raise HelpersError(_NO_MODEL)
             if self.checked.grammar is None:
-                raise HelpersError("Mend the grammar first: the message is under it.")
+                raise HelpersError("Fix the grammar first: the message is under it.")
             self.result = generate_traced(
                 self.llm,
                 self.prompt.value,
                 self.checked.grammar,
                 max_tokens=self.max_tokens.value,
                 show=show,
-                stop=self._stop,
+                stop=self._work.stop,
             )
             self.output.value = _result_html(self.result)
         except Exception as error:
@@ -246,9 +237,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             self._show_failure(self.output, error)
             raise
         finally:
-            self.stop_button.disabled = True
-            self.generate_button.disabled = self.llm is None
-            self._busy.release()
+            self._work.end()
         return self.result
 
     def _grammar_changed(self, _change: Any) -> None:

@@ -7,13 +7,13 @@ import hashlib
 import html
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.bench import Settings, Sweep, SweepResult, SweepRow, find_best
+from helpers.bench.store import replace_text
 from helpers.bench.trial import Cancel, Step
 from helpers.install.paths import cache_dir
 from helpers.memory import MemoryPlan
@@ -196,7 +196,7 @@ class Tuning:
         if row is None or (old is not None and old.beats(row, n_ctx, goal)):
             return old
         new = Kept(
-            Settings(**{name: getattr(row, name) for name in vars(Settings())}),
+            row.settings,
             n_ctx,
             goal,
             row.eval_per_second,
@@ -205,7 +205,8 @@ class Tuning:
         )
         everything = _read_kept()
         everything[self._key()] = {**vars(new), "settings": vars(new.settings)}
-        _write_kept(everything)
+        kept_file().parent.mkdir(parents=True, exist_ok=True)
+        replace_text(kept_file(), json.dumps(everything, indent=1))
         return new
 
     def kept(self) -> Kept | None:
@@ -256,15 +257,6 @@ def _read_kept() -> dict[str, Any]:
     except (OSError, ValueError):  # none yet, or damaged: a search brings it back
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write_kept(everything: dict[str, Any]) -> None:
-    place = kept_file()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, suffix=".json")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(everything, file, indent=1)
-    Path(name).replace(place)
 
 
 def memory_html(plan: MemoryPlan) -> str:
