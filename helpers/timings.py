@@ -213,27 +213,19 @@ _BODY = re.compile(
     r"(?:\\n)?[\"',]*\s*"
 )
 _FIELDS = {
-    "load time": ("load_ms", None),
-    "sample time": ("sample_ms", "sample_tokens"),
-    "sampling time": ("sample_ms", "sample_tokens"),
-    "samplers time": ("sample_ms", "sample_tokens"),
-    "prompt eval time": ("prompt_ms", "prompt_tokens"),
-    "eval time": ("eval_ms", "eval_tokens"),
-    "total time": ("total_ms", None),
-    "unaccounted time": (None, None),
-    "graphs reused": (None, None),
+    "load time": "load",
+    "sample time": "sample",
+    "sampling time": "sample",
+    "samplers time": "sample",
+    "prompt eval time": "prompt",
+    "eval time": "eval",
+    "total time": "total",
 }
 _CONTEXT_LINES = ("prompt eval time", "eval time", "total time")
+_NEW_LINES = ("sampling time", "samplers time", "load time", *_CONTEXT_LINES)
 _ORDER = {
     "old": ("load time", "sample time", *_CONTEXT_LINES),
-    "new": (
-        "sampling time",
-        "samplers time",
-        "load time",
-        *_CONTEXT_LINES,
-        "unaccounted time",
-        "graphs reused",
-    ),
+    "new": (*_NEW_LINES, "unaccounted time", "graphs reused"),
 }
 
 
@@ -264,12 +256,12 @@ def _has_unit(match: re.Match[str]) -> bool:
 
 
 def _figures(match: re.Match[str]) -> dict[str, float | int]:
-    time_field, count_field = _FIELDS[match["name"]]
-    figures: dict[str, float | int] = {}
-    if time_field:
-        figures[time_field] = float(match["value"])
-    if count_field and match["count"]:
-        figures[count_field] = int(match["count"])
+    step = _FIELDS.get(match["name"])
+    if step is None:
+        return {}
+    figures: dict[str, float | int] = {f"{step}_ms": float(match["value"])}
+    if match["count"] and step not in ("load", "total"):
+        figures[f"{step}_tokens"] = int(match["count"])
     return figures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from helpers.bench.grid import Grid, Setup, make_grid, make_setup
 from helpers.bench.result import SweepResult
@@ -15,6 +16,24 @@ from helpers.errors import HelpersError
 from helpers.native import Device, devices
 
 TIMEOUT_S = 300.0
+
+
+class SweepSettings(TypedDict, total=False):
+    """The parameters of `Sweep` that `sweep` and `find_best` hand on; `sweep` explains them."""
+
+    n_gpu_layers: Iterable[int] | None
+    n_batch: Iterable[int]
+    n_threads: Iterable[int | None]
+    type_kv: Iterable[str]
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    n_ctx: int | None
+    devices: Sequence[Device] | None
+    timeout_s: float
+    resume: str | os.PathLike[str] | None
+    cancel: Cancel
+    on_step: Step | None
 
 
 class Sweep:
@@ -168,21 +187,9 @@ class Sweep:
 def sweep(
     model: str | os.PathLike[str] | None = None,
     *,
-    n_gpu_layers: Iterable[int] | None = None,
-    n_batch: Iterable[int] = (512,),
-    n_threads: Iterable[int | None] = (None,),
-    type_kv: Iterable[str] = ("f16",),
-    prompt_tokens: int = 256,
-    new_tokens: int = 32,
-    repeats: int = 3,
-    n_ctx: int | None = None,
-    devices: Sequence[Device] | None = None,
-    timeout_s: float = TIMEOUT_S,
-    resume: str | os.PathLike[str] | None = None,
     goal: str | float = "eval",
     on_row: Callable[[SweepRow], None] | None = None,
-    on_step: Step | None = None,
-    cancel: Cancel = None,
+    **settings: Unpack[SweepSettings],
 ) -> SweepResult:
     """Measure every combination of settings, each in a process of its own.
 
@@ -193,20 +200,21 @@ def sweep(
 
     Args:
         model: A path, or any name that `find_model` knows; None for `default_model()`.
-        n_gpu_layers: Layers on devices; -1 is all. None: none, quarters and all where there is a
-            GPU, else 0. More than the model has is all, and said in the notes.
-        n_batch: Tokens per decode, 1 to the context.
-        n_threads: Compute threads; None is the physical cores that this process may use.
-        type_kv: Types of the KV cache, such as "f16" and "q8_0".
-        prompt_tokens: Tokens of each prompt; 0 measures no prompt eval.
-        new_tokens: Tokens generated each time; 0 measures no generation.
-        repeats: Times that both are measured in each trial; speeds are the medians.
-        n_ctx: Tokens of context; None for what `LlamaCpp` takes (4096 or the model's own).
-        devices: Devices to use; None for all.
-        timeout_s: Most seconds for one trial, loading included.
-        resume: A JSON file that gets every row at once; if it exists, its rows are taken over.
         goal: What `best()` of the result looks for: "eval", "prompt", "both", or a weight.
         on_row: Called with each new row.
+        settings: Any of those that follow.
+        n_gpu_layers: Layers on devices; -1 is all. None: none, quarters and all where there is a
+            GPU, else 0. More than the model has is all, and said in the notes.
+        n_batch: Tokens per decode (512), 1 to the context.
+        n_threads: Compute threads; None is the physical cores that this process may use.
+        type_kv: Types of the KV cache, such as "f16" and "q8_0".
+        prompt_tokens: Tokens of each prompt (256); 0 measures no prompt eval.
+        new_tokens: Tokens generated each time (32); 0 measures no generation.
+        repeats: Times that both are measured in each trial (3); speeds are the medians.
+        n_ctx: Tokens of context; None for what `LlamaCpp` takes (4096 or the model's own).
+        devices: Devices to use; None for all.
+        timeout_s: Most seconds for one trial (300), loading included.
+        resume: A JSON file that gets every row at once; if it exists, its rows are taken over.
         on_step: Called with what a trial is doing and the share of it that is done.
         cancel: A `threading.Event`, or a function that returns True to stop; looked at ten times a
             second, and the process in progress is ended.
@@ -223,23 +231,7 @@ def sweep(
     >>> sweep(n_batch=(128, 512), repeats=3)  # doctest: +SKIP
     <SweepResult: 2 of 2 trials with a result>
     """
-    running = Sweep(
-        model,
-        n_gpu_layers=n_gpu_layers,
-        n_batch=n_batch,
-        n_threads=n_threads,
-        type_kv=type_kv,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
-        n_ctx=n_ctx,
-        devices=devices,
-        timeout_s=timeout_s,
-        resume=resume,
-        goal=goal,
-        cancel=cancel,
-        on_step=on_step,
-    )
+    running = Sweep(model, goal=goal, **settings)
     try:
         for row in running:
             if on_row is not None:

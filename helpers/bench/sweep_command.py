@@ -14,7 +14,7 @@ from typing import Any
 from helpers.bench.best import find_best
 from helpers.bench.result import COLUMNS, SweepResult, cells
 from helpers.bench.rows import GOALS, SweepRow
-from helpers.bench.sweep import TIMEOUT_S, Sweep
+from helpers.bench.sweep import Sweep
 from helpers.errors import HelpersError
 from helpers.native import Device, devices
 from helpers.tables import text_lines
@@ -36,9 +36,9 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=_numbers, metavar="N,N", help="n_batch (512)")
     group.add_argument("--threads", type=_numbers, metavar="N,N", help="n_threads (usable cores)")
     group.add_argument("--kv", type=_words, metavar="TYPE,TYPE", help="KV cache types (f16)")
-    group.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="(256)")
-    group.add_argument("--new-tokens", type=int, default=32, metavar="N", help="(32)")
-    group.add_argument("--repeats", type=int, default=3, metavar="N", help="per trial (3)")
+    group.add_argument("--prompt-tokens", type=int, metavar="N", help="(256)")
+    group.add_argument("--new-tokens", type=int, metavar="N", help="(32)")
+    group.add_argument("--repeats", type=int, metavar="N", help="per trial (3)")
     group.add_argument("--ctx", type=int, metavar="N", help="n_ctx (4096 or the model's own)")
     group.add_argument("--device", metavar="NAME", help="use this device alone")
     group.add_argument(
@@ -48,9 +48,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "--goal", type=_goal, default="eval", help=f"{', '.join(GOALS)}, or a weight (eval)"
     )
     group.add_argument("--max-trials", type=int, metavar="N", help="most trials of --best")
-    group.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds per trial (300)"
-    )
+    group.add_argument("--timeout", type=float, metavar="S", help="seconds per trial (300)")
 
 
 def run_sweep(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -79,32 +77,24 @@ def run_sweep(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
 def _measure(
     arguments: argparse.Namespace, chosen: Sequence[Device] | None, progress: _Progress
 ) -> SweepResult:
-    settings: dict[str, Any] = {
+    given = {
+        "n_gpu_layers": arguments.layers,
+        "n_batch": arguments.batch,
+        "n_threads": arguments.threads,
+        "type_kv": arguments.kv,
         "prompt_tokens": arguments.prompt_tokens,
         "new_tokens": arguments.new_tokens,
         "repeats": arguments.repeats,
         "n_ctx": arguments.ctx,
         "timeout_s": arguments.timeout,
         "resume": arguments.json,
-        "goal": arguments.goal,
         "devices": chosen,
-        "on_step": progress.step,
     }
-    for name, values in (
-        ("n_gpu_layers", arguments.layers),
-        ("n_batch", arguments.batch),
-        ("n_threads", arguments.threads),
-        ("type_kv", arguments.kv),
-    ):
-        if values is not None:
-            settings[name] = values
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings |= {"goal": arguments.goal, "on_step": progress.step}
     if arguments.best:
-        return find_best(
-            arguments.model,
-            max_trials=arguments.max_trials,
-            on_row=progress.row,
-            **settings,
-        )
+        most = arguments.max_trials
+        return find_best(arguments.model, max_trials=most, on_row=progress.row, **settings)
     running = Sweep(arguments.model, **settings)
     progress.total = len(running.missing)
     progress.had(running.result.rows)

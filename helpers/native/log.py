@@ -19,7 +19,6 @@ from typing import Any
 from helpers.native.library import llama, system_function
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONTINUE = 1, 2, 3, 4, 5
-LEVEL_NAMES = {0: "", _DEBUG: "D", _INFO: "I", _WARN: "W", _ERROR: "E"}
 
 _owner = threading.local()
 _recent: deque[str] = deque(maxlen=40)

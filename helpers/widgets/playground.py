@@ -215,7 +215,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
                 self.output.value = _generated(text + "…")
                 shown_at = time.monotonic()
 
-        try:
+        with self._work.showing(lambda error: self._show_failure(self.output, error)):
             if self.llm is None:
                 raise HelpersError(_NO_MODEL)
             if self.checked.grammar is None:
@@ -229,15 +229,6 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
                 stop=self._work.stop,
             )
             self.output.value = _result_html(self.result)
-        except Exception as error:
-            # In a widget's callback or a thread nobody would see it: it belongs where the result
-            # would be.
-            self._show_failure(self.output, error)
-        except KeyboardInterrupt as error:
-            self._show_failure(self.output, error)
-            raise
-        finally:
-            self._work.end()
         return self.result
 
     def _grammar_changed(self, _change: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,16 +61,28 @@ class Work:
         self._switch(busy=True)
         return True
 
-    def end(self) -> None:
-        """Allow the next one."""
-        self._switch(busy=False)
-        self._busy.release()
+    @contextlib.contextmanager
+    def showing(self, fail: Callable[[BaseException], None]) -> Iterator[None]:
+        """Do the work in this block; whatever ends it is shown, and the next can begin.
+
+        Nobody would see an exception in a widget's callback or a thread: `fail` shows it where
+        the result would be. Ctrl-C goes on to the caller, too.
+        """
+        try:
+            yield
+        except BaseException as error:
+            fail(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._switch(busy=False)
+            self._busy.release()
 
     def after_click(self, action: Callable[[], object]) -> None:
         """Act in a thread, so that the kernel can answer, once the last changes have arrived.
 
         Args:
-            action: What to do; it shows its own failures, and calls `end`.
+            action: What to do; it shows its own failures.
         """
 
         def run() -> None:

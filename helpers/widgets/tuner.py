@@ -5,11 +5,10 @@ Everything it shows is made in `tuning.py`, without widgets.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -151,25 +150,21 @@ class GpuTuner:
     # -- beginning and changing -------------------------------------------------------------------
 
     def _make_controls(self, model: str | os.PathLike[str] | None, *, offer_practice: bool) -> None:
-        self.model = widgets.Dropdown(
-            options=_models(model), description="model", layout=_WIDE, style=_LABEL
-        )
+        wide: dict[str, Any] = {"layout": _WIDE, "style": _LABEL}
+        slider = {**wide, "continuous_update": True}
+        self.model = widgets.Dropdown(options=_models(model), description="model", **wide)
         self.practice = widgets.Checkbox(
             False, description="use the practice accelerator", indent=False
         )
         self.practice_memory = widgets.Dropdown(
             options=_PRACTICE_MIB, description="with the memory", style=_LABEL, disabled=True
         )
-        self.layers = widgets.IntSlider(
-            value=0, min=0, max=1, description="n_gpu_layers", **_looks()
-        )
-        self.context = widgets.SelectionSlider(options=[512], description="n_ctx", **_looks())
+        self.layers = widgets.IntSlider(value=0, min=0, max=1, description="n_gpu_layers", **slider)
+        self.context = widgets.SelectionSlider(options=[512], description="n_ctx", **slider)
         self.batch = widgets.SelectionSlider(
-            options=BATCHES, value=512, description="n_batch", **_looks()
+            options=BATCHES, value=512, description="n_batch", **slider
         )
-        self.type_kv = widgets.Dropdown(
-            options=KV_CHOICES, description="KV cache type", layout=_WIDE, style=_LABEL
-        )
+        self.type_kv = widgets.Dropdown(options=KV_CHOICES, description="KV cache type", **wide)
         self.goal = widgets.Dropdown(options=_GOALS, description="best for", style=_LABEL)
         self.measure_button = _button("Measure", "Measure the settings shown, in a trial process")
         self.find_button = _button("Find the best", "Search for the fastest settings that fit")
@@ -179,10 +174,8 @@ class GpuTuner:
         self.progress = widgets.FloatProgress(
             value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="240px")
         )
-        self.message = widgets.HTML()
-        self.memory = widgets.HTML()
-        self.plot = widgets.HTML()
-        self.history = widgets.HTML()
+        texts = [widgets.HTML() for _ in range(4)]
+        self.message, self.memory, self.plot, self.history = texts
         self.code = widgets.Textarea(
             "",
             tooltip="The line to copy: Ctrl+A, Ctrl+C",
@@ -355,27 +348,13 @@ class GpuTuner:
         self._say(f"{what} …")
         return True
 
-    @contextlib.contextmanager
-    def _working(self) -> Iterator[None]:
-        """Whatever ends the work is told, and the next can begin."""
-        try:
-            yield
-        except Cancelled:
-            self._say("Cancelled; what was measured before remains.")
-        except BaseException as error:
-            self._fail(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        finally:
-            self._work.end()
-
     def _measure(self) -> SweepRow | None:
         def on_step(what: str, share: float) -> None:
             self.progress.value = share
             self._say(f"{what} …")
 
         row = None
-        with self._working():
+        with self._work.showing(self._fail):
             stop = self._work.stop
             row = self._logic.measure(**self._settings(), cancel=stop, on_step=on_step)
             self._show_history()
@@ -396,7 +375,7 @@ class GpuTuner:
             self.progress.value = share
             self._say(f"trial {made + 1}: {what} …")
 
-        with self._working():
+        with self._work.showing(self._fail):
             aim = (self.context.value, self.goal.value)
             stop = self._work.stop
             found = self._logic.find_best(*aim, cancel=stop, on_step=on_step, on_row=on_row)
@@ -424,6 +403,9 @@ class GpuTuner:
         self.message.value = f'<span role="status" aria-live="polite">{html.escape(text)}</span>'
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, Cancelled):
+            self._say("Cancelled; what was measured before remains.")
+            return
         self.failure = error
         self._say(f"This did not work: {str(error) or type(error).__name__}")
 
@@ -451,10 +433,6 @@ def _models(given: str | os.PathLike[str] | None) -> list[tuple[str, str]]:
         found.insert(0, (os.path.basename(os.fspath(given)), os.fspath(given)))  # noqa: PTH119
     found += [(f"{one.name} ({one.source})", str(one.path)) for one in local_models()]
     return found
-
-
-def _looks() -> dict[str, Any]:
-    return {"layout": _WIDE, "style": _LABEL, "continuous_update": True}
 
 
 def _button(text: str, tooltip: str) -> Any:

@@ -50,11 +50,9 @@ class Kept:
         """Whether they were faster than a row, for the same goal and context."""
         if (self.n_ctx, self.goal) != (n_ctx, goal) or self.settings == row.settings:
             return False
-        speeds = {
-            name: (value,) if (value := getattr(self, f"{name}_per_second")) else ()
-            for name in ("prompt", "eval")
-        }
-        then = SweepRow(prompt_runs=speeds["prompt"], eval_runs=speeds["eval"])
+        names = ("prompt", "eval")
+        runs = {f"{name}_runs": getattr(self, f"{name}_per_second") for name in names}
+        then = SweepRow(**{name: (speed,) for name, speed in runs.items() if speed})
         return then.score(goal) >= row.score(goal)
 
 
