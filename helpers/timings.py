@@ -69,7 +69,7 @@ class Timings:
     token_ms: list[float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Make plain Python numbers of what may be ctypes, NumPy or pandas numbers."""
+        """Turn ctypes, NumPy and pandas numbers into plain Python numbers."""
         for name in _NAMES[:-1]:
             value = getattr(self, name)
             if value is not None:
@@ -93,8 +93,8 @@ class Timings:
     def parse(cls, text: str) -> list[Timings]:
         r"""Read every timings block in a text, in the order of the text.
 
-        The text may be a whole log, a notebook's output or a page of prose; lines that are no
-        timings lines are passed over. Both forms are read: `llama_print_timings:` and
+        The text may be a whole log, a notebook's output or a page of prose; other lines
+        are skipped. Both forms are read: `llama_print_timings:` and
         `llama_perf_context_print:` (with `llama_perf_sampler_print:` or `common_perf_print:`).
 
         Args:
@@ -104,8 +104,8 @@ class Timings:
             One `Timings` for each block; a figure that the block does not give is None.
 
         Raises:
-            ValueError: A line begins like a timings line but is none (the message shows it), or
-                there is no block in the text.
+            ValueError: There is no block in the text, or a line begins like a timings line but
+                cannot be read (the message shows it).
 
         >>> Timings.parse("llama_print_timings:        load time =   358.60 ms\n")[0].load_ms
         358.6
@@ -153,7 +153,7 @@ class Timings:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timings:
-        """Make a `Timings` of what `to_dict` gave.
+        """Make a `Timings` from what `to_dict` gave.
 
         Args:
             data: Figures by field name; a field that is absent becomes None.
@@ -235,7 +235,7 @@ def _timings_lines(text: str) -> Iterator[tuple[str, str, dict[str, float | int]
         line = _ANSI.sub("", raw)
         markers = list(_MARKER.finditer(line))
         ends = [marker.start() for marker in markers[1:]] + [len(line)]
-        for marker, end in zip(markers, ends, strict=False):  # no marker, no turn
+        for marker, end in zip(markers, ends, strict=False):
             rest = line[marker.end() : end]
             family = "old" if marker["old"] else "new"
             match = _BODY.fullmatch(rest)

@@ -109,7 +109,7 @@ def find_best(
 
 
 def _plan(running: Sweep, devices: Sequence[Device] | None) -> Fits:
-    """The memory plan as a yes or no; where there can be no plan, a trial will tell."""
+    """The memory plan as a yes or no; without a plan, only a trial can tell."""
 
     def may_fit(settings: Settings) -> bool:
         try:

@@ -44,8 +44,8 @@ class SweepResult:
         rows: The trials.
         notes: What was changed or left out, in words.
         planned: Trials that the whole grid has.
-        trials: Trials that were really made (a search may make one twice).
-        goal: What `best()` and `code()` look for unless they are told.
+        trials: Trials made (a search may repeat one).
+        goal: What `best()` and `code()` look for by default.
         stopped: Why it ended early ("interrupted", "cancelled"), or empty.
     """
 

@@ -46,7 +46,7 @@ class Sweep:
     Attributes:
         setup: What all trials share.
         grid: The values.
-        result: What was measured, what a resumed file already had included.
+        result: What was measured, including what a resumed file already had.
 
     >>> for row in Sweep(n_batch=(128, 512)):  # doctest: +SKIP
     ...     print(row.n_batch, row.prompt_per_second)
@@ -149,7 +149,7 @@ class Sweep:
         return row
 
     def stop(self, why: str) -> None:
-        """Note why the sweep ended before its time."""
+        """Note why the sweep ended early."""
         self.result.stopped = why
         self._write()
 
@@ -204,7 +204,7 @@ def sweep(
         on_row: Called with each new row.
         settings: Any of those that follow.
         n_gpu_layers: Layers on devices; -1 is all. None: none, quarters and all where there is a
-            GPU, else 0. More than the model has is all, and said in the notes.
+            GPU, else 0. More than the model has means all, with a note.
         n_batch: Tokens per decode (512), 1 to the context.
         n_threads: Compute threads; None is the physical cores that this process may use.
         type_kv: Types of the KV cache, such as "f16" and "q8_0".
@@ -214,7 +214,7 @@ def sweep(
         n_ctx: Tokens of context; None for what `LlamaCpp` takes (4096 or the model's own).
         devices: Devices to use; None for all.
         timeout_s: Most seconds for one trial (300), loading included.
-        resume: A JSON file that gets every row at once; if it exists, its rows are taken over.
+        resume: A JSON file that gets every row at once; if it exists, its rows are kept.
         on_step: Called with what a trial is doing and the share of it that is done.
         cancel: A `threading.Event`, or a function that returns True to stop; looked at ten times a
             second, and the process in progress is ended.

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a sweep can be told to the parser of `bench`."""
+    """Add the options of a sweep to the parser of `bench`."""
     group = parser.add_argument_group(
         "sweep", "measure speeds over a grid of settings, each in a process of its own"
     )

@@ -82,7 +82,7 @@ def install_log() -> object:
     receiver = _Receiver(previous.llama_log_callback)
     callback = module.llama_log_callback(receiver.receive)
     module.llama_log_set(callback, ctypes.c_void_p(0))
-    # A Python callback must not be called once the interpreter is going: hand the library a C
+    # A Python callback must not be called while the interpreter shuts down: hand the library a C
     # function that ignores what it gets (abs takes the level and touches nothing).
     ignore = ctypes.cast(system_function("abs"), module.llama_log_callback)
     atexit.register(module.llama_log_set, ignore, ctypes.c_void_p(0))

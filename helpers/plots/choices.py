@@ -1,4 +1,4 @@
-"""What a mask does to one token: the likeliest choices, those refused by the grammar marked."""
+"""What a mask does to one token: the likeliest choices, and which of them the grammar refused."""
 
 from __future__ import annotations
 

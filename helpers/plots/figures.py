@@ -1,4 +1,4 @@
-"""Any measured numbers in the shared look: `plot_bars` for a few, `plot_lines` for a course."""
+"""Any measured numbers in the shared look: `plot_bars` for a few, `plot_lines` for series."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plot_bars(
     notes: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw a few figures of one kind as horizontal bars, each with its number.
+    """Draw a few numbers of one kind as horizontal bars.
 
     Args:
         values: Length of each bar by its name, first on top; 0 or more.
@@ -71,7 +71,7 @@ def plot_lines(
     title: str,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw one to four measured courses as lines with a mark at each measurement.
+    """Draw one to four measured series as lines with a mark at each measurement.
 
     Args:
         lines: `(x values, y values)` of each line by its name.

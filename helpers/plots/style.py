@@ -63,7 +63,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
-        # Twice the points: sharp on the screens of today. Jupyter is told the size to show.
+        # Twice the points: sharp on high-resolution screens. Jupyter gets the size to show.
         dpi = 2 * _DPI
         self.savefig(buffer, format="png", dpi=dpi, transparent=True, bbox_inches="tight")
         png = buffer.getvalue()
@@ -84,7 +84,7 @@ def new_figure(width: float, height: float) -> Figure:
 def style_axes(
     ax: Axes, title: str, *, grid: Literal["x", "y", "both"] = "x", lines_under_title: int = 1
 ) -> None:
-    """Give axes the shared look and a title, above as many lines of legend as are said."""
+    """Give axes the shared look and a title, above the lines that a legend will take."""
     pad = 11 + 15 * lines_under_title  # points
     ax.set_title(title, color=INK, fontsize=11, fontweight="bold", loc="left", pad=pad)
     ax.patch.set_alpha(0.0)
@@ -136,7 +136,7 @@ def add_legend(ax: Axes, handles: Sequence[Any], columns: int, **looks: Any) -> 
         borderpad=0.1,
         **{"handlelength": 1.5, "handletextpad": 0.5, **looks},
     )
-    # It has the line under the titles for itself, across all axes: it must not narrow its own.
+    # It may run across all axes, in the lines under the titles: it must not narrow its own.
     legend.set_in_layout(False)
 
 
@@ -159,7 +159,7 @@ def panels(ax: Axes | Sequence[Axes] | None, count: int, width: float, height: f
 
 
 def finish(ax: Axes, description: str) -> Figure:
-    """Return the figure that the axes belong to, told what it shows (for its text form)."""
+    """Return the figure that the axes belong to, with a description as its text form."""
     figure: Any = ax.figure
     while not isinstance(figure, Figure):  # a subfigure
         figure = figure.figure

@@ -181,7 +181,7 @@ _MARKS = {"out of memory": "X", "timed out": "P"}
 
 
 def _mark_failure(ax: Axes, row: SweepRow, place: float, number: int, colour: str) -> Any:
-    """A cross on the ground, in the colour of its line and above those of the lines before it."""
+    """A cross on the x axis in the colour of its line, above those of the lines before it."""
     mark = ax.plot(
         [place],
         [0],

@@ -80,7 +80,7 @@ def plot_timings(
 
     _draw_times(time_ax, calls, durations, behind=speed_ax is None)
     used = [step for step in STEPS if any(steps[step] for steps in durations)]
-    # In axes of the caller's there may be no room beside them for one long line.
+    # The caller's axes may have no room beside them for one long line.
     columns = len(used) if ax is None else 3
     style_axes(time_ax, "Where the time went", lines_under_title=-(-len(used) // columns))
     time_ax.set_yticks(range(len(calls)), names)
@@ -171,7 +171,7 @@ def _draw_speeds(ax: Axes, calls: list[Timings]) -> None:
         paint(ax.barh(rows, [speed or 0.0 for speed in speeds], height=height), step)
         for row, (pair, speed) in enumerate(zip(pairs, speeds, strict=True)):
             place = rows[row]
-            if pair == (None, None):  # said once, in the middle
+            if pair == (None, None):  # one note, in the middle
                 if side:
                     continue
                 place = row

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _GRAMMAR = '# A size in centimetres.\nroot   ::= number " cm"\nnumber ::= [1-9] [0-9]{0,2}\n'
 _TEXTS = "42 cm\n42 inches\n042 cm"
-_NO_MODEL = "There is no model here; make it with GrammarPlayground(llm)."
+_NO_MODEL = "There is no model here; pass one: GrammarPlayground(llm)."
 _PAUSE_S = 0.05
 """Between two pictures of a growing text: more would keep the browser busy, not the reader."""
 _STYLE = """<style>
@@ -56,8 +56,8 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
     """Edit a grammar, try texts against it, generate with a model beside it, see its rules.
 
     All of it works from the keyboard (Tab goes from part to part, the arrow keys change the page),
-    and says with words and marks, not with colours, what is right and what is wrong. What goes
-    wrong is shown in the part that was to have a result, and kept in `failure`. The button
+    and says with words and marks, not with colours, what is right and what is wrong. An error is
+    shown in the place of the result, and kept in `failure`. The button
     generates in a thread: the text appears as it grows, and other cells can be run meanwhile.
 
     Args:
@@ -73,9 +73,9 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         prompt: The Textarea with the prompt.
         max_tokens: The slider beside it.
         generate_button: Generates when clicked.
-        stop_button: Ends the text after the token in the making; what there is remains.
-        status: What is said about the grammar.
-        tried: What is said about the texts.
+        stop_button: Ends the text after the current token; what there is remains.
+        status: The verdict on the grammar.
+        tried: The verdicts on the texts.
         output: The generated text and its tokens.
         drawing: The railroad diagrams.
         checked: The grammar as it was last checked.
@@ -267,7 +267,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
 
 def _gbnf(grammar: str | os.PathLike[str] | Grammar) -> str:
-    """The text to edit: a file's own text, as its comments and mistakes are to be seen, too."""
+    """The text to edit: a file's own text, with its comments and mistakes."""
     if isinstance(grammar, Grammar):
         if grammar.gbnf is None:
             raise HelpersError("This grammar cannot be written as GBNF: there is no text to edit.")

@@ -33,8 +33,8 @@ class Work:
 
     Args:
         name: Name of the thread.
-        starts: The buttons that start it; they are off while it goes on.
-        end: The button that ends it; it is on only then.
+        starts: The buttons that start it; they are disabled meanwhile.
+        end: The button that ends it; it is enabled only then.
 
     Attributes:
         stop: Set to ask the work to end early.
@@ -48,12 +48,12 @@ class Work:
         self._thread: threading.Thread | None = None
 
     @property
-    def going_on(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether it has begun and not yet ended."""
         return self._busy.locked()
 
     def begin(self) -> bool:
-        """Get ready; False if it is going on already."""
+        """Get ready; False if it is in progress already."""
         if not self._busy.acquire(blocking=False):
             return False
         self.stop.clear()

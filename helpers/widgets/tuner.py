@@ -58,7 +58,7 @@ class GpuTuner:
         batch: Slider: tokens per decode.
         type_kv: Dropdown: type of the KV cache.
         goal: Dropdown: what *Find the best* looks for.
-        message: What is going on, or what went wrong.
+        message: What is being done, or what went wrong.
         memory: The predicted memory by device.
         history: The trials so far.
         code: The line of the best settings, once *Copy code* was clicked.
@@ -245,7 +245,7 @@ class GpuTuner:
         try:
             settings = self._settings()
             layers = settings.pop("n_gpu_layers")
-            if settings != self._prepared:  # so that sliding the layers answers at once
+            if settings != self._prepared:  # so that the slider of layers answers at once
                 self._logic.prepare(**settings)
                 self._prepared = settings
             self.plan = self._logic.plan(layers, **settings)
@@ -286,7 +286,7 @@ class GpuTuner:
         self._show_history()
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        if self._work.going_on:
+        if self._work.in_progress:
             self._say("Cancel the measurement first, or wait for it.")
             return
         try:
@@ -341,7 +341,7 @@ class GpuTuner:
 
     def _begin(self, what: str) -> bool:
         if not self._work.begin():
-            self._say("A measurement is going on: cancel it, or wait for it.")
+            self._say("A measurement is in progress: cancel it, or wait for it.")
             return False
         self.failure = None
         self.progress.value = 0.0

@@ -26,7 +26,7 @@ KV_CHOICES = ("f16", "q8_0", "q4_0")
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 
-_FAR = 2.5  # a limit further away than so many times the need would make the bar a sliver
+_FAR = 2.5  # a limit further away than this many times the need would make the bar a sliver
 _PATTERNS = {
     "weights": "#4C78A8",
     "kv": "repeating-linear-gradient(45deg,#72B7B2 0 4px,#3E8E88 4px 6px)",
@@ -37,7 +37,7 @@ _WORDS = {"weights": "weights", "kv": "KV cache", "compute": "compute buffers"}
 
 @dataclass(frozen=True)
 class Kept:
-    """Settings that were best once, as they are kept for a model and a machine."""
+    """Settings that were the best, as they are kept for a model and a machine."""
 
     settings: Settings
     n_ctx: int
@@ -50,9 +50,9 @@ class Kept:
         """Whether they were faster than a row, for the same goal and context."""
         if (self.n_ctx, self.goal) != (n_ctx, goal) or self.settings == row.settings:
             return False
-        names = ("prompt", "eval")
-        runs = {f"{name}_runs": getattr(self, f"{name}_per_second") for name in names}
-        then = SweepRow(**{name: (speed,) for name, speed in runs.items() if speed})
+        speeds = (self.prompt_per_second, self.eval_per_second)
+        prompt, generation = ((speed,) if speed else () for speed in speeds)
+        then = SweepRow(prompt_runs=prompt, eval_runs=generation)
         return then.score(goal) >= row.score(goal)
 
 
@@ -216,7 +216,7 @@ class Tuning:
         return None
 
     def _key(self) -> str:
-        """This model on this machine with these devices; a practice accelerator's port is none."""
+        """This model on this machine with these devices, without an accelerator's port."""
         result = self.result(512)
         machine = {name: value for name, value in result.machine.items() if name != "date"}
         parts = [result.model["fingerprint"], machine, result.setup["devices"]]
