@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from helpers.tables import Row, html_table
@@ -146,10 +146,7 @@ class Timings:
         >>> Timings.from_dict(Timings(eval_ms=1.5).to_dict()).eval_ms
         1.5
         """
-        return {
-            name: list(value) if isinstance(value := getattr(self, name), list) else value
-            for name in _NAMES
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timings:

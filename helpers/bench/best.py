@@ -81,14 +81,12 @@ def find_best(
     def measure(settings: Settings) -> SweepRow:
         if is_cancelled(cancel):
             raise Cancelled
-        known = result.find(settings)
-        if known is not None and settings not in asked:
-            row = known
-        else:
+        row = None if settings in asked else result.find(settings)
+        asked.add(settings)
+        if row is None:
             row = running.measure(settings)
             if on_row is not None:
                 on_row(row)
-        asked.add(settings)
         return row
 
     may_fit = _plan(running, devices) if fits is None else fits

@@ -65,11 +65,9 @@ class SweepResult:
 
     def put(self, row: SweepRow) -> None:
         """Add a row; it takes the place of one with the same settings."""
-        for place, other in enumerate(self.rows):
-            if other.settings == row.settings:
-                self.rows[place] = row
-                return
-        self.rows.append(row)
+        known = [other.settings for other in self.rows]
+        place = known.index(row.settings) if row.settings in known else len(known)
+        self.rows[place : place + 1] = [row]
 
     def best(self, goal: str | float | None = None) -> SweepRow:
         """The best row for a goal.

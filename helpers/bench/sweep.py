@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -167,9 +169,8 @@ class Sweep:
         if file.exists():
             old = SweepResult.load(file)
             new = self.result
-            pairs = [("model", old.model, new.model), ("setup", old.setup, new.setup)]
-            pairs.append(("machine", old.machine, new.machine))
-            for what, theirs, ours in pairs:
+            for what in ("model", "setup", "machine"):
+                theirs, ours = getattr(old, what), getattr(new, what)
                 for name in ours:
                     if name in ("code", "code_elsewhere", "date", "n_ctx_given"):
                         continue
@@ -259,9 +260,6 @@ def measured_on(chosen: Sequence[Device] | None) -> dict[str, str]:
 
 def _driver() -> str:
     """Version of NVIDIA's driver, or an empty text."""
-    import shutil
-    import subprocess
-
     if shutil.which("nvidia-smi") is None:
         return ""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

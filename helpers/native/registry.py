@@ -15,6 +15,10 @@ import psutil
 from helpers.native.library import ggml_function, library_folder, llama
 
 _ADDRESS = re.compile(r"\[[^\]\s]*:\d+\]$")
+_CGROUPS = (
+    ("/sys/fs/cgroup/", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory/", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 _MIB = 1024 * 1024
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
@@ -149,14 +153,8 @@ def cpu_features() -> frozenset[str]:
 def available_mib() -> float:
     """System memory that can be used without swapping, in MiB; a cgroup's limit counts."""
     available = float(psutil.virtual_memory().available)
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        limit, used = _read_number(limit_file), _read_number(used_file)
+    for folder, limit_name, used_name in _CGROUPS:
+        limit, used = _read_number(folder + limit_name), _read_number(folder + used_name)
         if limit is not None and used is not None:
             available = min(available, max(0.0, limit - used))
     return available / _MIB

@@ -115,10 +115,12 @@ def _looks(step: Step) -> dict[str, Any]:
     return looks | {"hatch": step.hatch, "edgecolor": _WHITE} if step.hatch else looks
 
 
-def write(ax: Axes, text: str, x: float, y: float, *, right: float = 5, **looks: Any) -> None:
-    """Write text some points to the right of a place, in the middle of its height."""
+def write(
+    ax: Axes, text: str, x: float, y: float, *, right: float = 5, up: float = 0, **looks: Any
+) -> None:
+    """Write text some points beside a place, in the middle of its height."""
     looks = {"va": "center", "fontsize": TEXT_POINTS, "color": INK, **looks}
-    ax.annotate(text, xy=(x, y), xytext=(right, 0), textcoords="offset points", **looks)
+    ax.annotate(text, xy=(x, y), xytext=(right, up), textcoords="offset points", **looks)
 
 
 def add_legend(ax: Axes, handles: Sequence[Any], columns: int, **looks: Any) -> None:

@@ -229,14 +229,14 @@ def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str
         )
     xs = sorted({getattr(row, across) for row in rows})
     ys = sorted({getattr(row, up) for row in rows})
-    speeds = {
-        (getattr(row, across), getattr(row, up)): row.speed(speed)[0] for row in rows if row.ok
-    }
-    grid = [[speeds.get((a, b)) or math.nan for a in xs] for b in ys]
+    cells = {(getattr(row, across), getattr(row, up)): row for row in rows}
+    grid = [
+        [(cells[a, b].speed(speed)[0] if (a, b) in cells else None) or math.nan for a in xs]
+        for b in ys
+    ]
     known = [value for line in grid for value in line if not math.isnan(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
     ax.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=low, vmax=high or 1.0)
-    failed = {(getattr(row, across), getattr(row, up)): why(row) for row in rows if not row.ok}
     for column, a in enumerate(xs):
         for line, b in enumerate(ys):
             value = grid[line][column]
@@ -244,7 +244,8 @@ def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str
                 bright = (value - low) / ((high - low) or 1.0) > 0.5
                 text, colour = f"{value:.0f}", "#000000" if bright else "#FFFFFF"
             else:
-                text, colour = failed.get((a, b), ""), INK
+                row = cells.get((a, b))
+                text, colour = why(row) if row and not row.ok else "", INK
                 if text:
                     box = Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, hatch="xxx")
                     box.set(edgecolor=INK, linewidth=0, alpha=0.35)

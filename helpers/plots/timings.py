@@ -92,7 +92,7 @@ def plot_timings(
         speed_ax.tick_params(axis="y", length=0, labelleft=False)
         speed_ax.set_ylim(len(calls) - 0.5, -0.5)
     alone = durations[0] if len(calls) == 1 else {}
-    handles = [swatch(step, _label(step, alone.get(step))) for step in used]
+    handles = [swatch(step, _legend_text(step, alone.get(step))) for step in used]
     add_legend(time_ax, handles, columns)
     return finish(
         time_ax,
@@ -183,7 +183,7 @@ def _draw_speeds(ax: Axes, calls: list[Timings]) -> None:
     ax.set_xlabel("tokens per second")
 
 
-def _label(step: Step, ms: float | None) -> str:
+def _legend_text(step: Step, ms: float | None) -> str:
     """A step in the legend: with its time where there is one call, or when it happens."""
     if ms is not None:
         return f"{step.name} {duration(ms)}"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from helpers.engine import Completion
 from helpers.errors import GrammarError, HelpersError
 from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
-from helpers.plots import plot_rules
 from helpers.tables import Code, html_table
 
 if TYPE_CHECKING:
@@ -218,8 +217,3 @@ def _shown(text: str) -> str:
 
 def _percent(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
-
-
-def drawing_html(grammar: Grammar) -> str:
-    """The rules as railroad diagrams, to be put into a page."""
-    return plot_rules(grammar).svg

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ import ipywidgets as widgets
 
 from helpers.errors import HelpersError
 from helpers.grammars import Grammar
+from helpers.plots import plot_rules
 from helpers.widgets.grammar_trials import (
     CheckedGrammar,
     TracedText,
     check_grammar,
-    drawing_html,
     failure_text,
     generate_traced,
     texts_lines,
@@ -101,14 +102,12 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.result: TracedText | None = None
         self.failure: BaseException | None = None
         self.source = _area(_gbnf(grammar), "Grammar in GBNF; it is checked at every key", "180px")
-        self.status = widgets.HTML()
         self.texts = _area(texts, "Texts to try, one a line", "110px")
-        self.tried = widgets.HTML()
         self.prompt = _area(prompt, "The prompt to generate from", "60px")
         self.prompt.add_class("prose")
-        self.max_tokens = widgets.IntSlider(
-            max_tokens, 1, max(256, max_tokens), description="max_tokens"
-        )
+        self.status, self.tried, self.output, self.drawing = (widgets.HTML() for _ in range(4))
+        most = max(256, max_tokens)
+        self.max_tokens = widgets.IntSlider(max_tokens, 1, most, description="max_tokens")
         self.generate_button = widgets.Button(
             description="Generate", tooltip="Generate with the model under this grammar"
         )
@@ -116,34 +115,18 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             description="Stop", tooltip="End the text here", disabled=True
         )
         self._work = Work("grammar-playground", [self.generate_button], self.stop_button)
-        self.output = widgets.HTML()
-        self.drawing = widgets.HTML()
         self.checked: CheckedGrammar = check_grammar(self.source.value)
-
+        row = widgets.HBox([self.max_tokens, self.generate_button, self.stop_button])
         self._pages = widgets.Tab(
             children=[
                 widgets.VBox([_label("Texts to try, one a line"), self.texts, self.tried]),
-                widgets.VBox(
-                    [
-                        _label("Prompt"),
-                        self.prompt,
-                        widgets.HBox([self.max_tokens, self.generate_button, self.stop_button]),
-                        self.output,
-                    ]
-                ),
+                widgets.VBox([_label("Prompt"), self.prompt, row, self.output]),
                 self.drawing,
             ],
             titles=["Try texts", "Generate", "Drawing"],
         )
-        super().__init__(
-            [
-                widgets.HTML(_STYLE),
-                _label("Grammar"),
-                self.source,
-                self.status,
-                self._pages,
-            ]
-        )
+        style = widgets.HTML(_STYLE)
+        super().__init__([style, _label("Grammar"), self.source, self.status, self._pages])
         self.add_class("grammar-playground")
         self.source.observe(self._grammar_changed, names="value")
         self.texts.observe(self._texts_changed, names="value")
@@ -244,22 +227,24 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             self.tried.value = self.drawing.value = waiting
             return
         self._try()
-        try:
-            self.drawing.value = f'<div class="wide">{drawing_html(self.checked.grammar)}</div>'
-        except Exception as error:
-            self._show_failure(self.drawing, error)
+        rules = self.checked.grammar
+        self._show(self.drawing, lambda: f'<div class="wide">{plot_rules(rules).svg}</div>')
 
     def _texts_changed(self, _change: Any) -> None:
         self.failure = None
-        if self.checked.grammar is not None:
-            self._try()
+        self._try()
 
     def _try(self) -> None:
-        assert self.checked.grammar is not None
+        grammar = self.checked.grammar
+        if grammar is not None:
+            self._show(self.tried, lambda: texts_table(try_texts(grammar, self.texts.value)))
+
+    def _show(self, place: Any, make: Callable[[], str]) -> None:
+        """Show what `make` returns, or why it failed."""
         try:
-            self.tried.value = texts_table(try_texts(self.checked.grammar, self.texts.value))
+            place.value = make()
         except Exception as error:
-            self._show_failure(self.tried, error)
+            self._show_failure(place, error)
 
     def _show_failure(self, place: Any, error: BaseException) -> None:
         self.failure = error

@@ -24,12 +24,7 @@ from helpers.widgets.tuning import BATCHES, KV_CHOICES, Kept, Tuning, memory_htm
 _WIDE = widgets.Layout(width="640px", max_width="100%")
 _LABEL = {"description_width": "140px"}
 _EMBEDDED = "the embedded model"
-_PRACTICE_MIB = (
-    ("all of this machine's", None),
-    ("150 MiB", 150),
-    ("100 MiB", 100),
-    ("64 MiB", 64),
-)
+_PRACTICE_MIB = (("all of this machine's", None), *((f"{n} MiB", n) for n in (150, 100, 64)))
 _GOALS = (("generation speed", "eval"), ("prompt speed", "prompt"), ("both", "both"))
 
 

@@ -301,13 +301,10 @@ def _bar(plan: MemoryPlan, device: str, name: str, scale: float) -> str:
         if limit < scale
         else ""
     )
-    frame = "3px solid #D1242F" if lacking is not None else "1px solid #808080"
-    words = (
-        f"✗ {need:,.0f} MiB, {lacking:,.0f} MiB too many"
-        if lacking is not None
-        else f"{need:,.0f} MiB of {free:,.0f} free"
-    )
-    colour = ";color:#D1242F;font-weight:bold" if lacking is not None else ""
+    frame, colour, words = "1px solid #808080", "", f"{need:,.0f} MiB of {free:,.0f} free"
+    if lacking is not None:
+        frame, colour = "3px solid #D1242F", ";color:#D1242F;font-weight:bold"
+        words = f"✗ {need:,.0f} MiB, {lacking:,.0f} MiB too many"
     layers = plan.layers_on.get(device, 0)
     return (
         f'<div style="margin:.4em 0"><div style="display:flex;justify-content:space-between">'
