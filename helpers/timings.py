@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from helpers.tables import Row, html_table
+from helpers.tables import Cells, html_table
 
 __all__ = ["Timings"]
 
@@ -179,7 +179,7 @@ class Timings:
             ("total", self.total_ms, self.generated_tokens),
             ("first token", self.first_token_ms, None),
         ]
-        rows: list[Row] = []
+        rows: list[Cells] = []
         for step, ms, tokens in steps:
             if ms is not None:
                 rate = _per_second(tokens, ms)

@@ -11,7 +11,7 @@ from typing import Any
 from helpers.bench import store
 from helpers.bench.rows import GOALS, Settings, SweepRow, goal_weight
 from helpers.errors import HelpersError
-from helpers.tables import Row, html_table, text_lines
+from helpers.tables import Cells, html_table, text_lines
 
 TIE = 0.02
 """Rows within 2 % of the best are as fast as it: two trials of one setting differ by as much."""
@@ -233,7 +233,7 @@ class SweepResult:
             return None
 
 
-def cells(row: SweepRow) -> Row:
+def cells(row: SweepRow) -> Cells:
     """A row of the table; a reason stands where figures would, if there are none."""
     settings = (row.n_gpu_layers, row.n_batch, row.n_threads, row.type_kv)
     reason = textwrap.shorten(row.reason, _REASON, placeholder=" …")

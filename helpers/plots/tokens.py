@@ -17,12 +17,11 @@ from helpers.plots.style import (
     style_axes,
     write,
 )
+from helpers.timings import Timings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from helpers.timings import Timings
 
 
 def plot_tokens(timings: Timings, *, ax: Axes | None = None) -> Figure:
