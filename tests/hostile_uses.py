@@ -13,7 +13,7 @@ import asyncio, contextlib, gc, os, signal, sys, threading, time, warnings
 from pathlib import Path
 from langchain_core.callbacks import BaseCallbackHandler
 from helpers import Grammar, LlamaCpp, default_model
-from helpers.engine import Engine, EngineOptions, Request
+from helpers.engine import Engine, LoadOptions, Request
 
 MODEL = str(default_model())
 FRANCE = "The capital of France is"
@@ -524,7 +524,7 @@ PROMPTS = [
         "prompts",
         "tokens beyond the vocabulary",
         """
-        engine = Engine(EngineOptions(model_path=MODEL, n_ctx=64))
+        engine = Engine(LoadOptions(model_path=MODEL, n_ctx=64))
         ask = lambda *tokens: error(
             lambda: engine.generate(Request(prompt=tokens, max_tokens=1)).finish_reason
         )
@@ -769,7 +769,7 @@ LIFECYCLE = [
         "lifecycle",
         "an engine forgotten during a stream",
         """
-        options = EngineOptions(model_path=MODEL, n_ctx=256)
+        options = LoadOptions(model_path=MODEL, n_ctx=256)
         stream = Engine(options).stream(Request(prompt=FRANCE, max_tokens=4, temperature=0))
         gc.collect()
         result = "Paris" in "".join(piece.text for piece in list(stream)[:-1])

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from helpers.bench.grid import default_layers, whole
+from helpers.bench.grid import default_layers
 from helpers.bench.result import SweepResult
 from helpers.bench.rows import Settings, SweepRow
 from helpers.bench.search import Fits, search
 from helpers.bench.sweep import Sweep, SweepSettings
 from helpers.bench.trial import Cancelled, is_cancelled
+from helpers.checks import check_range
 from helpers.errors import DeviceError, HelpersError
 from helpers.models import find_model, inspect_model
 from helpers.native import Device, usable_cores
@@ -63,7 +64,7 @@ def find_best(
     'llm = LlamaCpp(model_path=default_model(), n_gpu_layers=31, n_batch=512)'
     """
     if max_trials is not None:
-        whole("max_trials", max_trials, 1, 1_000_000)
+        check_range("max_trials", max_trials, 1, 1_000_000)
     cores = usable_cores()
     devices, cancel = settings.get("devices"), settings.get("cancel")
     if settings.get("n_gpu_layers") is None:

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from helpers.bench.contestants import Remote
 from helpers.bench.table import Comparison, describe_machine
-from helpers.engine import Engine, EngineOptions, Request
+from helpers.engine import Engine, LoadOptions, Request
 from helpers.grammars import Grammar, Vocabulary
 from helpers.models import default_model, format_prompt
-from helpers.native import Model, ModelParams
+from helpers.native import Model
 
 TOKENS = 96
 LEAST = 48
@@ -49,7 +49,7 @@ def compare_constrained(
     say("making grammars and a vocabulary")
     Grammar.from_pydantic(Person)  # the first one also imports what it needs
     making = [(_milliseconds(lambda: Grammar.from_pydantic(Person)), 10.0) for _ in range(rounds)]
-    model = Model(str(default_model()), ModelParams(devices=(), vocab_only=True))
+    model = Model(LoadOptions(model_path=str(default_model()), n_gpu_layers=0, vocab_only=True))
     preparing = [
         (_milliseconds(lambda: Vocabulary(model, model.vocab)), 1000.0) for _ in range(rounds)
     ]
@@ -76,7 +76,7 @@ def _add_engine_rows(
         "a pydantic schema": Grammar.from_pydantic(Person),
     }
     prompt = format_prompt([("user", _TASK)])
-    options = EngineOptions(
+    options = LoadOptions(
         model_path=str(default_model()), n_gpu_layers=0, isolate=False, n_ctx=1024
     )
     with Engine(options) as engine:

@@ -39,12 +39,12 @@ class Bare:
     """Nothing but decode and argmax, with the parameters that `LlamaCpp` uses."""
 
     def __init__(self) -> None:
-        from helpers.native import Context, ContextParams, Model, ModelParams, usable_cores
+        from helpers.load_options import LoadOptions
+        from helpers.native import Context, Model
 
-        cores = usable_cores()
-        self.model = Model(str(default_model()), ModelParams(devices=()))
-        params = ContextParams(n_ctx=4096, n_threads=cores, n_threads_batch=cores)
-        self.context = Context(self.model, params)
+        options = LoadOptions(model_path=str(default_model()), n_ctx=4096, n_gpu_layers=0)
+        self.model = Model(options)
+        self.context = Context(self.model, options)
 
     def generate(self, prompt: str, count: int) -> tuple[float, float]:
         """Decode and take the largest logit, again and again."""

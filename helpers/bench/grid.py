@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.bench.rows import Settings, without_address
-from helpers.engine import EngineOptions
-from helpers.engine.options import MAX_THREADS
-from helpers.memory.kv_types import KV_TYPES, kv_type
+from helpers.checks import check_range
+from helpers.kv_types import KV_TYPES, kv_type
+from helpers.load_options import MAX_THREADS, LoadOptions
 from helpers.models import ModelInfo, default_model, find_model, inspect_model
 from helpers.models.catalogue import CATALOGUE
 from helpers.native import Device, devices, usable_cores
@@ -61,9 +61,9 @@ class Setup:
         """Layers that can be offloaded: the blocks and the output layer."""
         return self.info.n_layers + 1
 
-    def options(self, settings: Settings) -> EngineOptions:
+    def options(self, settings: Settings) -> LoadOptions:
         """The engine's options for a trial."""
-        return EngineOptions(
+        return LoadOptions(
             model_path=str(self.path),
             n_ctx=self.n_ctx,
             n_batch=settings.n_batch,
@@ -147,15 +147,10 @@ def make_setup(
         TypeError: A value is of the wrong kind.
         ValueError: A value has no meaning, or the tokens do not fit the context.
     """
-    whole("prompt_tokens", prompt_tokens, 0, 1 << 20)
-    whole("new_tokens", new_tokens, 0, 1 << 20)
-    whole("repeats", repeats, 1, 1000)
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise TypeError(f"timeout_s={timeout_s!r} must be a number of seconds.")
-    if not 0 < timeout_s <= 86_400:
-        raise ValueError(
-            f"timeout_s={timeout_s!r} is out of range: above 0, at most 86400 seconds."
-        )
+    check_range("prompt_tokens", prompt_tokens, 0, 1 << 20)
+    check_range("new_tokens", new_tokens, 0, 1 << 20)
+    check_range("repeats", repeats, 1, 1000)
+    check_range("timeout_s", timeout_s, 0.001, 86_400.0, " seconds")
     if prompt_tokens == 1:
         raise ValueError("prompt_tokens=1 is no prompt to time: use 2 or more, or 0 for none.")
     if not prompt_tokens and not new_tokens:
@@ -164,7 +159,7 @@ def make_setup(
     info = inspect_model(path, check=False)
     trained = info.n_ctx_train or 4096
     if n_ctx is not None:
-        whole("n_ctx", n_ctx, 0, 1 << 23)
+        check_range("n_ctx", n_ctx, 0, 1 << 23)
     context = min(4096, trained) if n_ctx is None else n_ctx or trained
     needed = max(prompt_tokens + 1, new_tokens + 3)
     if needed > context:
@@ -216,12 +211,12 @@ def make_grid(
     threads = _values("n_threads", n_threads)
     kinds = _values("type_kv", type_kv)
     for value in layers:
-        whole("n_gpu_layers", value, -1, 2**31 - 1, "; -1 is all layers")
+        check_range("n_gpu_layers", value, -1, 2**31 - 1, "; -1 is all layers")
     for value in batches:
-        whole("n_batch", value, 1, 1 << 20)
+        check_range("n_batch", value, 1, 1 << 20)
     for value in threads:
         if value is not None:
-            whole("n_threads", value, 1, MAX_THREADS)
+            check_range("n_threads", value, 1, MAX_THREADS)
     for value in kinds:
         if not isinstance(value, str):
             raise TypeError(f"type_kv={value!r} must be a name, such as 'f16' or 'q8_0'.")
@@ -259,19 +254,6 @@ def default_layers(n_layers: int, counts: int = 5) -> list[int]:
     """
     even = {round(n_layers * step / (counts - 1)) for step in range(counts)}
     return sorted({*even, max(0, n_layers - 1)})
-
-
-def whole(name: str, value: Any, low: int, high: int, hint: str = "") -> None:
-    """Refuse what is no whole number in a range.
-
-    Raises:
-        TypeError: It is no whole number.
-        ValueError: It is out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} must be a whole number.")
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} is out of range: {low} to {high}{hint}.")
 
 
 def fingerprint(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from helpers.bench.grid import Setup
 from helpers.bench.rows import Settings, SweepRow, without_address
-from helpers.engine import Completion, EngineOptions, Request
+from helpers.engine import Completion, LoadOptions, Request
 from helpers.engine.core import settle
 from helpers.engine.sequence import Job
 from helpers.errors import EngineCrashed, HelpersError
@@ -75,7 +75,7 @@ def run_trial(
 class _Child(IsolatedCore):
     """A model in a child process that can be ended while it still loads."""
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: LoadOptions) -> None:
         self._wanted = options
         self._process: Any = None
         self._unwanted = False

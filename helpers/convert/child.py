@@ -83,10 +83,11 @@ def _quantize(answer: Any, *, source: str, target: str, number: int, requantize:
 def _score(answer: Any, *, path: str, text: str, window: int) -> list[float]:
     import numpy as np
 
-    from helpers.native import Model, ModelParams, usable_cores
+    from helpers.load_options import LoadOptions
+    from helpers.native import Model
     from helpers.native.scoring import ScoringContext
 
-    model = Model(path, ModelParams())
+    model = Model(LoadOptions(model_path=path, n_gpu_layers=0))
     if not model.generates:
         raise ModelFileError(
             "This model does not generate text, so it has no perplexity: choose a language model."
@@ -95,7 +96,7 @@ def _score(answer: Any, *, path: str, text: str, window: int) -> list[float]:
     if len(tokens) < 2:
         raise HelpersError("The text has fewer than two tokens: there is nothing to predict in it.")
     size = max(2, min(window, len(tokens), model.n_ctx_train))
-    context = ScoringContext(model, size, usable_cores())
+    context = ScoringContext(model, size)
     scores: list[float] = []
     # Each window begins with the last token of the one before: every token but the very first is
     # predicted exactly once.

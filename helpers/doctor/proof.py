@@ -97,20 +97,18 @@ def run(n_gpu_layers: int, names: tuple[str, ...], prompt_tokens: int, eval_toke
         prompt_tokens: Tokens of the measured prompt, 1 to 512.
         eval_tokens: Tokens to generate.
     """
+    from helpers.load_options import LoadOptions
     from helpers.models import default_model
-    from helpers.native import (
-        Context,
-        ContextParams,
-        Model,
-        ModelParams,
-        read_offloaded,
-        usable_cores,
-    )
+    from helpers.native import Context, Model, read_offloaded
 
-    cores = usable_cores()
-    params = ModelParams(n_gpu_layers=n_gpu_layers, devices=names)
-    model = Model(str(default_model()), params)
-    context = Context(model, ContextParams(n_ctx=1024, n_threads=cores, n_threads_batch=cores))
+    options = LoadOptions(
+        model_path=str(default_model()),
+        n_ctx=1024,
+        n_gpu_layers=n_gpu_layers,
+        devices=tuple((name, None) for name in names),
+    )
+    model = Model(options)
+    context = Context(model, options)
     log = [*model.log, *context.log]
     text = _continue(context, model, _PROMPT, eval_tokens)
     filler = model.tokenize(_FILLER * (1 + prompt_tokens // 8))[:prompt_tokens]

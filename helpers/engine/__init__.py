@@ -1,12 +1,13 @@
 """One loaded model and everything that can be asked of it, without LangChain.
 
->>> from helpers.engine import Engine, EngineOptions, Request
->>> with Engine(EngineOptions(model_path="model.gguf")) as engine:  # doctest: +SKIP
+>>> from helpers.engine import Engine, LoadOptions, Request
+>>> with Engine(LoadOptions(model_path="model.gguf")) as engine:  # doctest: +SKIP
 ...     engine.generate(Request(prompt="Hello", max_tokens=8)).text
 """
 
 from helpers.engine.engine import Engine
-from helpers.engine.options import Chunk, Completion, EngineOptions, Request
+from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.report import LoadReport
+from helpers.load_options import LoadOptions
 
-__all__ = ["Chunk", "Completion", "Engine", "EngineOptions", "LoadReport", "Request"]
+__all__ = ["Chunk", "Completion", "Engine", "LoadOptions", "LoadReport", "Request"]

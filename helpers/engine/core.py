@@ -9,19 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from helpers.engine.lane import Lane
-from helpers.engine.options import EngineOptions
 from helpers.engine.overrides import check_overrides
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
+from helpers.load_options import LoadOptions
 from helpers.memory.cache import kv_mib_by_layer
 from helpers.models import ModelInfo, check_model_file, inspect_model
 from helpers.native import (
     Context,
-    ContextParams,
     Model,
-    ModelParams,
     available_mib,
     devices,
     read_buffers,
@@ -34,7 +32,7 @@ from helpers.warn import warn_caller
 _MIB = 1024 * 1024
 
 
-def settle(options: EngineOptions) -> EngineOptions:
+def settle(options: LoadOptions) -> LoadOptions:
     """Check the model file and give every open option its value.
 
     Returns:
@@ -64,12 +62,18 @@ def settle(options: EngineOptions) -> EngineOptions:
         )
     n_batch = options.n_batch
     if n_batch > n_ctx:
-        if n_batch != EngineOptions.n_batch:
+        if n_batch != LoadOptions.n_batch:
             warn_caller(f"n_batch={n_batch} is more than n_ctx={n_ctx}; {n_ctx} is used.")
         n_batch = n_ctx
-    overrides = dict(options.model_settings).get("kv_overrides")
-    if overrides:
-        check_overrides(options.model_path, overrides)
+    if options.kv_overrides:
+        check_overrides(options.model_path, options.kv_overrides)
+    experts_on_cpu = min(options.n_cpu_moe, info.n_layers)
+    if experts_on_cpu and not info.n_experts:
+        warn_caller(
+            f"n_cpu_moe={options.n_cpu_moe} has no effect: {info.path.name} is no mixture of "
+            "experts."
+        )
+        experts_on_cpu = 0
     layers, isolate = _placement(options, info)
     settled = dataclasses.replace(
         options,
@@ -79,6 +83,7 @@ def settle(options: EngineOptions) -> EngineOptions:
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
         n_gpu_layers=layers,
+        n_cpu_moe=experts_on_cpu,
         isolate=isolate,
     )
     if not options.vocab_only:
@@ -86,7 +91,7 @@ def settle(options: EngineOptions) -> EngineOptions:
     return settled
 
 
-def _placement(options: EngineOptions, info: ModelInfo) -> tuple[int | str, bool]:
+def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
     """Layers on devices, and whether the model needs a process of its own."""
     given = options.devices
     offloading = any(device.offloads for device in devices()) if given is None else bool(given)
@@ -114,7 +119,7 @@ def _placement(options: EngineOptions, info: ModelInfo) -> tuple[int | str, bool
     return layers, isolate
 
 
-def check_memory(options: EngineOptions, info: ModelInfo, n_seq: int = 1) -> None:
+def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
     """Refuse a context that the system's memory cannot hold, before anything is allocated.
 
     Raises:
@@ -130,6 +135,8 @@ def check_memory(options: EngineOptions, info: ModelInfo, n_seq: int = 1) -> Non
             options.type_k,  # type: ignore[arg-type]
             options.type_v,  # type: ignore[arg-type]
             n_seq=n_seq,
+            swa_full=options.swa_full,
+            n_ubatch=options.n_ubatch,
         )
     )
     weights = 0.0 if options.use_mmap or n_seq > 1 else info.file_size / _MIB
@@ -153,11 +160,11 @@ class LocalCore:
         options: Options that went through `settle`.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: LoadOptions) -> None:
         started = time.perf_counter()
         self.options = options
         self.pid = os.getpid()
-        self._model = Model(options.model_path, _model_params(options))
+        self._model = Model(options)
         self.native_log = [*self._model.log]
         self._scheduler: Scheduler | None = None
         try:
@@ -215,23 +222,10 @@ class LocalCore:
             self._scheduler.close(wait=wait)
 
     def _make_lane(self, n_ctx: int, n_seq: int) -> Lane:
-        options = self.options
+        options = dataclasses.replace(self.options, n_ctx=n_ctx)
         if n_seq > 1:
-            wanted = dataclasses.replace(options, n_ctx=n_ctx)
-            check_memory(wanted, inspect_model(options.model_path, check=False), n_seq)
-        params = ContextParams(
-            n_ctx=n_ctx,
-            n_seq_max=n_seq,
-            n_batch=max(options.n_batch, n_seq),
-            n_ubatch=options.n_ubatch,
-            n_threads=options.n_threads or 1,
-            n_threads_batch=options.n_threads_batch or 1,
-            flash_attn=options.flash_attn,
-            type_k=options.type_k,  # type: ignore[arg-type]
-            type_v=options.type_v,  # type: ignore[arg-type]
-            settings=options.context_settings,
-        )
-        context = Context(self._model, params)
+            check_memory(options, inspect_model(options.model_path, check=False), n_seq)
+        context = Context(self._model, options, n_seq)
         if self._adapter is not None:
             context.set_adapter(self._adapter, options.lora_scale)
         return Lane(context, n_ctx, on_cpu=options.n_gpu_layers == 0)
@@ -253,18 +247,3 @@ class LocalCore:
             n_threads=options.n_threads or 1,
             load_ms=load_ms,
         )
-
-
-def _model_params(options: EngineOptions) -> ModelParams:
-    names = tuple(name for name, _ in options.devices) if options.devices is not None else None
-    layers = options.n_gpu_layers
-    assert isinstance(layers, int)
-    return ModelParams(
-        n_gpu_layers=layers,
-        # No layers on a device means no device at all: llama.cpp would still lend it big matrices.
-        devices=() if layers == 0 else names,
-        use_mmap=options.use_mmap,
-        use_mlock=options.use_mlock,
-        vocab_only=options.vocab_only,
-        **dict(options.model_settings),
-    )

@@ -9,19 +9,17 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from helpers.engine.core import LocalCore, settle
-from helpers.engine.options import Chunk, Completion, EngineOptions, Request
+from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Event, Job
 from helpers.errors import HelpersError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from helpers.load_options import LoadOptions
 
 
 class Core(Protocol):
@@ -37,6 +35,9 @@ class Core(Protocol):
     def cancel(self, job: Job) -> None: ...  # noqa: D102
     def tokenize(self, text: str) -> list[int]: ...  # noqa: D102
     def close(self, *, wait: bool = True) -> None: ...  # noqa: D102
+
+
+MakeCore = Callable[[LoadOptions], Core]
 
 
 class _Shared:
@@ -59,6 +60,8 @@ class Engine:
 
     Args:
         options: How to load the model.
+        make_core: Makes what runs the jobs from settled options; `helpers.isolation.make_core`
+            also knows processes of their own. None for this process.
 
     Raises:
         ModelFileError: The file is not one that llama.cpp could load.
@@ -66,8 +69,9 @@ class Engine:
         ValueError: A value has no meaning.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: LoadOptions, make_core: MakeCore | None = None) -> None:
         self.options = settle(options)
+        self._make_core = make_core or _local_core
         state = Path(self.options.model_path).stat()
         self._key = (self.options, state.st_size, state.st_mtime_ns, os.getpid())
         self._closed = False
@@ -77,7 +81,7 @@ class Engine:
         with _lock:
             shared = _cores.get(self._key)
             if shared is None or not shared.core.alive:
-                shared = _cores[self._key] = _Shared(_make_core(self.options))
+                shared = _cores[self._key] = _Shared(self._make_core(self.options))
             shared.users += 1
             self._finalizer = weakref.finalize(self, _release, self._key, shared)
             self._finalizer.atexit = False
@@ -222,9 +226,9 @@ class Engine:
             self._shared.core.close()
             self._finalizer()
 
-    def __reduce__(self) -> tuple[type[Engine], tuple[EngineOptions]]:
+    def __reduce__(self) -> tuple[type[Engine], tuple[LoadOptions, MakeCore]]:
         """A copy shares the loaded model; a pickle carries the options and loads it again."""
-        return (Engine, (self.options,))
+        return (Engine, (self.options, self._make_core))
 
     def __enter__(self) -> Engine:
         return self
@@ -238,11 +242,12 @@ class Engine:
         self.close()
 
 
-def _make_core(options: EngineOptions) -> Core:
+def _local_core(options: LoadOptions) -> Core:
     if options.isolate:
-        from helpers.isolation.core import IsolatedCore
-
-        return IsolatedCore(options)
+        raise ValueError(
+            "isolate=True, or a device other than the CPU, needs a process of its own: "
+            "Engine(options, helpers.isolation.make_core)."
+        )
     return LocalCore(options)
 
 

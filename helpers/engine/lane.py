@@ -33,14 +33,13 @@ class Lane:
 
     def __init__(self, context: Context, n_ctx: int, *, on_cpu: bool = True) -> None:
         self.context = context
-        params = context.params
-        room = min(params.n_batch, params.n_ubatch)
+        room = min(context.n_batch, context.n_ubatch)
         self._tile = TILE if on_cpu and room >= TILE else 0
-        self._small = min(SMALL, room) if on_cpu else params.n_batch
+        self._small = min(SMALL, room) if on_cpu else context.n_batch
         self.n_ctx = min(n_ctx, context.n_ctx)
-        self.held: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self.tiled = [0] * params.n_seq_max  # of the held: computed in tiles, from the beginning
-        self.prompted = [0] * params.n_seq_max  # of the held: the last prompt; the rest is answer
+        self.held: list[list[int]] = [[] for _ in range(context.n_seq)]
+        self.tiled = [0] * context.n_seq  # of the held: computed in tiles, from the beginning
+        self.prompted = [0] * context.n_seq  # of the held: the last prompt; the rest is answer
         self.active: dict[int, Sequence] = {}
 
     def forget(self, slot: int | None = None) -> None:
@@ -52,6 +51,11 @@ class Lane:
         for index in range(len(self.held)) if slot is None else (slot,):
             self.held[index].clear()
             self.tiled[index] = self.prompted[index] = 0
+
+    def drop_unfinished(self, slot: int) -> None:
+        """Remove what an aborted decode left behind; where that is refused, all of it."""
+        if not self.context.truncate(slot, len(self.held[slot])):
+            self.forget(slot)
 
     def free_slot(self, tokens: list[int]) -> int:
         """The idle sequence that already holds most of these tokens."""
@@ -79,7 +83,7 @@ class Lane:
             self.tiled[slot], self.prompted[slot] = self.tiled[source], self.prompted[source]
             own = best
         tiled = self.tiled[slot]
-        tiles = limit // self._tile * self._tile if self._tile else 0
+        tiles = cold = limit // self._tile * self._tile if self._tile else 0
         if own > self.prompted[slot]:
             # A chat goes on after its own answer. The answer was computed token by token, and is
             # not computed again only to be rounded as if it had come with the prompt.
@@ -91,7 +95,7 @@ class Lane:
                 own -= own % self._tile
         if len(self.held[slot]) > own and not self.context.truncate(slot, own):
             self.context.truncate(slot, 0)
-            own = 0
+            own, tiles = 0, cold
         del self.held[slot][own:]
         self.tiled[slot], self.prompted[slot] = min(tiled, own, tiles), own
         return own, tiles
@@ -100,8 +104,7 @@ class Lane:
         """The tokens of a prompt to decode next, given what the slot holds."""
         done = len(self.held[slot])
         if done < tiles:
-            params = self.context.params
-            most = min(params.n_batch, params.n_ubatch) // self._tile * self._tile
+            most = min(self.context.n_batch, self.context.n_ubatch) // self._tile * self._tile
             return tokens[done : done + min(tiles - done, most)]
         return tokens[done : done + portion(len(tokens) - done, self._small)]
 

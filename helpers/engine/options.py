@@ -1,4 +1,4 @@
-"""What an engine is told: how to load a model (`EngineOptions`), what to generate (`Request`)."""
+"""What an engine is asked (`Request`) and what it answers (`Chunk`, `Completion`)."""
 
 from __future__ import annotations
 
@@ -8,90 +8,27 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from helpers.memory.kv_types import kv_type
+from helpers.checks import check_range
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
     from helpers.grammars import Grammar
 
-MAX_THREADS = 512
-"""`GGML_MAX_N_THREADS`: more threads than that is an assertion inside ggml."""
-
-MAX_SEQUENCES = 256
-"""`LLAMA_MAX_SEQ`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How to load a model. Two engines with equal options share one loaded model.
-
-    Attributes:
-        model_path: The GGUF file.
-        n_ctx: Tokens of context per sequence; 0 for what the model was trained with; None for
-            4096 or the model's own if smaller.
-        n_batch: Tokens handed to llama.cpp in one decode, 1 to `n_ctx`.
-        n_ubatch: Tokens computed at once, at most `n_batch`.
-        n_gpu_layers: Layers on devices; -1 all; "auto" what fits (0 without such a device).
-        devices: `(name, endpoint)` of the devices to use, or None for all; the endpoint is the
-            `host:port` of an RPC server, else None.
-        n_threads: Compute threads for single tokens; None for the physical cores this process
-            may use.
-        n_threads_batch: Compute threads for prompts; None for the same.
-        n_parallel: Most sequences decoded side by side, 1 to 256.
-        type_k: Type of the K cache, one of `helpers.memory.kv_types.KV_TYPES`, by name or number.
-        type_v: Type of the V cache, likewise.
-        flash_attn: True, False, or None to use it where the backend has it.
-        use_mmap: Map the file instead of reading it.
-        use_mlock: Keep the weights from being swapped out.
-        vocab_only: Load the vocabulary alone: tokens can be counted, nothing generated.
-        lora_path: A LoRA adapter in GGUF form, or None.
-        lora_scale: Strength of the adapter.
-        isolate: Run in a child process: True, False, or "auto" (as soon as a device other than
-            the CPU is used).
-        model_settings: Further fields of `helpers.native.ModelParams`, as sorted pairs.
-        context_settings: Further fields of `llama_context_params`, as sorted pairs.
-    """
-
-    model_path: str
-    n_ctx: int | None = None
-    n_batch: int = 512
-    n_ubatch: int = 512
-    n_gpu_layers: int | str = "auto"
-    devices: tuple[tuple[str, str | None], ...] | None = None
-    n_threads: int | None = None
-    n_threads_batch: int | None = None
-    n_parallel: int = 8
-    type_k: str | int | None = None
-    type_v: str | int | None = None
-    flash_attn: bool | None = None
-    use_mmap: bool = True
-    use_mlock: bool = False
-    vocab_only: bool = False
-    lora_path: str | None = None
-    lora_scale: float = 1.0
-    isolate: bool | str = "auto"
-    model_settings: tuple[tuple[str, Any], ...] = ()
-    context_settings: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse values that have no meaning; what depends on the file is checked later."""
-        _check_range("n_ctx", self.n_ctx, 0, 2**31 // MAX_SEQUENCES)
-        _check_range("n_batch", self.n_batch, 1, 2**20)
-        _check_range("n_ubatch", self.n_ubatch, 1, 2**20)
-        _check_range("n_threads", self.n_threads, 1, MAX_THREADS)
-        _check_range("n_threads_batch", self.n_threads_batch, 1, MAX_THREADS)
-        _check_range("n_parallel", self.n_parallel, 1, MAX_SEQUENCES)
-        if isinstance(self.n_gpu_layers, str):
-            _check_choice("n_gpu_layers", self.n_gpu_layers, ("auto",))
-        else:
-            _check_range("n_gpu_layers", self.n_gpu_layers, -1, 2**31 - 1)
-        if isinstance(self.isolate, str):
-            _check_choice("isolate", self.isolate, ("auto",))
-        if self.flash_attn is not None and not isinstance(self.flash_attn, bool):
-            raise ValueError(f"flash_attn={self.flash_attn!r} must be True, False or None.")
-        _check_range("lora_scale", self.lora_scale, -1e6, 1e6)
-        for name in ("type_k", "type_v"):
-            object.__setattr__(self, name, kv_type(name, getattr(self, name)))
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_tokens": (-1, 2**31 - 1),
+    "temperature": (0.0, 1e6),
+    "top_k": (-(2**31), 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "repeat_penalty": (1e-6, 1e6),
+    "frequency_penalty": (-1e6, 1e6),
+    "presence_penalty": (-1e6, 1e6),
+    "last_n": (-1, 2**31 - 1),
+    "seed": (-1, 2**32 - 1),
+    "logprobs": (0, 100_000),
+}
+_MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,28 +82,16 @@ class Request:
     suffix: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that have no meaning."""
-        _check_range("max_tokens", self.max_tokens, -1, 2**31 - 1)
-        _check_range("temperature", self.temperature, 0.0, 1e6)
-        _check_range("top_p", self.top_p, 0.0, 1.0)
-        _check_range("min_p", self.min_p, 0.0, 1.0)
-        _check_range("typical_p", self.typical_p, 0.0, 1.0)
-        _check_range("repeat_penalty", self.repeat_penalty, 1e-6, 1e6)
-        _check_range("frequency_penalty", self.frequency_penalty, -1e6, 1e6)
-        _check_range("presence_penalty", self.presence_penalty, -1e6, 1e6)
-        _check_range("top_k", self.top_k, -(2**31), 2**31 - 1)
-        _check_range("last_n", self.last_n, -1, 2**31 - 1)
-        _check_range("seed", self.seed, -1, 2**32 - 1)
-        _check_range("logprobs", self.logprobs, 0, 100_000)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None or name not in _MAY_BE_NONE:
+                object.__setattr__(self, name, check_range(name, value, low, high))
         if any(not isinstance(stop, str) or not stop for stop in self.stop):
             raise ValueError(f"stop={list(self.stop)!r} must be a list of strings, none empty.")
         for token, value in self.logit_bias:
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise TypeError(f"logit_bias: the token {token!r} must be a whole number.")
-            if token < 0:
-                raise ValueError(f"logit_bias: {token} is no token; they begin at 0.")
+            check_range("a token of logit_bias", token, 0, 2**31 - 1)
             if value != -math.inf:  # which bans the token
-                _check_range(f"logit_bias[{token}]", value, -1e6, 1e6)
+                check_range(f"logit_bias[{token}]", value, -1e6, 1e6)
 
     def seed_or_random(self) -> int:
         """The seed, or a random one where none was given."""
@@ -217,18 +142,3 @@ class Completion:
     prompt_tokens: int
     generated_tokens: int
     logprobs: dict[str, list[Any]] | None = field(default=None, repr=False)
-
-
-def _check_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} must be a number.")
-    if math.isnan(value) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r} is out of range: {low:g} to {high:g}.")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        known = " or ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name}={value!r} must be a number or {known}.")

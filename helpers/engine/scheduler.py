@@ -245,7 +245,7 @@ class Scheduler:
                 rows = lane.context.decode_runs(runs)
         except DecodeAborted:
             for slot in slots:
-                lane.context.truncate(slot, len(lane.held[slot]))
+                lane.drop_unfinished(slot)
             return
         seconds = time.perf_counter() - started
         for row, (tokens, _, slot) in zip(rows, runs, strict=True):
@@ -268,14 +268,14 @@ class Scheduler:
         lane.forget(slot)
 
     def _advance(self, lane: Lane, slot: int, row: int) -> None:
-        limit = lane.context.params.n_batch // len(lane.held)
+        limit = lane.context.n_batch // len(lane.held)
         if not lane.active[slot].step(lane.context, row, limit):
             self._end(lane, slot)
 
     def _end(self, lane: Lane, slot: int) -> None:
         """Hand over the completion of a sequence that is done or cancelled."""
         sequence = lane.active.pop(slot)
-        lane.context.truncate(slot, len(lane.held[slot]))  # what an aborted decode left behind
+        lane.drop_unfinished(slot)
         if self._closing and not sequence.job.cancelled:
             sequence.close()
             _deliver(sequence.job, HelpersError("The model was closed during this call."))

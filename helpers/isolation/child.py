@@ -59,12 +59,10 @@ class _Worker:
             aliases: dict[str, str] = {}
             if options.devices is not None and options.n_gpu_layers != 0:
                 names, aliases = reach(options.devices)
-                settings = dict(options.model_settings)
-                split = settings.get("tensor_split") or practice_split(options.devices)
                 options = replace(
                     options,
                     devices=tuple((name, None) for name in names),
-                    model_settings=tuple({**settings, "tensor_split": split}.items()),
+                    tensor_split=options.tensor_split or practice_split(options.devices),
                 )
             self._core = LocalCore(options)
             log = renamed(self._core.native_log, aliases)

@@ -19,14 +19,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any
 
 from helpers.children import apart, child_command, child_environment
-from helpers.engine.options import Completion, EngineOptions
+from helpers.engine.core import LocalCore
+from helpers.engine.options import Completion
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileError
+from helpers.load_options import LoadOptions
 
 _HEADER = struct.Struct("<Q")
 BEGIN = b"\0llama-notebooks worker\0"
@@ -75,7 +76,7 @@ class IsolatedCore:
         DeviceError: It does not fit.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: LoadOptions) -> None:
         self.pid = os.getpid()
         if options.n_gpu_layers != "auto":
             self._start(options)
@@ -90,7 +91,7 @@ class IsolatedCore:
                 if layers == 0:
                     raise
 
-    def _start(self, options: EngineOptions) -> None:
+    def _start(self, options: LoadOptions) -> None:
         self.options = options
         self._jobs: dict[int, Job] = {}
         self._numbers: dict[Job, int] = {}
@@ -266,6 +267,11 @@ class IsolatedCore:
                 job.sink(error)
 
 
+def make_core(options: LoadOptions) -> LocalCore | IsolatedCore:
+    """The core that settled options ask for: in this process, or in one of its own."""
+    return IsolatedCore(options) if options.isolate else LocalCore(options)
+
+
 def _spawn() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         child_command("helpers.isolation.child"),
@@ -277,25 +283,12 @@ def _spawn() -> subprocess.Popen[bytes]:
     )
 
 
-def _planned(options: EngineOptions) -> int:
+def _planned(options: LoadOptions) -> int:
     """The layers that fit the devices' free memory now."""
-    from helpers.memory.planner import Planner, Setting
+    from helpers.memory.planner import Planner
     from helpers.memory.targets import named_devices
 
-    setting = Setting(
-        path=Path(options.model_path),
-        devices=named_devices(options.devices),
-        n_ctx=options.n_ctx or 0,
-        n_batch=options.n_batch,
-        n_ubatch=options.n_ubatch,
-        type_k=options.type_k,  # type: ignore[arg-type]
-        type_v=options.type_v,  # type: ignore[arg-type]
-        flash_attn=options.flash_attn,
-        use_mmap=options.use_mmap,
-        model_settings=options.model_settings,
-        context_settings=options.context_settings,
-    )
-    return Planner(setting).largest()
+    return Planner(replace(options, n_parallel=1), named_devices(options.devices)).largest()
 
 
 def _crashed(status: int, last_words: tuple[str, ...]) -> EngineCrashed:

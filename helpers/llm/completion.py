@@ -6,7 +6,7 @@ A drop-in for the archived `langchain_community.llms.LlamaCpp`: same field names
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from langchain_core.runnables.config import get_config_list
 
 from helpers.engine import Completion, Request
 from helpers.llm.fields import SAMPLING, ModelFields
-from helpers.llm.results import final_info, logprobs_info, one_line, token_usage
+from helpers.llm.results import final_info, logprobs_info, one_line, text_chunk, token_usage
 
 
 class LlamaCpp(ModelFields, BaseLLM):
@@ -102,21 +102,10 @@ class LlamaCpp(ModelFields, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
-        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
-            completion: Completion | None = None
-            # A callback may raise, and its traceback then keeps this frame: close, do not wait.
-            with closing(self._engine.stream(requests[0])) as items:
-                for item in items:
-                    if isinstance(item, Completion):
-                        completion = item
-                        break
-                    chunk = GenerationChunk(
-                        text=item.text, generation_info=logprobs_info(item.logprobs)
-                    )
-                    run_manager.on_llm_new_token(item.text, chunk=chunk)
-            assert completion is not None
-            return self._result(requests, [completion])
-        return self._result(requests, self._engine.generate_many(requests))
+        if run_manager is None or not self._tells_tokens(requests, run_manager.handlers):
+            return self._result(requests, self._engine.generate_many(requests))
+        items = list(self._items(requests[0], run_manager))
+        return self._result(requests, [item for item in items if isinstance(item, Completion)])
 
     async def _agenerate(
         self,
@@ -126,20 +115,10 @@ class LlamaCpp(ModelFields, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         requests = [self._request(prompt, stop, kwargs) for prompt in prompts]
-        if run_manager is not None and self._tells_tokens(requests, run_manager.handlers):
-            completion: Completion | None = None
-            async with aclosing(self._engine.astream(requests[0])) as items:
-                async for item in items:
-                    if isinstance(item, Completion):
-                        completion = item
-                        break
-                    chunk = GenerationChunk(
-                        text=item.text, generation_info=logprobs_info(item.logprobs)
-                    )
-                    await run_manager.on_llm_new_token(item.text, chunk=chunk)
-            assert completion is not None
-            return self._result(requests, [completion])
-        return self._result(requests, await self._engine.agenerate_many(requests))
+        if run_manager is None or not self._tells_tokens(requests, run_manager.handlers):
+            return self._result(requests, await self._engine.agenerate_many(requests))
+        items = [item async for item in self._aitems(requests[0], run_manager)]
+        return self._result(requests, [item for item in items if isinstance(item, Completion)])
 
     def _stream(
         self,
@@ -149,17 +128,9 @@ class LlamaCpp(ModelFields, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         request = self._request(prompt, stop, kwargs)
-        with closing(self._engine.stream(request)) as items:
+        with closing(self._items(request, run_manager)) as items:
             for item in items:
-                if isinstance(item, Completion):
-                    yield self._last_chunk(request, item)
-                    return
-                chunk = GenerationChunk(
-                    text=item.text, generation_info=logprobs_info(item.logprobs)
-                )
-                if run_manager is not None:
-                    run_manager.on_llm_new_token(item.text, chunk=chunk)
-                yield chunk
+                yield self._last_chunk(request, item) if isinstance(item, Completion) else item
 
     async def _astream(
         self,
@@ -169,14 +140,35 @@ class LlamaCpp(ModelFields, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         request = self._request(prompt, stop, kwargs)
+        async with aclosing(self._aitems(request, run_manager)) as items:
+            async for item in items:
+                yield self._last_chunk(request, item) if isinstance(item, Completion) else item
+
+    def _items(
+        self, request: Request, run_manager: CallbackManagerForLLMRun | None
+    ) -> Generator[GenerationChunk | Completion]:
+        """Pieces of text, which callbacks are told about, and at last the completion."""
+        # A callback may raise, and its traceback then keeps this frame: close, do not wait.
+        with closing(self._engine.stream(request)) as items:
+            for item in items:
+                if isinstance(item, Completion):
+                    yield item
+                    return
+                chunk = text_chunk(item)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(item.text, chunk=chunk)
+                yield chunk
+
+    async def _aitems(
+        self, request: Request, run_manager: AsyncCallbackManagerForLLMRun | None
+    ) -> AsyncGenerator[GenerationChunk | Completion]:
+        """`_items` without blocking the event loop."""
         async with aclosing(self._engine.astream(request)) as items:
             async for item in items:
                 if isinstance(item, Completion):
-                    yield self._last_chunk(request, item)
+                    yield item
                     return
-                chunk = GenerationChunk(
-                    text=item.text, generation_info=logprobs_info(item.logprobs)
-                )
+                chunk = text_chunk(item)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(item.text, chunk=chunk)
                 yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from helpers.engine import Engine, EngineOptions, LoadReport, Request
+from helpers.engine import Engine, LoadOptions, LoadReport, Request
 from helpers.errors import ModelFileError
 from helpers.grammars import Grammar
+from helpers.isolation import make_core
 from helpers.llm.results import LastTimings
 from helpers.native import Device
-from helpers.parameters import DEAD_FIELDS, reject_unknown, split_model_kwargs
+from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown
 from helpers.timings import Timings
 from helpers.warn import warn_caller
 
@@ -36,6 +38,9 @@ SAMPLING = (
     "echo",
     "suffix",
 )
+_EITHER = {"type_k", "type_v", "flash_attn", "swa_full", "offload_kqv", "op_offload"}
+"""Fields that may also be given in `model_kwargs`, where they stood before they were fields."""
+
 _PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
 
 
@@ -97,8 +102,23 @@ class ModelFields(BaseModel):
     flash_attn: bool | None = None
     """Flash attention; None: where the backend has it."""
 
+    n_cpu_moe: int = 0
+    """The experts of the first so many blocks stay on the CPU, whatever device has the rest of
+    those blocks: for a mixture of experts that does not fit the device as a whole."""
+
+    swa_full: bool = False
+    """Layers with a sliding window keep the whole context, not the window alone: more memory, and
+    a prompt that goes back further than the window need not be computed again."""
+
+    offload_kqv: bool = True
+    """The KV cache of a layer is on the layer's device; False keeps it on the CPU."""
+
+    op_offload: bool = True
+    """Large matrices of layers on the CPU may be computed by a device."""
+
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments with the names of `llama_cpp.Llama`, for example `{"n_ubatch": 256}`."""
+    """Further options of `helpers.engine.LoadOptions`, whose names are those of
+    `llama_cpp.Llama`, for example `{"n_ubatch": 256}`."""
 
     # -- sampling; each can also be given per call
 
@@ -192,41 +212,21 @@ class ModelFields(BaseModel):
         """Check the grammar, then load the model."""
         super().model_post_init(context)
         self._request("", (), {})  # refuses a grammar or sampling values before a slow load
-        self._engine = Engine(self._options())
+        self._engine = Engine(self._options(), make_core)
         if self.verbose:
             print(self._engine.load_report, file=sys.stderr)
 
-    def _options(self) -> EngineOptions:
-        options, model, context = split_model_kwargs(
-            self.model_kwargs,
-            set(type(self).model_fields) - {"model_kwargs", "type_k", "type_v", "flash_attn"},
-        )
-        for name in ("rope_freq_base", "rope_freq_scale"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}={value!r} must be 0 (the file's own) or more.")
-            if value:
-                context[name] = value
+    def _options(self) -> LoadOptions:
+        fields = type(self).model_fields
+        names = [f.name for f in dataclasses.fields(LoadOptions) if f.name in fields]
+        values = {name: getattr(self, name) for name in names}
+        values["model_path"] = _real_path(self.model_path)
+        if self.n_gpu_layers is None:
+            values["n_gpu_layers"] = 0
         if self.devices is not None:
-            options["devices"] = tuple((device.name, device.endpoint) for device in self.devices)
-        names = ("type_k", "type_v", "flash_attn")
-        options.update({name: getattr(self, name) for name in names if name not in options})
-        return EngineOptions(
-            model_path=_real_path(self.model_path),
-            n_ctx=self.n_ctx,
-            n_batch=512 if self.n_batch is None else self.n_batch,
-            n_gpu_layers=0 if self.n_gpu_layers is None else self.n_gpu_layers,
-            n_threads=self.n_threads,
-            n_parallel=self.n_parallel,
-            use_mmap=self.use_mmap is not False,
-            use_mlock=self.use_mlock,
-            vocab_only=self.vocab_only,
-            lora_path=self.lora_path,
-            isolate=self.isolate,
-            model_settings=tuple(sorted(model.items())),
-            context_settings=tuple(sorted(context.items())),
-            **options,
-        )
+            values["devices"] = tuple((device.name, device.endpoint) for device in self.devices)
+        given = {name: value for name, value in values.items() if value is not None}
+        return LoadOptions(**given | load_settings(self.model_kwargs, set(fields) - _EITHER))
 
     # -- what there is to know --------------------------------------------------------------------
 

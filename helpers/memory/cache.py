@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helpers.memory.kv_types import bytes_per_value
+from helpers.kv_types import bytes_per_value
 from helpers.models import ModelInfo
 
 _MIB = 1024 * 1024

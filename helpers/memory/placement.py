@@ -19,6 +19,7 @@ from helpers.native import Device, cpu_features
 CPU = "CPU"
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
+_EXPERTS = "exps."
 _INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
 _ALIGNMENT = 128
 """Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
@@ -95,7 +96,11 @@ def place_layers(
 
 
 def weights_mib(
-    info: ModelInfo, placement: Sequence[str], *, mapped: Sequence[str] = (CPU,)
+    info: ModelInfo,
+    placement: Sequence[str],
+    *,
+    mapped: Sequence[str] = (CPU,),
+    n_cpu_moe: int = 0,
 ) -> dict[str, float]:
     """MiB of weights on each device.
 
@@ -104,6 +109,7 @@ def weights_mib(
         placement: What `place_layers` returned.
         mapped: Devices that use the file where it is mapped into memory: there the whole stretch
             of the file from the first to the last of their tensors counts.
+        n_cpu_moe: Blocks whose experts stay on the CPU.
 
     Returns:
         MiB by device name.
@@ -112,7 +118,7 @@ def weights_mib(
     stretch: dict[str, list[int]] = {}
     output = placement[-1]
     for tensor in info.tensors:
-        for device in _homes(info, tensor, placement):
+        for device in _homes(info, tensor, placement, n_cpu_moe):
             repacked = device == CPU and _is_repacked(tensor)
             if device in mapped and info.n_parts == 1 and not repacked:
                 ends = stretch.setdefault(device, [tensor.offset, 0])
@@ -130,14 +136,17 @@ def weights_mib(
 
 def expert_mib(info: ModelInfo) -> float:
     """MiB of the experts' weights of a mixture of experts; 0 for another model."""
-    return sum(t.n_bytes for t in info.tensors if "_exps." in t.name) / _MIB
+    return sum(t.n_bytes for t in info.tensors if _EXPERTS in t.name) / _MIB
 
 
-def _homes(info: ModelInfo, tensor: Tensor, placement: Sequence[str]) -> tuple[str, ...]:
+def _homes(
+    info: ModelInfo, tensor: Tensor, placement: Sequence[str], n_cpu_moe: int
+) -> tuple[str, ...]:
     """The devices that get a tensor: tied embeddings are needed twice."""
     match = _BLOCK.match(tensor.name)
     if match and int(match[1]) < info.n_layers:
-        return (placement[int(match[1])],)
+        stays = int(match[1]) < n_cpu_moe and _EXPERTS in tensor.name
+        return (CPU if stays else placement[int(match[1])],)
     if tensor.name.startswith(_INPUT):
         if info.tied_output and tensor.name == "token_embd.weight" and placement[-1] != CPU:
             return (CPU, placement[-1])
@@ -167,7 +176,11 @@ def _repackable(tensor: Tensor) -> bool:
 
 
 def reclaimable_mib(
-    info: ModelInfo, placement: Sequence[str], *, mapped: Sequence[str] = (CPU,)
+    info: ModelInfo,
+    placement: Sequence[str],
+    *,
+    mapped: Sequence[str] = (CPU,),
+    n_cpu_moe: int = 0,
 ) -> float:
     """MiB of the mapped file that count on the CPU and are not used there.
 
@@ -176,8 +189,11 @@ def reclaimable_mib(
     """
     if CPU not in mapped or info.n_parts > 1:
         return 0.0
-    counted = weights_mib(info, placement, mapped=mapped).get(CPU, 0.0)
-    return max(0.0, counted - weights_mib(info, placement, mapped=()).get(CPU, 0.0))
+    counted, used = (
+        weights_mib(info, placement, mapped=where, n_cpu_moe=n_cpu_moe).get(CPU, 0.0)
+        for where in (mapped, ())
+    )
+    return max(0.0, counted - used)
 
 
 @functools.cache

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers.memory.kv_types import kv_type
+from helpers.checks import check_range
+from helpers.load_options import LoadOptions
 from helpers.memory.plan import MemoryPlan
-from helpers.memory.planner import Planner, Setting
+from helpers.memory.planner import Planner
 from helpers.memory.targets import checked_devices, offload_devices
 from helpers.models import default_model, inspect_model
 from helpers.native import Device
-from helpers.parameters import split_model_kwargs
+from helpers.parameters import load_settings
 from helpers.warn import warn_caller
 
 
@@ -53,8 +55,8 @@ def predict_memory(
             plans for a card that you do not have.
         margin_mib: MiB to stay free on each device; None for an eighth of it, 1024 at most.
         use_mmap: The file is mapped instead of read.
-        settings: As in `LlamaCpp`'s `model_kwargs`: `tensor_split`, `main_gpu`, `split_mode`,
-            `n_ubatch`, `offload_kqv`, `swa_full` …
+        settings: Further options of `helpers.engine.LoadOptions`: `tensor_split`, `main_gpu`,
+            `n_ubatch`, `n_cpu_moe`, `offload_kqv`, `swa_full` …
 
     Returns:
         A `MemoryPlan`; print it, show it, or draw it with `plot_memory`.
@@ -81,11 +83,8 @@ def predict_memory(
         use_mmap=use_mmap,
         **settings,
     )
-    if isinstance(n_gpu_layers, bool) or not isinstance(n_gpu_layers, int):
-        raise TypeError(f"n_gpu_layers={n_gpu_layers!r} must be a whole number, or -1 for all.")
-    if n_gpu_layers < -1:
-        raise ValueError(f"n_gpu_layers={n_gpu_layers} is out of range: 0 to all, or -1 for all.")
-    if n_gpu_layers > 0 and not planner.setting.devices:
+    check_range("n_gpu_layers", n_gpu_layers, -1, 2**31 - 1, "; -1 is all layers")
+    if n_gpu_layers > 0 and not planner.devices:
         warn_caller(
             f"n_gpu_layers={n_gpu_layers}, but no device here takes layers: the plan is for the "
             "CPU alone. Pass devices=[…] with a practice accelerator, or a Device of your own "
@@ -146,48 +145,41 @@ def make_planner(
     Equal arguments give the same planner, which has its simulated loads already.
     """
     path = Path(default_model() if model is None else model).expanduser().absolute()
-    options, for_model, for_context = split_model_kwargs(settings, set())
+    if margin_mib is not None:
+        check_range("margin_mib", margin_mib, 0.0, 1e12, " MiB, or None")
+    check_range("n_batch", n_batch, 1, 2**20)
     info = inspect_model(path)
     if n_ctx is None or n_ctx == 0:
         n_ctx = min(4096, info.n_ctx_train or 4096) if n_ctx is None else info.n_ctx_train
-    n_ubatch = options.get("n_ubatch", 512)
-    for name, value, most in (
-        ("n_ctx", n_ctx, 2**23),
-        ("n_batch", n_batch, 2**20),
-        ("n_ubatch", n_ubatch, 2**20),
-        ("n_parallel", n_parallel, 256),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"{name}={value!r} is out of range: 1 to {most}.")
-    if flash_attn is not None and not isinstance(flash_attn, bool):
-        raise ValueError(f"flash_attn={flash_attn!r} must be True, False or None.")
-    if margin_mib is not None and not (
-        isinstance(margin_mib, int | float) and 0 <= margin_mib < float("inf")
-    ):
-        raise ValueError(f"margin_mib={margin_mib!r} must be MiB, 0 or more, or None.")
+    check_range("n_ctx", n_ctx, 1, 2**23)
     n_batch = min(n_batch, n_ctx)
+    options = LoadOptions(
+        model_path=str(path),
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        type_k=type_k,
+        type_v=type_v,
+        flash_attn=flash_attn,
+        n_parallel=n_parallel,
+        use_mmap=use_mmap,
+        **load_settings(settings),
+    )
     state = path.stat()
     return _planner(
-        Setting(
-            path=path,
-            devices=offload_devices() if devices is None else checked_devices(devices),
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_ubatch=min(n_ubatch, n_batch),
-            type_k=kv_type("type_k", type_k),
-            type_v=kv_type("type_v", type_v),
-            flash_attn=flash_attn,
-            n_parallel=n_parallel,
-            use_mmap=use_mmap,
-            model_settings=tuple(sorted(for_model.items())),
-            context_settings=tuple(sorted(for_context.items())),
-            margin_mib=margin_mib,
-        ),
+        replace(options, n_ubatch=min(options.n_ubatch, n_batch)),
+        offload_devices() if devices is None else checked_devices(devices),
+        margin_mib,
         state.st_mtime_ns,
         state.st_size,
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _planner(setting: Setting, _changed: int, _size: int) -> Planner:
-    return Planner(setting)
+def _planner(
+    options: LoadOptions,
+    devices: tuple[Device, ...],
+    margin_mib: float | None,
+    _changed: int,
+    _size: int,
+) -> Planner:
+    return Planner(options, devices, margin_mib)

@@ -10,11 +10,12 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from helpers.children import apart, child_command, child_environment
+from helpers.load_options import LoadOptions
 from helpers.native import Device
 
 _SECONDS = 60.0
@@ -40,52 +41,24 @@ class Simulation:
 
 
 def simulate_load(
-    path: Path,
-    *,
-    n_gpu_layers: int,
-    devices: Sequence[Device],
-    n_ctx: int,
-    n_seq: int = 1,
-    n_batch: int = 512,
-    n_ubatch: int = 512,
-    type_k: int | None = None,
-    type_v: int | None = None,
-    flash_attn: bool | None = None,
-    model_settings: Sequence[tuple[str, Any]] = (),
-    context_settings: Sequence[tuple[str, Any]] = (),
+    options: LoadOptions, devices: Sequence[Device] = (), *, n_seq: int = 1
 ) -> Simulation | None:
     """Simulate a load; about 0.1 s, and nothing when the same was asked before.
 
     Args:
-        path: The model file.
-        n_gpu_layers: Layers on devices; -1 for all.
-        devices: The devices that take them, all of which must exist.
-        n_ctx: Tokens of context per sequence.
+        options: How to load, with numbers for `n_ctx` and `n_gpu_layers`; its `devices` do not
+            count.
+        devices: The devices that take layers, all of which must exist.
         n_seq: Sequences side by side.
-        n_batch: Tokens handed over in one decode.
-        n_ubatch: Tokens computed at once.
-        type_k: ggml type of the keys; None for f16.
-        type_v: ggml type of the values; None for f16.
-        flash_attn: True, False, or None for llama.cpp's choice.
-        model_settings: Further fields of `ModelParams`, as pairs.
-        context_settings: Further fields of `llama_context_params`, as pairs.
 
     Returns:
         What the load said; None where it failed or ended its process.
     """
-    state = path.stat()
+    state = Path(options.model_path).stat()
     request = {
-        "path": str(path),
-        "model": {"n_gpu_layers": n_gpu_layers, **dict(model_settings)},
-        "devices": [(device.name, device.endpoint) for device in devices] if n_gpu_layers else [],
-        "n_ctx": n_ctx,
+        "options": replace(options, devices=None).placement(),
+        "devices": [(device.name, device.endpoint) for device in devices],
         "n_seq": n_seq,
-        "n_batch": n_batch,
-        "n_ubatch": n_ubatch,
-        "type_k": type_k,
-        "type_v": type_v,
-        "flash_attn": flash_attn,
-        "settings": list(context_settings),
     }
     return _ask(json.dumps(request, sort_keys=True), state.st_mtime_ns, state.st_size)
 

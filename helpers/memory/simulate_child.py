@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import HelpersError
+from helpers.load_options import LoadOptions
 from helpers.native import (
     Context,
-    ContextParams,
     Model,
-    ModelParams,
     reach,
     read_buffers,
     read_caches,
@@ -42,20 +41,12 @@ class _Simulator:
         """Simulate one load and return what its log says."""
         devices = [(name, endpoint) for name, endpoint in request["devices"]]
         names, aliases = reach(devices)
-        model = self._get_model(request, names)
-        context = Context(
-            model,
-            ContextParams(
-                n_ctx=request["n_ctx"],
-                n_seq_max=request["n_seq"],
-                n_batch=max(request["n_batch"], request["n_seq"]),
-                n_ubatch=request["n_ubatch"],
-                flash_attn=request["flash_attn"],
-                type_k=request["type_k"],
-                type_v=request["type_v"],
-                settings=tuple((name, value) for name, value in request["settings"]),
-            ),
+        options = LoadOptions(
+            **request["options"],
+            devices=tuple((name, None) for name in names) if names else None,
         )
+        model = self._get_model(options)
+        context = Context(model, options, request["n_seq"])
         context.close()
         log = renamed(context.log, aliases)
         asked = dict(zip(names, (name for name, _ in devices), strict=True))
@@ -66,24 +57,14 @@ class _Simulator:
             "flash_attn": read_flash_attention(log),
         }
 
-    def _get_model(self, request: dict[str, Any], names: tuple[str, ...]) -> Model:
-        state = Path(request["path"]).stat()
-        key = (request["path"], state.st_mtime_ns, state.st_size, request["model"], names)
+    def _get_model(self, options: LoadOptions) -> Model:
+        state = Path(options.model_path).stat()
+        key = (options.model_key(), state.st_mtime_ns, state.st_size)
         if self._model is None or key != self._key:
             if self._model is not None:
                 self._model.close()
                 self._model = None
-            settings = request["model"]
-            if settings.get("kv_overrides"):
-                settings["kv_overrides"] = tuple(map(tuple, settings["kv_overrides"]))
-            params = ModelParams(
-                # No layers on a device means no device at all, as in the engine.
-                devices=names if settings["n_gpu_layers"] else (),
-                use_mmap=False,  # what is not mapped is not touched
-                no_alloc=True,
-                **settings,
-            )
-            self._model, self._key = Model(request["path"], params), key
+            self._model, self._key = Model(options, no_alloc=True), key
         return self._model
 
 

@@ -1,6 +1,6 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
-from helpers.native.context import Context, ContextParams, DecodeAborted, PerfCounters
+from helpers.native.context import Context, DecodeAborted, PerfCounters
 from helpers.native.load_log import (
     read_buffers,
     read_caches,
@@ -9,7 +9,7 @@ from helpers.native.load_log import (
     read_offloaded,
 )
 from helpers.native.log import LogCapture, capture_log, keep_quiet, recent_warnings
-from helpers.native.model import Model, ModelParams
+from helpers.native.model import Model
 from helpers.native.practice import (
     PracticeAccelerator,
     ask,
@@ -32,12 +32,10 @@ from helpers.native.sampler import SamplerChain
 
 __all__ = [
     "Context",
-    "ContextParams",
     "DecodeAborted",
     "Device",
     "LogCapture",
     "Model",
-    "ModelParams",
     "PerfCounters",
     "PracticeAccelerator",
     "SamplerChain",

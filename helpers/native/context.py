@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from helpers.errors import DeviceError, HelpersError
+from helpers.load_options import LoadOptions
 from helpers.native.library import fast, llama, system_function
 from helpers.native.log import LogCapture, capture_log, recent_warnings
 from helpers.native.model import Model
+from helpers.native.parameters import context_parameters
 
 Tokens = Sequence[int] | npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class ContextParams:
-    """How to make a context; the names are llama.cpp's.
-
-    Attributes:
-        n_ctx: Tokens per sequence.
-        n_seq_max: Sequences, each in a KV stream of its own, so that none changes another's text.
-        n_batch: Most tokens handed over in one decode.
-        n_ubatch: Most tokens computed at once.
-        n_threads: Threads for single tokens.
-        n_threads_batch: Threads for prompts.
-        flash_attn: True, False, or None to use it where the backend has it.
-        type_k: ggml type of the K cache, or None for f16.
-        type_v: ggml type of the V cache, or None for f16.
-        settings: Further fields of `llama_context_params`, for example `rope_freq_base`.
-    """
-
-    n_ctx: int
-    n_seq_max: int = 1
-    n_batch: int = 512
-    n_ubatch: int = 512
-    n_threads: int = 1
-    n_threads_batch: int = 1
-    flash_attn: bool | None = None
-    type_k: int | None = None
-    type_v: int | None = None
-    settings: tuple[tuple[str, Any], ...] = ()
 
 
 class PerfCounters(NamedTuple):
@@ -64,31 +36,22 @@ class DecodeAborted(HelpersError):
 class Context:
     """KV cache and compute buffers on a `Model`; used by one thread at a time.
 
+    Args:
+        model: The loaded model.
+        options: How to make the context; `n_ctx` is a number.
+        n_seq: Sequences, each with `n_ctx` tokens in a KV stream of its own.
+        n_outputs: Rows of logits to keep of a decode; None for one a sequence, which is all that
+            generating reads.
+
     Raises:
         DeviceError: The buffers cannot be allocated, or the combination is refused.
     """
 
-    def __init__(self, model: Model, params: ContextParams) -> None:
+    def __init__(
+        self, model: Model, options: LoadOptions, n_seq: int = 1, n_outputs: int | None = None
+    ) -> None:
         module = llama()
-        native = module.llama_context_default_params()
-        native.n_ctx = params.n_ctx * params.n_seq_max
-        native.n_seq_max = params.n_seq_max
-        native.n_batch = params.n_batch
-        native.n_ubatch = min(params.n_ubatch, params.n_batch)
-        native.n_threads = params.n_threads
-        native.n_threads_batch = params.n_threads_batch
-        native.flash_attn_type = -1 if params.flash_attn is None else int(params.flash_attn)
-        native.kv_unified = False
-        native.no_perf = False
-        if hasattr(native, "n_outputs_max"):
-            # One row of logits a sequence is all we read; the default reserves n_batch rows.
-            native.n_outputs_max = params.n_seq_max
-        if params.type_k is not None:
-            native.type_k = params.type_k
-        if params.type_v is not None:
-            native.type_v = params.type_v
-        for name, value in params.settings:
-            setattr(native, name, value)
+        native = context_parameters(options, n_seq, n_outputs or n_seq)
         # strlen is the abort callback: it returns 1 as soon as this buffer holds a character. A
         # Python callback would be called, with the GIL, for every node of every graph.
         self._abort_flag = ctypes.create_string_buffer(2)
@@ -99,13 +62,16 @@ class Context:
             pointer = module.llama_init_from_model(model.pointer, native)
         self.log = log.lines
         if not pointer:
-            raise DeviceError(_context_failure(params, log))
+            raise DeviceError(_context_failure(options, n_seq, log))
         self.pointer = pointer
-        self.params = params
-        self.n_ctx: int = int(module.llama_n_ctx(pointer)) // params.n_seq_max
+        self.n_seq = n_seq
+        self.n_batch: int = native.n_batch
+        self.n_ubatch: int = native.n_ubatch
+        self.n_ctx: int = int(module.llama_n_ctx(pointer)) // n_seq
+        self._window = 0 if options.swa_full else model.window
         self.n_vocab = model.n_vocab
         self._memory = module.llama_get_memory(pointer)
-        self._batch = _Batch(module, params.n_batch)
+        self._batch = _Batch(module, self.n_batch)
         self._decode = module.llama_decode
         self._synchronize = module.llama_synchronize
         self._logits_of = fast().llama_get_logits_ith
@@ -191,6 +157,12 @@ class Context:
             False where the model's memory cannot be cut there (recurrent layers, a sliding
             window that has moved on); nothing is changed then.
         """
+        if self._window and length:
+            # llama.cpp cuts the tokens off all the same, though what the next one would look back
+            # at is gone from the windowed layers. It holds positions from `seq_pos_min` on.
+            first = llama().llama_memory_seq_pos_min(self._memory, sequence)
+            if first > max(0, length - self._window):
+                return False
         return bool(llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def copy_sequence(self, source: int, target: int) -> None:
@@ -262,10 +234,10 @@ class _Batch:
             setattr(self.native, name, ctypes.cast(array.ctypes.data, kinds[name]))
 
 
-def _context_failure(params: ContextParams, log: LogCapture) -> str:
+def _context_failure(options: LoadOptions, n_seq: int, log: LogCapture) -> str:
     reason = "; ".join(log.errors[-4:]) or "no reason was logged"
     return (
-        f"llama.cpp could not make a context of {params.n_ctx} tokens x {params.n_seq_max} "
+        f"llama.cpp could not make a context of {options.n_ctx} tokens x {n_seq} "
         f"sequence(s): {reason}. Try a smaller n_ctx, a smaller n_batch, fewer n_gpu_layers, "
         "or type_k/type_v left at their defaults."
     )

@@ -5,82 +5,32 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.errors import DeviceError, HelpersError, ModelFileError
+from helpers.load_options import LoadOptions
 from helpers.native.library import fast, llama, return_freed_memory
 from helpers.native.log import capture_log
-from helpers.native.registry import device_pointer
-
-
-@dataclass(frozen=True)
-class ModelParams:
-    """How to load a model file; the names are llama.cpp's.
-
-    Attributes:
-        n_gpu_layers: Layers to place on devices; -1 for all (the output layer counts as one).
-        devices: Names of the devices to use, in order; None for llama.cpp's own choice.
-        split_mode: 0 no split, 1 by layer, 2 by row.
-        main_gpu: Index of the device used when `split_mode` is 0.
-        tensor_split: Proportion of the model for each device, or None.
-        use_mmap: Map the file instead of reading it.
-        use_mlock: Keep the weights from being swapped out.
-        vocab_only: Load the vocabulary alone.
-        no_alloc: Simulate: read the header and reckon, without memory for the weights.
-        check_tensors: Look for invalid numbers in the weights while loading (slower).
-        kv_overrides: `(key, value)` pairs that replace metadata of the file.
-    """
-
-    n_gpu_layers: int = 0
-    devices: tuple[str, ...] | None = None
-    split_mode: int = 1
-    main_gpu: int = 0
-    tensor_split: tuple[float, ...] | None = None
-    use_mmap: bool = True
-    use_mlock: bool = False
-    vocab_only: bool = False
-    check_tensors: bool = False
-    no_alloc: bool = False
-    kv_overrides: tuple[tuple[str, bool | int | float | str], ...] = field(default=())
+from helpers.native.parameters import model_parameters
 
 
 class Model:
     """Weights and vocabulary of one GGUF file, owned by this object until `close()`.
 
     Args:
-        path: The file; it must have passed `helpers.models.check_model_file`.
-        params: How to load it.
+        options: How to load; the file has passed `helpers.models.check_model_file`, and
+            `n_gpu_layers` is a number.
+        no_alloc: Simulate: read the header and compute sizes, without memory for the weights.
 
     Raises:
         ModelFileError: llama.cpp refuses the file; the message carries its own words.
-        DeviceError: A device of `params.devices` does not exist, or has too little memory.
+        DeviceError: A device does not exist, or has too little memory.
     """
 
-    def __init__(self, path: str, params: ModelParams) -> None:
-        module = llama()
-        native = module.llama_model_default_params()
-        keep: list[Any] = [native]
-        native.n_gpu_layers = 0x7FFFFFFF if params.n_gpu_layers < 0 else params.n_gpu_layers
-        native.split_mode = params.split_mode
-        native.main_gpu = params.main_gpu
-        native.vocab_only = params.vocab_only
-        native.check_tensors = params.check_tensors
-        native.no_alloc = params.no_alloc
-        if hasattr(native, "load_mode"):
-            native.load_mode = params.use_mmap * 1 + params.use_mlock * 2
-        else:  # before llama.cpp had load modes
-            native.use_mmap, native.use_mlock = params.use_mmap, params.use_mlock
-        if params.tensor_split:
-            keep.append((ctypes.c_float * module.LLAMA_MAX_DEVICES)(*params.tensor_split))
-            native.tensor_split = keep[-1]
-        if params.kv_overrides:
-            keep.append(_overrides(module, params.kv_overrides))
-            native.kv_overrides = keep[-1]
-        if params.devices is not None:
-            keep.append(_device_array(params.devices))
-            native.devices = ctypes.cast(keep[-1], ctypes.c_void_p)
+    def __init__(self, options: LoadOptions, *, no_alloc: bool = False) -> None:
+        module, path = llama(), options.model_path
+        self.options = options
+        native, self._keep = model_parameters(options, no_alloc=no_alloc)
         interrupted: list[BaseException] = []
         native.progress_callback = _progress_callback(module, interrupted)
         started = time.perf_counter()
@@ -108,6 +58,8 @@ class Model:
         self.n_vocab: int = module.llama_vocab_n_tokens(self.vocab)
         self.n_layer: int = module.llama_model_n_layer(pointer)
         self.n_ctx_train: int = module.llama_model_n_ctx_train(pointer)
+        self.window: int = module.llama_model_n_swa(pointer)
+        """Tokens that layers with a sliding window look back; 0 where there are none."""
         self.bos: int = module.llama_vocab_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
         self._in_use = threading.Lock()  # so that close() cannot free what tokenize() reads
@@ -217,42 +169,3 @@ def _progress_callback(module: Any, interrupted: list[BaseException]) -> Any:
             return False
 
     return module.llama_progress_callback(guarded)
-
-
-def _device_array(names: Sequence[str]) -> Any:
-    pointers = []
-    for name in names:
-        pointer = device_pointer(name)
-        if pointer is None:
-            from helpers.native.registry import devices
-
-            known = ", ".join(device.name for device in devices())
-            raise DeviceError(
-                f"There is no device {name!r}. Devices here: {known}. "
-                "Pass devices=None to let llama.cpp choose."
-            )
-        pointers.append(pointer)
-    return (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
-
-
-def _overrides(module: Any, pairs: Sequence[tuple[str, bool | int | float | str]]) -> Any:
-    array = (module.llama_model_kv_override * (len(pairs) + 1))()
-    for entry, (key, value) in zip(array, pairs, strict=False):
-        raw = key.encode("utf-8")
-        if not raw or len(raw) > 127:
-            raise ValueError(f"kv_overrides: the key {key!r} must have 1 to 127 bytes")
-        entry.key = raw
-        if isinstance(value, bool):
-            entry.tag, entry.value.val_bool = module.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
-        elif isinstance(value, int):
-            entry.tag, entry.value.val_i64 = module.LLAMA_KV_OVERRIDE_TYPE_INT, value
-        elif isinstance(value, float):
-            entry.tag, entry.value.val_f64 = module.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
-        else:
-            text = value.encode("utf-8")
-            if len(text) > 127:
-                raise ValueError(f"kv_overrides: the text for {key!r} must have at most 127 bytes")
-            entry.tag = module.LLAMA_KV_OVERRIDE_TYPE_STR
-            offset = module.llama_model_kv_override_value.val_str.offset
-            ctypes.memmove(ctypes.addressof(entry.value) + offset, text.ljust(128, b"\0"), 128)
-    return array

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from helpers.native.context import Context, ContextParams
-from helpers.native.library import llama
+from helpers.native.context import Context
 from helpers.native.model import Model
 
 
@@ -21,20 +20,11 @@ class ScoringContext(Context):
     Args:
         model: A loaded model.
         window: Tokens per decode, which is also how many a token can look back.
-        n_threads: Compute threads.
     """
 
-    def __init__(self, model: Model, window: int, n_threads: int) -> None:
-        params = ContextParams(
-            n_ctx=window,
-            n_batch=window,
-            n_ubatch=window,
-            n_threads=n_threads,
-            n_threads_batch=n_threads,
-        )
-        if hasattr(llama().llama_context_default_params(), "n_outputs_max"):
-            params = replace(params, settings=(("n_outputs_max", window),))
-        super().__init__(model, params)
+    def __init__(self, model: Model, window: int) -> None:
+        options = replace(model.options, n_ctx=window, n_batch=window, n_ubatch=window)
+        super().__init__(model, options, n_outputs=window)
 
     def log_probabilities(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Natural logarithms of the probabilities of the second token on, from all before it.

@@ -9,6 +9,7 @@ import pytest
 from engine_options import options
 
 from helpers.engine import Engine
+from helpers.isolation import make_core
 from helpers.models import default_model
 from helpers.native import usable_cores
 
@@ -21,7 +22,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def isolated() -> Iterator[Engine]:
-    with Engine(options(isolate=True)) as made:
+    with Engine(options(isolate=True), make_core) as made:
         yield made
 
 

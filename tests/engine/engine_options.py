@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from helpers.engine import EngineOptions
+from helpers.engine import LoadOptions
 from helpers.models import default_model
 
 
-def options(**changes: Any) -> EngineOptions:
-    return EngineOptions(**{"model_path": str(default_model()), "n_ctx": 1024, **changes})
+def options(**changes: Any) -> LoadOptions:
+    return LoadOptions(**{"model_path": str(default_model()), "n_ctx": 1024, **changes})

@@ -22,6 +22,7 @@ from helpers.errors import (
     ModelFileError,
 )
 from helpers.grammars import Grammar
+from helpers.isolation import make_core
 from helpers.isolation.core import _crashed, frame, read_frame
 
 STORY = "Once upon a time, there was a"
@@ -87,7 +88,7 @@ def test_a_child_s_exceptions_are_the_engine_s(isolated: Engine) -> None:
     with pytest.raises(ValueError, match="surrogate"):
         isolated.tokenize("\ud800")
     with pytest.raises(DeviceError, match="V cache"):
-        Engine(options(isolate=True, type_v="q8_0", flash_attn=False))
+        Engine(options(isolate=True, type_v="q8_0", flash_attn=False), make_core)
 
 
 def test_cancelling_reaches_the_child(isolated: Engine) -> None:
@@ -98,7 +99,7 @@ def test_cancelling_reaches_the_child(isolated: Engine) -> None:
 
 
 def test_close_ends_the_child() -> None:
-    engine = Engine(options(isolate=True, n_ctx=256))
+    engine = Engine(options(isolate=True, n_ctx=256), make_core)
     child = psutil.Process(child_of(engine))
     engine.close()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
@@ -113,7 +114,7 @@ def test_close_ends_the_child() -> None:
 )
 def test_a_child_that_dies_is_reported_and_replaced(name: str, cause: str) -> None:
     number = getattr(signal, name)
-    with Engine(options(isolate=True, n_ctx=256)) as engine:
+    with Engine(options(isolate=True, n_ctx=256), make_core) as engine:
         first = child_of(engine)
         stream = engine.stream(Request(prompt=STORY, temperature=0, logit_bias=NO_END))
         next(stream)
@@ -144,7 +145,7 @@ def test_the_likely_cause_is_named(status: int, log: tuple[str, ...], cause: str
 def test_a_failed_load_leaves_no_child(tmp_path_factory: pytest.TempPathFactory) -> None:
     before = set(psutil.Process().children())
     with pytest.raises(ModelFileError, match="LoRA"):
-        Engine(options(isolate=True, lora_path=options().model_path))
+        Engine(options(isolate=True, lora_path=options().model_path), make_core)
     after = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
     assert set(after) <= before
 

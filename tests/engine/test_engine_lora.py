@@ -12,6 +12,7 @@ from engine_options import options
 from helpers import LlamaCpp
 from helpers.engine import Engine, Request
 from helpers.errors import ModelFileError
+from helpers.isolation import make_core
 
 N_EMBD = 576
 
@@ -67,7 +68,7 @@ def test_an_adapter_holds_in_batches_and_children_too(tmp_path: Path) -> None:
     with Engine(options(lora_path=path)) as engine:
         alone = engine.generate(request).text
         assert [done.text for done in engine.generate_many([request] * 3)] == [alone] * 3
-    with Engine(options(lora_path=path, isolate=True)) as engine:
+    with Engine(options(lora_path=path, isolate=True), make_core) as engine:
         assert engine.generate(request).text == alone
     with LlamaCpp(
         model_path=options().model_path, lora_path=path, n_ctx=1024, temperature=0, max_tokens=6

@@ -11,8 +11,8 @@ from helpers.engine import Engine, Request
 from helpers.engine.core import check_memory, settle
 from helpers.engine.overrides import check_overrides
 from helpers.errors import DeviceError, HelpersError, ModelFileError
+from helpers.kv_types import KV_TYPES, kv_type
 from helpers.memory.cache import kv_mib_by_layer
-from helpers.memory.kv_types import KV_TYPES, kv_type
 from helpers.models import default_model, inspect_model
 from helpers.native import usable_cores
 
@@ -172,5 +172,5 @@ def test_impossible_overrides_are_refused(key: str, value: object, word: str) ->
 
 def test_possible_overrides_reach_the_model() -> None:
     pairs = (("tokenizer.ggml.add_bos_token", True),)
-    with Engine(options(model_settings=(("kv_overrides", pairs),), vocab_only=True)) as engine:
+    with Engine(options(kv_overrides=pairs, vocab_only=True)) as engine:
         assert engine.tokenize("Hello world") == [1, 19556, 905]

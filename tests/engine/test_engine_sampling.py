@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.engine import Engine, Request
+from helpers.engine import Engine, LoadOptions, Request
 from helpers.engine.sequence import _Penalties
-from helpers.native import Context, ContextParams, Model, ModelParams, SamplerChain
+from helpers.native import Context, Model, SamplerChain
 
 PROMPTS = [
     "Once upon a time, there was a",
@@ -69,8 +70,8 @@ def test_draws_have_the_distribution_that_the_settings_describe() -> None:
     """top_k 30, top_p 0.9, min_p 0.02 at temperature 1.3, by arithmetic and by 4,000 draws."""
     from helpers.models import default_model
 
-    model = Model(str(default_model()), ModelParams(devices=()))
-    context = Context(model, ContextParams(n_ctx=64, n_batch=64, n_ubatch=64))
+    model = Model(LoadOptions(model_path=str(default_model()), n_gpu_layers=0))
+    context = Context(model, replace(model.options, n_ctx=64, n_batch=64, n_ubatch=64))
     tokens = model.tokenize(PROMPTS[0])
     context.decode(tokens, 0, 0, logits=True)
     logits = context.logits(-1).astype(np.float64)

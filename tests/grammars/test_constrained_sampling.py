@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from helpers.engine import Engine, EngineOptions, Request
+from helpers.engine import Engine, LoadOptions, Request
 from helpers.engine.sequence import Job, Sequence
 from helpers.grammars import Grammar, Vocabulary
 from helpers.models import default_model
-from helpers.native import Context, ContextParams, Model, ModelParams
+from helpers.native import Context, Model
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,8 +78,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    model = Model(str(default_model()), ModelParams(devices=()))
-    context = Context(model, ContextParams(n_ctx=64, n_batch=64, n_ubatch=64))
+    model = Model(LoadOptions(model_path=str(default_model()), n_gpu_layers=0))
+    context = Context(model, replace(model.options, n_ctx=64, n_batch=64, n_ubatch=64))
     tokens = model.tokenize(PROMPT)
     context.decode(tokens, 0, 0, logits=True)
     logits = context.logits(-1).copy()
@@ -201,7 +201,7 @@ def test_two_tokens_in_a_row_through_the_engine(scene: Scene) -> None:
         )
         for seed in range(count)
     ]  # fmt: skip
-    with Engine(EngineOptions(model_path=str(default_model()), n_ctx=64, n_gpu_layers=0)) as engine:
+    with Engine(LoadOptions(model_path=str(default_model()), n_ctx=64, n_gpu_layers=0)) as engine:
         texts = [answer.text for answer in engine.generate_many(requests)]
     counts = np.array([texts.count(a + b) for a, b in pairs])
     assert counts.sum() == count

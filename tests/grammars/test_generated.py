@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from random_grammars import random_grammar
 
-from helpers.engine import Completion, Engine, EngineOptions, Request
+from helpers.engine import Completion, Engine, LoadOptions, Request
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
 from helpers.models import default_model
@@ -29,7 +29,7 @@ PROMPTS = ["Here is my list:\n", "Once upon a time", "I have two things to say: 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    options = EngineOptions(model_path=str(default_model()), n_ctx=256, n_gpu_layers=0)
+    options = LoadOptions(model_path=str(default_model()), n_ctx=256, n_gpu_layers=0)
     with Engine(options) as made:
         yield made
 

@@ -60,7 +60,8 @@ def test_the_suggestion_agrees(budget: float) -> None:
     if not has_symbol():
         pytest.skip("this build of llama-cpp-python has no common_fit_params")
 
-    from helpers.memory.planner import Planner, Setting
+    from helpers.load_options import LoadOptions
+    from helpers.memory.planner import Planner
 
     path = Path(default_model())
     with practice_accelerator() as device:
@@ -73,8 +74,8 @@ def test_the_suggestion_agrees(budget: float) -> None:
         )
         status, theirs = json.loads(done.stdout.splitlines()[-1])
         assert status == 0, done.stderr
-        setting = Setting(path=path, devices=(device,), n_ctx=2048, margin_mib=0)
-        planner = Planner(setting)
+        wanted = LoadOptions(model_path=str(path), n_ctx=2048, n_parallel=1)
+        planner = Planner(wanted, [device], margin_mib=0)
         fits = [n for n in range(32) if planner.plan(n).needed_mib(device.name) <= budget]
     if theirs < 0:
         theirs = 31

@@ -1,0 +1,56 @@
+"""Is a value what its name says? One check for numbers, one for choices, one for switches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> Any:
+    """Check a number; where `low` is an `int`, only whole numbers pass.
+
+    Args:
+        name: What the value is called, for the message.
+        value: The number. NumPy's numbers pass too; `True` and `False` do not.
+        low: Smallest allowed value.
+        high: Largest allowed value.
+        hint: What the message adds about the range.
+
+    Returns:
+        The value as a Python `int` or `float`.
+
+    Raises:
+        TypeError: It is no number, or not a whole one.
+        ValueError: It is out of range.
+
+    >>> check_range("n_batch", 512, 1, 1024)
+    512
+    """
+    whole = isinstance(low, int)
+    number: float = value
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise TypeError(f"{name}={value!r} must be a {'whole ' if whole else ''}number.")
+    if math.isnan(number) or not low <= number <= high:
+        limits = f"{low} to {high}" if whole else f"{low:g} to {high:g}"
+        raise ValueError(f"{name}={value!r} is out of range: {limits}{hint}.")
+    return int(number) if isinstance(value, Integral) else float(number)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """Check that a value is one of some choices, which are told apart by type too.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is none of them.
+
+    >>> check_choice("flash_attn", None, (True, False, None))
+    """
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        known = [repr(choice) for choice in choices]
+        listed = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+        raise ValueError(f"{name}={value!r} must be {listed}.")
+    return value

@@ -1,0 +1,214 @@
+"""How a model is loaded: every setting, its default and its range, said once.
+
+`LlamaCpp`'s fields, its `model_kwargs`, the engine, memory plans, sweeps and child processes share
+`LoadOptions`; `helpers.native` translates it to llama.cpp's structures. A further option of
+llama.cpp is one line here: its name, its default, its range, and the structure that it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from helpers.checks import check_choice, check_range
+from helpers.kv_types import kv_type
+
+MAX_THREADS = 512
+"""`GGML_MAX_N_THREADS`: more threads than that is an assertion inside ggml."""
+
+MAX_SEQUENCES = 256
+"""`LLAMA_MAX_SEQ`."""
+
+MAX_DEVICES = 16
+"""`LLAMA_MAX_DEVICES`."""
+
+_Check = Callable[[str, Any], Any]
+
+
+def _number(low: float, high: float, *, or_none: bool = False, hint: str = "") -> _Check:
+    def check(name: str, value: Any) -> Any:
+        return None if or_none and value is None else check_range(name, value, low, high, hint)
+
+    return check
+
+
+def _one_of(*choices: Any) -> _Check:
+    return lambda name, value: check_choice(name, value, choices)
+
+
+def _layers(name: str, value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"{name}={value!r} must be a number or 'auto'.")
+    return value if value == "auto" else check_range(name, value, -1, 2**31 - 1)
+
+
+def _shares(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name}={value!r} must be a list of shares, one for each device.")
+    shares = tuple(check_range(name, share, 0.0, 1e30) for share in value)
+    if len(shares) > MAX_DEVICES:
+        raise ValueError(f"{name}={value!r} must be up to {MAX_DEVICES} shares of 0 or more.")
+    return shares or None
+
+
+def _pairs(name: str, value: Any) -> Any:
+    pairs = dict(value or {}) if isinstance(value, Mapping | list | tuple | None) else None
+    if pairs is None:
+        raise TypeError(f"{name}={value!r} must be a dict of metadata keys and values.")
+    if any(not isinstance(key, str) for key in pairs):
+        raise TypeError(f"{name}={value!r}: metadata keys are strings.")
+    return tuple(sorted(pairs.items()))
+
+
+_SWITCH = _one_of(True, False)
+_MODEL, _CONTEXT = "model", "context"
+
+
+def _option(default: Any, check: _Check | None = None, *, of: str = "", as_is: bool = True) -> Any:
+    """A field, its check, and which of llama.cpp's structures it belongs to.
+
+    `as_is` if the structure has a field of the same name that takes the value as it is; what needs
+    more than that is in `helpers.native.parameters`.
+    """
+    return field(default=default, metadata={"check": check, "of": of, "as_is": as_is})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How to load a model. Two engines with equal options share one loaded model.
+
+    Attributes:
+        model_path: The GGUF file.
+        n_ctx: Tokens of context per sequence; 0 for what the model was trained with; None for
+            4096 or the model's own if smaller.
+        n_batch: Tokens handed to llama.cpp in one decode, 1 to `n_ctx`.
+        n_ubatch: Tokens computed at once, at most `n_batch`.
+        n_gpu_layers: Layers on devices; -1 all; "auto" what fits (0 without such a device).
+        n_cpu_moe: The experts of the first so many blocks stay on the CPU, whatever device has the
+            rest of those blocks; for mixtures of experts.
+        devices: `(name, endpoint)` of the devices to use, or None for all; the endpoint is the
+            `host:port` of an RPC server, else None.
+        split_mode: 0 no split, 1 by layer, 2 by row.
+        main_gpu: Index of the device used when `split_mode` is 0.
+        tensor_split: A share of the layers for each device; None for their free memory.
+        n_threads: Compute threads for single tokens; None for the physical cores this process
+            may use.
+        n_threads_batch: Compute threads for prompts; None for the same.
+        n_parallel: Most sequences decoded side by side, 1 to 256.
+        type_k: Type of the K cache, one of `KV_TYPES`, by name or number; None for f16.
+        type_v: Type of the V cache, likewise.
+        flash_attn: True, False, or None to use it where the backend has it.
+        swa_full: Layers with a sliding window keep the whole context, instead of the window and
+            one micro-batch: more memory, and a prompt that goes back by more than that need not be
+            computed again.
+        offload_kqv: The KV cache of a layer is on the layer's device; False keeps it on the CPU.
+        op_offload: Large matrices of layers on the CPU may be computed by a device.
+        rope_freq_base: Base frequency of the rotary positions; 0 for the file's own.
+        rope_freq_scale: Scale of the rotary positions; 0 for the file's own.
+        rope_scaling_type: -1 the file's own, 0 none, 1 linear, 2 YaRN, 3 LongRoPE.
+        yarn_ext_factor: YaRN's extrapolation mix; None for the file's own, as for the next four.
+        yarn_attn_factor: YaRN's magnitude scaling.
+        yarn_beta_fast: YaRN's low correction dimension.
+        yarn_beta_slow: YaRN's high correction dimension.
+        yarn_orig_ctx: YaRN's original context, in tokens.
+        pooling_type: -1 the file's own, 0 none.
+        attention_type: -1 the file's own, 0 causal.
+        no_perf: llama.cpp keeps no times; `Timings` then lack its counters.
+        use_mmap: Map the file instead of reading it.
+        use_mlock: Keep the weights from being swapped out.
+        check_tensors: Look for invalid numbers in the weights while loading (slower).
+        vocab_only: Load the vocabulary alone: tokens can be counted, nothing generated.
+        kv_overrides: Metadata in place of the file's, as a dict or as pairs.
+        lora_path: A LoRA adapter in GGUF form, or None.
+        lora_scale: Strength of the adapter.
+        isolate: Run in a child process: True, False, or "auto" (as soon as a device other than
+            the CPU is used).
+
+    Raises:
+        TypeError: A value is of the wrong kind.
+        ValueError: A value has no meaning. What depends on the file is checked when it is loaded.
+    """
+
+    model_path: str
+    n_ctx: int | None = _option(
+        None, _number(0, 2**31 // MAX_SEQUENCES, or_none=True), of=_CONTEXT, as_is=False
+    )
+    n_batch: int = _option(512, _number(1, 2**20), of=_CONTEXT, as_is=False)
+    n_ubatch: int = _option(512, _number(1, 2**20), of=_CONTEXT, as_is=False)
+    n_gpu_layers: int | str = _option("auto", _layers, of=_MODEL, as_is=False)
+    n_cpu_moe: int = _option(0, _number(0, 2**16), of=_MODEL, as_is=False)
+    devices: tuple[tuple[str, str | None], ...] | None = _option(None, of=_MODEL, as_is=False)
+    split_mode: int = _option(1, _number(0, 3), of=_MODEL)
+    main_gpu: int = _option(0, _number(0, 1023), of=_MODEL)
+    tensor_split: tuple[float, ...] | None = _option(None, _shares, of=_MODEL, as_is=False)
+    n_threads: int | None = _option(None, _number(1, MAX_THREADS, or_none=True), of=_CONTEXT)
+    n_threads_batch: int | None = _option(None, _number(1, MAX_THREADS, or_none=True), of=_CONTEXT)
+    n_parallel: int = _option(8, _number(1, MAX_SEQUENCES))
+    type_k: str | int | None = _option(None, kv_type, of=_CONTEXT)
+    type_v: str | int | None = _option(None, kv_type, of=_CONTEXT)
+    flash_attn: bool | None = _option(None, _one_of(True, False, None), of=_CONTEXT, as_is=False)
+    swa_full: bool = _option(False, _SWITCH, of=_CONTEXT)
+    offload_kqv: bool = _option(True, _SWITCH, of=_CONTEXT)
+    op_offload: bool = _option(True, _SWITCH, of=_CONTEXT)
+    rope_freq_base: float = _option(0.0, _number(0.0, 1e30), of=_CONTEXT)
+    rope_freq_scale: float = _option(0.0, _number(0.0, 1e30), of=_CONTEXT)
+    rope_scaling_type: int = _option(-1, _number(-1, 3), of=_CONTEXT)
+    yarn_ext_factor: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
+    yarn_attn_factor: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
+    yarn_beta_fast: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
+    yarn_beta_slow: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
+    yarn_orig_ctx: int | None = _option(None, _number(0, 2**31 - 1, or_none=True), of=_CONTEXT)
+    pooling_type: int = _option(-1, _number(-1, 0), of=_CONTEXT)
+    attention_type: int = _option(-1, _number(-1, 0), of=_CONTEXT)
+    no_perf: bool = _option(False, _SWITCH, of=_CONTEXT)
+    use_mmap: bool = _option(True, _SWITCH)
+    use_mlock: bool = _option(False, _SWITCH)
+    check_tensors: bool = _option(False, _SWITCH, of=_MODEL)
+    vocab_only: bool = _option(False, _SWITCH, of=_MODEL)
+    kv_overrides: tuple[tuple[str, Any], ...] = _option((), _pairs, of=_MODEL, as_is=False)
+    lora_path: str | None = None
+    lora_scale: float = _option(1.0, _number(-1e6, 1e6))
+    isolate: bool | str = _option("auto", _one_of(True, False, "auto"))
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+
+    def as_is(self, structure: str) -> dict[str, Any]:
+        """What one of llama.cpp's structures takes as it is, by the names there.
+
+        Args:
+            structure: "model" or "context".
+        """
+        values = {name: getattr(self, name) for name in _AS_IS[structure]}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def placement(self) -> dict[str, Any]:
+        """What decides the size and the place of every buffer, where it is not the default."""
+        return {
+            name: value
+            for name in ("model_path", *_OF[_MODEL], *_OF[_CONTEXT])
+            if (value := getattr(self, name)) != getattr(LoadOptions, name, None)
+        }
+
+    def model_key(self) -> tuple[Any, ...]:
+        """What two loads of the same weights in the same places have in common."""
+        return (self.model_path, *(getattr(self, name) for name in _OF[_MODEL]))
+
+
+_METADATA = {f.name: f.metadata for f in dataclasses.fields(LoadOptions) if f.metadata}
+_CHECKS: dict[str, _Check] = {
+    name: data["check"] for name, data in _METADATA.items() if data["check"] is not None
+}
+_OF = {
+    structure: [name for name, data in _METADATA.items() if data["of"] == structure]
+    for structure in (_MODEL, _CONTEXT)
+}
+_AS_IS = {
+    structure: [name for name in names if _METADATA[name]["as_is"]]
+    for structure, names in _OF.items()
+}
