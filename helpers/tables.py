@@ -17,7 +17,7 @@ from html import escape
 from itertools import repeat
 
 Columns = Mapping[str, str]
-Row = Sequence[str | float | None]
+Cells = Sequence[str | float | None]
 
 _SIDES = {"<": "left", ">": "right"}
 _SPECIFICATION = re.compile(r"([<>])(\d*)(.*)")
@@ -48,7 +48,7 @@ class FactSheet:
 _FACTS = {"": "<", " ": "<"}
 
 
-def text_lines(columns: Columns, rows: Iterable[Row]) -> list[str]:
+def text_lines(columns: Columns, rows: Iterable[Cells]) -> list[str]:
     """Write a table for a terminal: a line of names, and one for each row."""
     lines = [list(columns), *(_written(columns, row) for row in rows)]
     aligned = [line if len(line) == len(columns) else line[:-1] for line in lines]
@@ -64,7 +64,7 @@ def text_lines(columns: Columns, rows: Iterable[Row]) -> list[str]:
 
 def html_table(
     columns: Columns,
-    rows: Iterable[Row],
+    rows: Iterable[Cells],
     *,
     caption: Iterable[str] = (),
     notes: Iterable[str] = (),
@@ -119,7 +119,7 @@ def _specifications(columns: Columns) -> list[tuple[str, int, str]]:
     return [(one[1], int(one[2] or 1), one[3]) for one in found if one]
 
 
-def _written(columns: Columns, row: Row) -> list[str]:
+def _written(columns: Columns, row: Cells) -> list[str]:
     forms = [form for _, _, form in _specifications(columns)]
     return [
         "" if cell is None else cell if isinstance(cell, str) else format(cell, form)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from helpers.tables import Row, html_table
+from helpers.tables import Cells, html_table
 
 __all__ = ["Timings"]
 
@@ -69,7 +69,7 @@ class Timings:
     token_ms: list[float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Make plain Python numbers of what may be ctypes, NumPy or pandas numbers."""
+        """Turn ctypes, NumPy and pandas numbers into plain Python numbers."""
         for name in _NAMES[:-1]:
             value = getattr(self, name)
             if value is not None:
@@ -93,8 +93,8 @@ class Timings:
     def parse(cls, text: str) -> list[Timings]:
         r"""Read every timings block in a text, in the order of the text.
 
-        The text may be a whole log, a notebook's output or a page of prose; lines that are no
-        timings lines are passed over. Both forms are read: `llama_print_timings:` and
+        The text may be a whole log, a notebook's output or a page of prose; other lines
+        are skipped. Both forms are read: `llama_print_timings:` and
         `llama_perf_context_print:` (with `llama_perf_sampler_print:` or `common_perf_print:`).
 
         Args:
@@ -104,8 +104,8 @@ class Timings:
             One `Timings` for each block; a figure that the block does not give is None.
 
         Raises:
-            ValueError: A line begins like a timings line but is none (the message shows it), or
-                there is no block in the text.
+            ValueError: There is no block in the text, or a line begins like a timings line but
+                cannot be read (the message shows it).
 
         >>> Timings.parse("llama_print_timings:        load time =   358.60 ms\n")[0].load_ms
         358.6
@@ -146,14 +146,11 @@ class Timings:
         >>> Timings.from_dict(Timings(eval_ms=1.5).to_dict()).eval_ms
         1.5
         """
-        return {
-            name: list(value) if isinstance(value := getattr(self, name), list) else value
-            for name in _NAMES
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timings:
-        """Make a `Timings` of what `to_dict` gave.
+        """Make a `Timings` from what `to_dict` gave.
 
         Args:
             data: Figures by field name; a field that is absent becomes None.
@@ -182,7 +179,7 @@ class Timings:
             ("total", self.total_ms, self.generated_tokens),
             ("first token", self.first_token_ms, None),
         ]
-        rows: list[Row] = []
+        rows: list[Cells] = []
         for step, ms, tokens in steps:
             if ms is not None:
                 rate = _per_second(tokens, ms)
@@ -213,27 +210,19 @@ _BODY = re.compile(
     r"(?:\\n)?[\"',]*\s*"
 )
 _FIELDS = {
-    "load time": ("load_ms", None),
-    "sample time": ("sample_ms", "sample_tokens"),
-    "sampling time": ("sample_ms", "sample_tokens"),
-    "samplers time": ("sample_ms", "sample_tokens"),
-    "prompt eval time": ("prompt_ms", "prompt_tokens"),
-    "eval time": ("eval_ms", "eval_tokens"),
-    "total time": ("total_ms", None),
-    "unaccounted time": (None, None),
-    "graphs reused": (None, None),
+    "load time": "load",
+    "sample time": "sample",
+    "sampling time": "sample",
+    "samplers time": "sample",
+    "prompt eval time": "prompt",
+    "eval time": "eval",
+    "total time": "total",
 }
 _CONTEXT_LINES = ("prompt eval time", "eval time", "total time")
+_NEW_LINES = ("sampling time", "samplers time", "load time", *_CONTEXT_LINES)
 _ORDER = {
     "old": ("load time", "sample time", *_CONTEXT_LINES),
-    "new": (
-        "sampling time",
-        "samplers time",
-        "load time",
-        *_CONTEXT_LINES,
-        "unaccounted time",
-        "graphs reused",
-    ),
+    "new": (*_NEW_LINES, "unaccounted time", "graphs reused"),
 }
 
 
@@ -243,7 +232,7 @@ def _timings_lines(text: str) -> Iterator[tuple[str, str, dict[str, float | int]
         line = _ANSI.sub("", raw)
         markers = list(_MARKER.finditer(line))
         ends = [marker.start() for marker in markers[1:]] + [len(line)]
-        for marker, end in zip(markers, ends, strict=False):  # no marker, no turn
+        for marker, end in zip(markers, ends, strict=False):
             rest = line[marker.end() : end]
             family = "old" if marker["old"] else "new"
             match = _BODY.fullmatch(rest)
@@ -264,12 +253,12 @@ def _has_unit(match: re.Match[str]) -> bool:
 
 
 def _figures(match: re.Match[str]) -> dict[str, float | int]:
-    time_field, count_field = _FIELDS[match["name"]]
-    figures: dict[str, float | int] = {}
-    if time_field:
-        figures[time_field] = float(match["value"])
-    if count_field and match["count"]:
-        figures[count_field] = int(match["count"])
+    step = _FIELDS.get(match["name"])
+    if step is None:
+        return {}
+    figures: dict[str, float | int] = {f"{step}_ms": float(match["value"])}
+    if match["count"] and step not in ("load", "total"):
+        figures[f"{step}_tokens"] = int(match["count"])
     return figures
 
 

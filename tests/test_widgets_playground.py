@@ -311,7 +311,7 @@ def test_without_a_model_or_with_a_wrong_grammar_it_says_so(llm: LlamaCpp) -> No
     assert playground.generate_button.disabled and "no model" in playground.output.value
     assert playground.generate() is None and "no model" in str(playground.failure)
     broken = GrammarPlayground(llm, "root ::= oops")
-    assert broken.generate() is None and "Mend the grammar" in broken.output.value
+    assert broken.generate() is None and "Fix the grammar" in broken.output.value
 
 
 def test_a_closed_model_is_a_failure_like_any_other() -> None:

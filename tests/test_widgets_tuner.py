@@ -183,7 +183,7 @@ def test_the_button_measures_in_a_thread_and_cancel_ends_it(tuner: GpuTuner) -> 
     tuner.measure_button.click()
     assert tuner.measure_button.disabled and not tuner.cancel_button.disabled
     assert tuner.measure() is None  # one at a time
-    assert "going on" in tuner.message.value
+    assert "in progress" in tuner.message.value
     begin = time.monotonic()
     while not workers() and time.monotonic() - begin < 10:
         time.sleep(0.01)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Unpack
 
 from helpers.bench.grid import default_layers
 from helpers.bench.result import SweepResult
 from helpers.bench.rows import Settings, SweepRow
 from helpers.bench.search import Fits, search
-from helpers.bench.sweep import TIMEOUT_S, Sweep
-from helpers.bench.trial import Cancel, Cancelled, Step, is_cancelled
+from helpers.bench.sweep import Sweep, SweepSettings
+from helpers.bench.trial import Cancelled, is_cancelled
 from helpers.checks import check_range
 from helpers.errors import DeviceError, HelpersError
 from helpers.models import find_model, inspect_model
@@ -29,22 +29,10 @@ def find_best(
     model: str | os.PathLike[str] | None = None,
     goal: str | float = "eval",
     *,
-    devices: Sequence[Device] | None = None,
-    n_gpu_layers: Iterable[int] | None = None,
-    n_batch: Iterable[int] = (128, 256, 512, 1024),
-    n_threads: Iterable[int | None] | None = None,
-    type_kv: Iterable[str] = ("f16",),
-    prompt_tokens: int = 256,
-    new_tokens: int = 32,
-    repeats: int = 3,
-    n_ctx: int | None = None,
     max_trials: int | None = None,
-    timeout_s: float = TIMEOUT_S,
     fits: Fits | None = None,
-    resume: str | os.PathLike[str] | None = None,
     on_row: Callable[[SweepRow], None] | None = None,
-    on_step: Step | None = None,
-    cancel: Cancel = None,
+    **settings: Unpack[SweepSettings],
 ) -> SweepResult:
     """Search a grid for its best settings with at most a third of its trials.
 
@@ -55,23 +43,13 @@ def find_best(
     Args:
         model: A path, or any name that `find_model` knows; None for `default_model()`.
         goal: "eval" (generation speed), "prompt", "both", or the weight of generation, 0 to 1.
-        devices: Devices to use; None for all.
-        n_gpu_layers: Layers to choose from; None for 17 counts or so from 0 to all (0 alone
-            without a GPU).
-        n_batch: Batches to choose from.
-        n_threads: Threads to choose from; None for all usable cores, three quarters, and half.
-        type_kv: Types of the KV cache to choose from.
-        prompt_tokens: As in `sweep`.
-        new_tokens: As in `sweep`.
-        repeats: As in `sweep`.
-        n_ctx: As in `sweep`.
         max_trials: Most trials; None for a third of the grid (2 at least).
-        timeout_s: As in `sweep`.
         fits: Says whether settings fit the memory; None asks `predict_memory`.
-        resume: As in `sweep`; a row that the file has costs no trial.
         on_row: Called with each new row; a second one of the same settings replaces the first.
-        on_step: As in `sweep`.
-        cancel: As in `sweep`.
+        settings: As in `sweep`; those of the grid are the values to choose from. Where they are
+            not given: for `n_gpu_layers` 17 counts or so from 0 to all (0 alone without a GPU),
+            for `n_batch` 128 to 1024, for `n_threads` all usable cores, three quarters, and half.
+            A row that the file to `resume` has costs no trial.
 
     Returns:
         The rows of the trials; `best()` and `code()` know the goal, `planned` is the whole grid.
@@ -88,42 +66,28 @@ def find_best(
     if max_trials is not None:
         check_range("max_trials", max_trials, 1, 1_000_000)
     cores = usable_cores()
-    if n_gpu_layers is None:
+    devices, cancel = settings.get("devices"), settings.get("cancel")
+    if settings.get("n_gpu_layers") is None:
         seen = native_devices() if devices is None else devices
         layers = inspect_model(find_model(model), check=False).n_layers + 1
         offloads = any(device.offloads for device in seen)
-        n_gpu_layers = default_layers(layers, _MOST_LAYERS) if offloads else (0,)
-    running = Sweep(
-        model,
-        n_gpu_layers=n_gpu_layers,
-        n_batch=n_batch,
-        n_threads=(cores, -(-cores * 3 // 4), -(-cores // 2)) if n_threads is None else n_threads,
-        type_kv=type_kv,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
-        n_ctx=n_ctx,
-        devices=devices,
-        timeout_s=timeout_s,
-        resume=resume,
-        goal=goal,
-        cancel=cancel,
-        on_step=on_step,
-    )
+        settings["n_gpu_layers"] = default_layers(layers, _MOST_LAYERS) if offloads else (0,)
+    settings.setdefault("n_batch", (128, 256, 512, 1024))
+    if settings.get("n_threads") is None:
+        settings["n_threads"] = (cores, -(-cores * 3 // 4), -(-cores // 2))
+    running = Sweep(model, goal=goal, **settings)
     result = running.result
     asked: set[Settings] = set()
 
     def measure(settings: Settings) -> SweepRow:
         if is_cancelled(cancel):
             raise Cancelled
-        known = result.find(settings)
-        if known is not None and settings not in asked:
-            row = known
-        else:
+        row = None if settings in asked else result.find(settings)
+        asked.add(settings)
+        if row is None:
             row = running.measure(settings)
             if on_row is not None:
                 on_row(row)
-        asked.add(settings)
         return row
 
     may_fit = _plan(running, devices) if fits is None else fits
@@ -144,7 +108,7 @@ def find_best(
 
 
 def _plan(running: Sweep, devices: Sequence[Device] | None) -> Fits:
-    """The memory plan as a yes or no; where there can be no plan, a trial will tell."""
+    """The memory plan as a yes or no; without a plan, only a trial can tell."""
 
     def may_fit(settings: Settings) -> bool:
         try:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_sweep_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.sweep or arguments.best:
-        return run_sweep(parser, arguments)
+        return run_sweep(arguments)
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds} must be 1 or more")
     if arguments.llama_bench is not None and not Path(arguments.llama_bench).is_file():

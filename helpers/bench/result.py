@@ -11,7 +11,7 @@ from typing import Any
 from helpers.bench import store
 from helpers.bench.rows import GOALS, Settings, SweepRow, goal_weight
 from helpers.errors import HelpersError
-from helpers.tables import Row, html_table, text_lines
+from helpers.tables import Cells, html_table, text_lines
 
 TIE = 0.02
 """Rows within 2 % of the best are as fast as it: two trials of one setting differ by as much."""
@@ -44,8 +44,8 @@ class SweepResult:
         rows: The trials.
         notes: What was changed or left out, in words.
         planned: Trials that the whole grid has.
-        trials: Trials that were really made (a search may make one twice).
-        goal: What `best()` and `code()` look for unless they are told.
+        trials: Trials made (a search may repeat one).
+        goal: What `best()` and `code()` look for by default.
         stopped: Why it ended early ("interrupted", "cancelled"), or empty.
     """
 
@@ -65,11 +65,9 @@ class SweepResult:
 
     def put(self, row: SweepRow) -> None:
         """Add a row; it takes the place of one with the same settings."""
-        for place, other in enumerate(self.rows):
-            if other.settings == row.settings:
-                self.rows[place] = row
-                return
-        self.rows.append(row)
+        known = [other.settings for other in self.rows]
+        place = known.index(row.settings) if row.settings in known else len(known)
+        self.rows[place : place + 1] = [row]
 
     def best(self, goal: str | float | None = None) -> SweepRow:
         """The best row for a goal.
@@ -235,7 +233,7 @@ class SweepResult:
             return None
 
 
-def cells(row: SweepRow) -> Row:
+def cells(row: SweepRow) -> Cells:
     """A row of the table; a reason stands where figures would, if there are none."""
     settings = (row.n_gpu_layers, row.n_batch, row.n_threads, row.type_kv)
     reason = textwrap.shorten(row.reason, _REASON, placeholder=" …")

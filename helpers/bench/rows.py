@@ -32,10 +32,7 @@ class Settings:
 
     def __str__(self) -> str:
         """The settings as they are written in code."""
-        return (
-            f"n_gpu_layers={self.n_gpu_layers}, n_batch={self.n_batch}, "
-            f"n_threads={self.n_threads}, type_kv={self.type_kv!r}"
-        )
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in vars(Settings()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ as steep again inside of a gap as it is around it, and a gap that cannot beat th
 left alone. What could not be measured counts as the cliff's foot, and the edge is bisected.
 
 Then the other parameters, one at a time from the best point, uphill as long as it goes up. When
-one of them has changed, and trials are left, the layers are gone through again. In the end the
+one of them has changed, and trials are left, the layers are searched again. In the end the
 winner is measured once more: a single lucky trial must not win on a noisy machine.
 """
 
@@ -26,10 +26,10 @@ Measure = Callable[[Settings], SweepRow]
 Fits = Callable[[Settings], bool]
 
 GAIN = 0.02
-"""What is less than 2 % faster is not worth a trial: two trials of one point differ by as much."""
+"""A gain below 2 % is not worth a trial: two trials of one point differ by as much."""
 
 NOISE = 0.05
-"""What differs by less than 5 % may be as fast: a climb goes on, a winner is measured again.
+"""A difference below 5 % may be noise: a climb goes on, a winner is measured again.
 
 Where the repeats of the trials themselves differ by more, that counts instead (`_noise`).
 """
@@ -67,7 +67,7 @@ def search(
         measure: Makes a trial. Called at most `max_trials` times, at most twice for one point; the
             second row of a point takes the place of the first. What it raises ends the search.
         goal: "eval", "prompt", "both", or the weight of generation speed, 0 to 1.
-        fits: Whether a point fits the memory, as far as can be foretold; None: all may.
+        fits: Whether a point fits the memory, as far as can be predicted; None: all may.
         max_trials: Most trials; None for `trials_for(len(grid))`.
         start: Where to begin, the layers apart; None for the defaults nearest in the grid.
 

@@ -1,4 +1,4 @@
-"""A sweep as a JSON file: written whole or not at all, read with its faults named."""
+"""A sweep as a JSON file: written whole or not at all, read with a message for each fault."""
 
 from __future__ import annotations
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from helpers.bench.grid import Grid, Setup, make_grid, make_setup
 from helpers.bench.result import SweepResult
@@ -17,6 +20,24 @@ from helpers.native import Device, devices
 TIMEOUT_S = 300.0
 
 
+class SweepSettings(TypedDict, total=False):
+    """The parameters of `Sweep` that `sweep` and `find_best` hand on; `sweep` explains them."""
+
+    n_gpu_layers: Iterable[int] | None
+    n_batch: Iterable[int]
+    n_threads: Iterable[int | None]
+    type_kv: Iterable[str]
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    n_ctx: int | None
+    devices: Sequence[Device] | None
+    timeout_s: float
+    resume: str | os.PathLike[str] | None
+    cancel: Cancel
+    on_step: Step | None
+
+
 class Sweep:
     """A sweep in progress: iterate over it for the rows, as they come.
 
@@ -27,7 +48,7 @@ class Sweep:
     Attributes:
         setup: What all trials share.
         grid: The values.
-        result: What was measured, what a resumed file already had included.
+        result: What was measured, including what a resumed file already had.
 
     >>> for row in Sweep(n_batch=(128, 512)):  # doctest: +SKIP
     ...     print(row.n_batch, row.prompt_per_second)
@@ -130,7 +151,7 @@ class Sweep:
         return row
 
     def stop(self, why: str) -> None:
-        """Note why the sweep ended before its time."""
+        """Note why the sweep ended early."""
         self.result.stopped = why
         self._write()
 
@@ -148,9 +169,8 @@ class Sweep:
         if file.exists():
             old = SweepResult.load(file)
             new = self.result
-            pairs = [("model", old.model, new.model), ("setup", old.setup, new.setup)]
-            pairs.append(("machine", old.machine, new.machine))
-            for what, theirs, ours in pairs:
+            for what in ("model", "setup", "machine"):
+                theirs, ours = getattr(old, what), getattr(new, what)
                 for name in ours:
                     if name in ("code", "code_elsewhere", "date", "n_ctx_given"):
                         continue
@@ -168,21 +188,9 @@ class Sweep:
 def sweep(
     model: str | os.PathLike[str] | None = None,
     *,
-    n_gpu_layers: Iterable[int] | None = None,
-    n_batch: Iterable[int] = (512,),
-    n_threads: Iterable[int | None] = (None,),
-    type_kv: Iterable[str] = ("f16",),
-    prompt_tokens: int = 256,
-    new_tokens: int = 32,
-    repeats: int = 3,
-    n_ctx: int | None = None,
-    devices: Sequence[Device] | None = None,
-    timeout_s: float = TIMEOUT_S,
-    resume: str | os.PathLike[str] | None = None,
     goal: str | float = "eval",
     on_row: Callable[[SweepRow], None] | None = None,
-    on_step: Step | None = None,
-    cancel: Cancel = None,
+    **settings: Unpack[SweepSettings],
 ) -> SweepResult:
     """Measure every combination of settings, each in a process of its own.
 
@@ -193,20 +201,21 @@ def sweep(
 
     Args:
         model: A path, or any name that `find_model` knows; None for `default_model()`.
-        n_gpu_layers: Layers on devices; -1 is all. None: none, quarters and all where there is a
-            GPU, else 0. More than the model has is all, and said in the notes.
-        n_batch: Tokens per decode, 1 to the context.
-        n_threads: Compute threads; None is the physical cores that this process may use.
-        type_kv: Types of the KV cache, such as "f16" and "q8_0".
-        prompt_tokens: Tokens of each prompt; 0 measures no prompt eval.
-        new_tokens: Tokens generated each time; 0 measures no generation.
-        repeats: Times that both are measured in each trial; speeds are the medians.
-        n_ctx: Tokens of context; None for what `LlamaCpp` takes (4096 or the model's own).
-        devices: Devices to use; None for all.
-        timeout_s: Most seconds for one trial, loading included.
-        resume: A JSON file that gets every row at once; if it exists, its rows are taken over.
         goal: What `best()` of the result looks for: "eval", "prompt", "both", or a weight.
         on_row: Called with each new row.
+        settings: Any of those that follow.
+        n_gpu_layers: Layers on devices; -1 is all. None: none, quarters and all where there is a
+            GPU, else 0. More than the model has means all, with a note.
+        n_batch: Tokens per decode (512), 1 to the context.
+        n_threads: Compute threads; None is the physical cores that this process may use.
+        type_kv: Types of the KV cache, such as "f16" and "q8_0".
+        prompt_tokens: Tokens of each prompt (256); 0 measures no prompt eval.
+        new_tokens: Tokens generated each time (32); 0 measures no generation.
+        repeats: Times that both are measured in each trial (3); speeds are the medians.
+        n_ctx: Tokens of context; None for what `LlamaCpp` takes (4096 or the model's own).
+        devices: Devices to use; None for all.
+        timeout_s: Most seconds for one trial (300), loading included.
+        resume: A JSON file that gets every row at once; if it exists, its rows are kept.
         on_step: Called with what a trial is doing and the share of it that is done.
         cancel: A `threading.Event`, or a function that returns True to stop; looked at ten times a
             second, and the process in progress is ended.
@@ -223,23 +232,7 @@ def sweep(
     >>> sweep(n_batch=(128, 512), repeats=3)  # doctest: +SKIP
     <SweepResult: 2 of 2 trials with a result>
     """
-    running = Sweep(
-        model,
-        n_gpu_layers=n_gpu_layers,
-        n_batch=n_batch,
-        n_threads=n_threads,
-        type_kv=type_kv,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
-        n_ctx=n_ctx,
-        devices=devices,
-        timeout_s=timeout_s,
-        resume=resume,
-        goal=goal,
-        cancel=cancel,
-        on_step=on_step,
-    )
+    running = Sweep(model, goal=goal, **settings)
     try:
         for row in running:
             if on_row is not None:
@@ -267,9 +260,6 @@ def measured_on(chosen: Sequence[Device] | None) -> dict[str, str]:
 
 def _driver() -> str:
     """Version of NVIDIA's driver, or an empty text."""
-    import shutil
-    import subprocess
-
     if shutil.which("nvidia-smi") is None:
         return ""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

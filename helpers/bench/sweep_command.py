@@ -14,7 +14,7 @@ from typing import Any
 from helpers.bench.best import find_best
 from helpers.bench.result import COLUMNS, SweepResult, cells
 from helpers.bench.rows import GOALS, SweepRow
-from helpers.bench.sweep import TIMEOUT_S, Sweep
+from helpers.bench.sweep import Sweep, SweepSettings
 from helpers.errors import HelpersError
 from helpers.native import Device, devices
 from helpers.tables import text_lines
@@ -23,23 +23,26 @@ INTERRUPTED = 130
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a sweep can be told to the parser of `bench`."""
+    """Add the options of a sweep to the parser of `bench`."""
     group = parser.add_argument_group(
         "sweep", "measure speeds over a grid of settings, each in a process of its own"
     )
     group.add_argument("--sweep", action="store_true", help="measure every point of the grid")
     group.add_argument("--best", action="store_true", help="search it with a third of the trials")
     group.add_argument("--model", help="a path or a name (default: the embedded model)")
-    group.add_argument(
-        "--layers", type=_numbers, metavar="N,N", help="n_gpu_layers, such as 0,8,16,-1 (-1: all)"
-    )
-    group.add_argument("--batch", type=_numbers, metavar="N,N", help="n_batch (512)")
-    group.add_argument("--threads", type=_numbers, metavar="N,N", help="n_threads (usable cores)")
-    group.add_argument("--kv", type=_words, metavar="TYPE,TYPE", help="KV cache types (f16)")
-    group.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="(256)")
-    group.add_argument("--new-tokens", type=int, default=32, metavar="N", help="(32)")
-    group.add_argument("--repeats", type=int, default=3, metavar="N", help="per trial (3)")
-    group.add_argument("--ctx", type=int, metavar="N", help="n_ctx (4096 or the model's own)")
+    # What is stored under the name of a parameter of `sweep` is handed on.
+    for name, store, kind, metavar, words in (
+        ("--layers", "n_gpu_layers", _numbers, "N,N", "n_gpu_layers, such as 0,8,-1 (-1: all)"),
+        ("--batch", "n_batch", _numbers, "N,N", "n_batch (512)"),
+        ("--threads", "n_threads", _numbers, "N,N", "n_threads (usable cores)"),
+        ("--kv", "type_kv", _words, "TYPE,TYPE", "KV cache types (f16)"),
+        ("--prompt-tokens", "prompt_tokens", int, "N", "(256)"),
+        ("--new-tokens", "new_tokens", int, "N", "(32)"),
+        ("--repeats", "repeats", int, "N", "per trial (3)"),
+        ("--ctx", "n_ctx", int, "N", "n_ctx (4096 or the model's own)"),
+        ("--timeout", "timeout_s", float, "S", "seconds per trial (300)"),
+    ):
+        group.add_argument(name, dest=store, type=kind, metavar=metavar, help=words)
     group.add_argument("--device", metavar="NAME", help="use this device alone")
     group.add_argument(
         "--practice", action="store_true", help="use the practice accelerator (teaches, no faster)"
@@ -48,12 +51,9 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "--goal", type=_goal, default="eval", help=f"{', '.join(GOALS)}, or a weight (eval)"
     )
     group.add_argument("--max-trials", type=int, metavar="N", help="most trials of --best")
-    group.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds per trial (300)"
-    )
 
 
-def run_sweep(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+def run_sweep(arguments: argparse.Namespace) -> int:
     """Sweep or search as the arguments say, and print the table as it grows.
 
     Returns:
@@ -80,34 +80,19 @@ def _measure(
     arguments: argparse.Namespace, chosen: Sequence[Device] | None, progress: _Progress
 ) -> SweepResult:
     settings: dict[str, Any] = {
-        "prompt_tokens": arguments.prompt_tokens,
-        "new_tokens": arguments.new_tokens,
-        "repeats": arguments.repeats,
-        "n_ctx": arguments.ctx,
-        "timeout_s": arguments.timeout,
-        "resume": arguments.json,
-        "goal": arguments.goal,
-        "devices": chosen,
-        "on_step": progress.step,
+        name: value
+        for name in SweepSettings.__annotations__
+        if (value := getattr(arguments, name, None)) is not None
     }
-    for name, values in (
-        ("n_gpu_layers", arguments.layers),
-        ("n_batch", arguments.batch),
-        ("n_threads", arguments.threads),
-        ("type_kv", arguments.kv),
-    ):
-        if values is not None:
-            settings[name] = values
+    settings |= {"resume": arguments.json, "devices": chosen, "on_step": progress.step}
+    settings["goal"] = arguments.goal
     if arguments.best:
-        return find_best(
-            arguments.model,
-            max_trials=arguments.max_trials,
-            on_row=progress.row,
-            **settings,
-        )
+        most = arguments.max_trials
+        return find_best(arguments.model, max_trials=most, on_row=progress.row, **settings)
     running = Sweep(arguments.model, **settings)
     progress.total = len(running.missing)
-    progress.had(running.result.rows)
+    for row in running.result.rows:
+        progress.show(row)
     with contextlib.suppress(KeyboardInterrupt):  # the result knows
         for row in running:
             progress.row(row)
@@ -155,23 +140,16 @@ class _Progress:
         self._started = time.perf_counter()
         self._live = sys.stderr.isatty()
 
-    def had(self, rows: Sequence[SweepRow]) -> None:
-        """Rows that were there before."""
-        for row in rows:
-            self._print(row)
-
     def row(self, row: SweepRow) -> None:
         """A new row."""
         self.clear()
         self._done += 1
-        self._print(row)
+        self.show(row)
 
-    def _print(self, row: SweepRow) -> None:
+    def show(self, row: SweepRow) -> None:
         head, line = text_lines(COLUMNS, [cells(row)])
-        if not self._headed:
-            print(head)
-            self._headed = True
-        print(line, flush=True)
+        print(line if self._headed else f"{head}\n{line}", flush=True)
+        self._headed = True
 
     def step(self, what: str, share: float) -> None:
         if not self._live:

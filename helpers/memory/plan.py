@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from helpers.native import display_names
-from helpers.tables import Row, html_table, text_lines
+from helpers.tables import Cells, html_table, text_lines
 
 KINDS = ("weights", "kv", "compute")
 _MIB = ">8,.1f"
@@ -88,9 +88,9 @@ class MemoryPlan:
     def _repr_html_(self) -> str:
         return html_table(_COLUMNS, self._rows(), caption=[self._title()], notes=self.advice)
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[Cells]:
         shown = display_names(self.by_device)
-        rows: list[Row] = []
+        rows: list[Cells] = []
         for name, kinds in self.by_device.items():
             lacking = self.lacking_mib.get(name)
             mark = "" if lacking is None else f"<- {lacking:,.0f} too few"

@@ -104,6 +104,14 @@ def ggml(name: str = "ggml") -> ctypes.CDLL | None:
     return None
 
 
+def ggml_function(library: str, name: str, result: Any, *arguments: Any) -> Any:
+    """A function of one of ggml's own libraries, with its signature; None if it is not there."""
+    found = getattr(ggml(library), name, None)
+    if found is not None:
+        found.restype, found.argtypes = result, arguments
+    return found
+
+
 def return_freed_memory() -> None:
     """Let the C library hand freed memory back to the system.
 

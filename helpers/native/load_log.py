@@ -7,7 +7,7 @@ The lines are those of llama.cpp's `load_tensors`, `llama_kv_cache`, `llama_memo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _BUFFER = re.compile(r"^\w+:\s+(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
@@ -35,21 +35,18 @@ def read_buffers(log: Sequence[tuple[int, str]]) -> dict[str, dict[str, float]]:
 
 def read_offloaded(log: Sequence[tuple[int, str]]) -> tuple[int, int] | None:
     """`(layers on devices, layers)` from a load's log, or None if it does not say."""
-    for _, line in log:
-        match = _OFFLOADED.search(line)
-        if match:
-            return int(match[1]), int(match[2])
-    return None
+    found = _first(_OFFLOADED, log)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def read_flash_attention(log: Sequence[tuple[int, str]]) -> bool:
     """Whether the context uses flash attention, from a load's log."""
-    state = False
-    for _, line in log:
-        match = _FLASH.search(line)
-        if match:
-            state = (match[1] or match[2]) == "enabled"
-    return state
+    found = _first(_FLASH, reversed(log))  # what was decided last
+    return found is not None and "enabled" in found.groups()
+
+
+def _first(pattern: re.Pattern[str], log: Iterable[tuple[int, str]]) -> re.Match[str] | None:
+    return next((match for _, line in log if (match := pattern.search(line))), None)
 
 
 def read_layers(log: Sequence[tuple[int, str]]) -> list[str]:

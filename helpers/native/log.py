@@ -19,7 +19,6 @@ from typing import Any
 from helpers.native.library import llama, system_function
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONTINUE = 1, 2, 3, 4, 5
-LEVEL_NAMES = {0: "", _DEBUG: "D", _INFO: "I", _WARN: "W", _ERROR: "E"}
 
 _owner = threading.local()
 _recent: deque[str] = deque(maxlen=40)
@@ -83,7 +82,7 @@ def install_log() -> object:
     receiver = _Receiver(previous.llama_log_callback)
     callback = module.llama_log_callback(receiver.receive)
     module.llama_log_set(callback, ctypes.c_void_p(0))
-    # A Python callback must not be called once the interpreter is going: hand the library a C
+    # A Python callback must not be called while the interpreter shuts down: hand the library a C
     # function that ignores what it gets (abs takes the level and touches nothing).
     ignore = ctypes.cast(system_function("abs"), module.llama_log_callback)
     atexit.register(module.llama_log_set, ignore, ctypes.c_void_p(0))

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import psutil
 
-from helpers.native.library import ggml, library_folder, llama
+from helpers.native.library import ggml_function, library_folder, llama
 
 _ADDRESS = re.compile(r"\[[^\]\s]*:\d+\]$")
+_CGROUPS = (
+    ("/sys/fs/cgroup/", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory/", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 _MIB = 1024 * 1024
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 
 
 @dataclass(frozen=True)
@@ -69,28 +74,17 @@ def registered_backends() -> list[str]:
     ['RPC', 'CPU']
     """
     llama()  # loads and registers the backends
-    library, base = ggml("ggml"), ggml("ggml-base")
-    if library is None or base is None:
-        return []
-    library.ggml_backend_reg_count.restype = ctypes.c_size_t
-    library.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
-    library.ggml_backend_reg_get.restype = ctypes.c_void_p
-    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_reg_name.restype = ctypes.c_char_p
-    found = (library.ggml_backend_reg_get(i) for i in range(library.ggml_backend_reg_count()))
-    return [base.ggml_backend_reg_name(pointer).decode() for pointer in found]
+    count = ggml_function("ggml", "ggml_backend_reg_count", _SIZE)
+    get = ggml_function("ggml", "ggml_backend_reg_get", _POINTER, _SIZE)
+    return [_text("reg_name", get(index)) for index in range(count())] if count and get else []
 
 
 def device_pointers() -> list[int]:
     """The `ggml_backend_dev_t` of each device, in the registry's order."""
     llama()  # loads and registers the backends
-    library = ggml("ggml")
-    if library is None:
-        return []
-    library.ggml_backend_dev_count.restype = ctypes.c_size_t
-    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    library.ggml_backend_dev_get.restype = ctypes.c_void_p
-    return [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
+    count = ggml_function("ggml", "ggml_backend_dev_count", _SIZE)
+    get = ggml_function("ggml", "ggml_backend_dev_get", _POINTER, _SIZE)
+    return [get(index) for index in range(count())] if count and get else []
 
 
 def device_pointer(name: str) -> int | None:
@@ -99,52 +93,36 @@ def device_pointer(name: str) -> int | None:
     Only names are asked for: an RPC device whose server has gone ends the process when it is asked
     for more.
     """
-    found = device_pointers()
-    base = ggml("ggml-base")
-    assert base is not None
-    base.ggml_backend_dev_name.restype = ctypes.c_char_p
-    base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
-    for pointer in found:
-        if base.ggml_backend_dev_name(pointer).decode("utf-8", "replace") == name:
-            return pointer
-    return None
+    return next((one for one in device_pointers() if _text("dev_name", one) == name), None)
+
+
+def _text(what: str, pointer: int) -> str:
+    """A text that ggml has about a device or a backend."""
+    raw = ggml_function("ggml-base", f"ggml_backend_{what}", ctypes.c_char_p, _POINTER)(pointer)
+    return str(raw.decode("utf-8", "replace"))
 
 
 def _describe(pointer: int) -> Device:
-    base = ggml("ggml-base")
-    assert base is not None
-    for function in ("name", "description"):
-        getattr(base, f"ggml_backend_dev_{function}").restype = ctypes.c_char_p
-        getattr(base, f"ggml_backend_dev_{function}").argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
-    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_reg_name.restype = ctypes.c_char_p
-    base.ggml_backend_dev_memory.argtypes = [
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_size_t),
-        ctypes.POINTER(ctypes.c_size_t),
-    ]
-    name = base.ggml_backend_dev_name(pointer).decode("utf-8", "replace")
-    kind = _KINDS.get(base.ggml_backend_dev_type(pointer), "accel")
-    backend = base.ggml_backend_reg_name(base.ggml_backend_dev_backend_reg(pointer)).decode()
+    kind_of = ggml_function("ggml-base", "ggml_backend_dev_type", ctypes.c_int, _POINTER)
+    backend_of = ggml_function("ggml-base", "ggml_backend_dev_backend_reg", _POINTER, _POINTER)
+    name, kind = _text("dev_name", pointer), _KINDS.get(kind_of(pointer), "accel")
     if kind == "cpu":
         # ggml counts the CPU's memory as all free; what a model can get is what the system says.
         free, total = available_mib(), psutil.virtual_memory().total / _MIB
     else:
-        free_bytes, total_bytes = ctypes.c_size_t(), ctypes.c_size_t()
-        base.ggml_backend_dev_memory(pointer, ctypes.byref(free_bytes), ctypes.byref(total_bytes))
+        sizes = [ctypes.POINTER(_SIZE)] * 2
+        memory_of = ggml_function("ggml-base", "ggml_backend_dev_memory", None, _POINTER, *sizes)
+        free_bytes, total_bytes = _SIZE(), _SIZE()
+        memory_of(pointer, ctypes.byref(free_bytes), ctypes.byref(total_bytes))
         free, total = free_bytes.value / _MIB, total_bytes.value / _MIB
-    endpoint = name[name.index("[") + 1 : -1] if name.startswith("RPC") and "[" in name else None
     return Device(
         name=name,
-        description=base.ggml_backend_dev_description(pointer).decode("utf-8", "replace").strip(),
+        description=_text("dev_description", pointer).strip(),
         kind=kind,
-        backend=backend,
+        backend=_text("reg_name", backend_of(pointer)),
         total_mib=round(total, 1),
         free_mib=round(free, 1),
-        endpoint=endpoint,
+        endpoint=name[name.index("[") + 1 : -1] if name.startswith("RPC") and "[" in name else None,
     )
 
 
@@ -175,14 +153,8 @@ def cpu_features() -> frozenset[str]:
 def available_mib() -> float:
     """System memory that can be used without swapping, in MiB; a cgroup's limit counts."""
     available = float(psutil.virtual_memory().available)
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        limit, used = _read_number(limit_file), _read_number(used_file)
+    for folder, limit_name, used_name in _CGROUPS:
+        limit, used = _read_number(folder + limit_name), _read_number(folder + used_name)
         if limit is not None and used is not None:
             available = min(available, max(0.0, limit - used))
     return available / _MIB

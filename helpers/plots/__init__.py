@@ -1,8 +1,8 @@
 """Matplotlib figures from measurements.
 
 Every figure is made without pyplot (nothing is kept in global state, so Jupyter shows it exactly
-once), has a transparent ground, and can be read on a light and on a dark page and without colours.
-`_style.py` holds that look, once, for every figure.
+once), has a transparent background, and reads well on light and dark pages and without colour.
+`style.py` holds that look, once, for every figure.
 """
 
 from helpers.plots.choices import plot_choices

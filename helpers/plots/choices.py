@@ -1,10 +1,10 @@
-"""What a mask does to one token: the likeliest choices, those refused by the grammar marked."""
+"""What a mask does to one token: the likeliest choices, and which of them the grammar refused."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helpers.plots.style import INK, OTHER, PROMPT, TEXT_POINTS, finish, new_figure, style_axes
+from helpers.plots.style import OTHER, PROMPT, finish, new_figure, paint, style_axes, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,18 +38,8 @@ def plot_choices(token: TracedToken, *, title: str, ax: Axes | None = None) -> F
     longest = max(choice.probability for choice in choices)
     for place, (bar, choice) in enumerate(zip(bars, choices, strict=True)):
         look = PROMPT if choice.allowed else OTHER
-        bar.set(facecolor=look.colour, label=_WORDS[choice.allowed])
-        if look.hatch:
-            bar.set(hatch=look.hatch, edgecolor=(1.0, 1.0, 1.0, 0.35), linewidth=0)
-        ax.annotate(
-            note(choice, taken=choice.text == token.text),
-            xy=(choice.probability, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-        )
+        paint([bar], look._replace(name=_WORDS[choice.allowed]))
+        write(ax, note(choice, taken=choice.text == token.text), choice.probability, place)
     ax.set_yticks(range(len(choices)), [shown(choice.text) for choice in choices])
     for label in ax.get_yticklabels():
         label.set_fontfamily("monospace")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from helpers.plots.style import (
-    EVAL,
     INK,
-    PROMPT,
-    TEXT_POINTS,
-    Step,
+    SPEEDS,
+    Measured,
+    Speed,
     finish,
-    new_figure,
     paint,
+    panels,
     style_axes,
+    write,
 )
 from helpers.timings import Timings
 
@@ -53,18 +53,10 @@ only the generation can be compared, and even that from a single call each.
 """
 
 
-class _Entry(NamedTuple):
-    name: str
-    prompt: float | None
-    prompt_spread: tuple[float, float] | None
-    eval: float | None
-    eval_spread: tuple[float, float] | None
-
-
 def plot_compare(
     results: Mapping[str, SweepResult | SweepRow | Timings | float] | None = None,
     *,
-    speed: Literal["eval", "prompt"] | None = None,
+    speed: Speed | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Draw the speeds of several machines, devices or settings side by side.
@@ -88,71 +80,50 @@ def plot_compare(
     """
     if results is None:
         results, speed = SEED_FIGURES, speed or "eval"
-    entries = [_entry(name, result) for name, result in results.items()]
-    steps = [PROMPT, EVAL] if speed is None else [EVAL if speed == "eval" else PROMPT]
-    steps = [step for step in steps if any(_speed(entry, step) for entry in entries)]
-    if not steps:
+    entries = {name: _measured(result) for name, result in results.items()}
+    shown: list[Speed] = ["prompt", "eval"] if speed is None else [speed]
+    shown = [one for one in shown if any(entry[one][0] for entry in entries.values())]
+    if not shown:
         raise ValueError("There is nothing to draw: none of the results has such a speed.")
-    if ax is None:
-        figure = new_figure(5.0 * len(steps) + 2.5, 1.1 + 0.42 * len(entries))
-        panels = list(figure.subplots(1, len(steps), squeeze=False, sharey=True)[0])
-    else:
-        panels = list(ax) if isinstance(ax, Sequence) else [ax]
-        if len(panels) != len(steps):
-            raise ValueError(
-                f"{len(panels)} Axes were given for {len(steps)} speeds: give as many, or choose "
-                'with speed="eval" or speed="prompt".'
-            )
+    axes = panels(ax, len(shown), 5.0 * len(shown) + 2.5, 1.1 + 0.42 * len(entries))
     told = []
-    for panel, step in zip(panels, steps, strict=True):
-        _draw(panel, entries, step)
-        style_axes(panel, _WORDS[step.name], lines_under_title=0)
-        panel.tick_params(axis="y", length=0, labelleft=panel is panels[0])
-        numbers = [(entry.name, _speed(entry, step)) for entry in entries]
-        said = ", ".join(f"{name} {number:.1f} tokens/s" for name, number in numbers if number)
-        told.append(f"{_WORDS[step.name]}: {said}")
-    panels[0].set_yticks(range(len(entries)), [entry.name for entry in entries])
-    panels[0].set_ylim(len(entries) - 0.5, -0.5)
-    return finish(panels[0], "; ".join(told))
+    for panel, one in zip(axes, shown, strict=True):
+        step, title = SPEEDS[one]
+        measured = [entry[one] for entry in entries.values()]
+        paint(panel.barh(range(len(entries)), [m or 0.0 for m, _ in measured], height=0.68), step)
+        panel.set_xlim(0, _write_speeds(panel, measured) * 1.18)
+        panel.set_xlabel("tokens per second")
+        style_axes(panel, title, lines_under_title=0)
+        panel.tick_params(axis="y", length=0, labelleft=panel is axes[0])
+        panel.set_yticks(range(len(entries)), list(entries))
+        panel.set_ylim(len(entries) - 0.5, -0.5)
+        said = [
+            f"{name} {entry[one][0]:.1f} tokens/s"
+            for name, entry in entries.items()
+            if entry[one][0]
+        ]
+        told.append(f"{title}: {', '.join(said)}")
+    return finish(axes[0], "; ".join(told))
 
 
-_WORDS = {EVAL.name: "Generation", PROMPT.name: "Prompt eval"}
-
-
-def _speed(entry: _Entry, step: Step) -> float | None:
-    return entry.eval if step is EVAL else entry.prompt
-
-
-def _entry(name: str, result: SweepResult | SweepRow | Timings | float) -> _Entry:
+def _measured(result: SweepResult | SweepRow | Timings | float) -> dict[str, Measured]:
     if isinstance(result, int | float):
-        return _Entry(name, None, None, float(result), None)
+        return {"prompt": (None, None), "eval": (float(result), None)}
     if isinstance(result, Timings):
-        return _Entry(name, result.prompt_per_second, None, result.eval_per_second, None)
+        return {"prompt": (result.prompt_per_second, None), "eval": (result.eval_per_second, None)}
     row: SweepRow = result.best() if hasattr(result, "best") else result
-    return _Entry(
-        name, row.prompt_per_second, row.prompt_spread, row.eval_per_second, row.eval_spread
-    )
+    return {name: row.speed(name) for name in SPEEDS}
 
 
-def _draw(ax: Axes, entries: list[_Entry], step: Step) -> None:
-    speeds = [_speed(entry, step) or 0.0 for entry in entries]
-    paint(ax.barh(range(len(entries)), speeds, height=0.68, linewidth=0), step)
+def _write_speeds(ax: Axes, measured: list[Measured]) -> float:
+    """Draw the spreads and write the speeds behind the bars; return where the longest ends."""
     furthest = 0.0
-    for place, (entry, speed) in enumerate(zip(entries, speeds, strict=True)):
-        spread = entry.eval_spread if step is EVAL else entry.prompt_spread
-        end = speed
+    for place, (median, spread) in enumerate(measured):
+        end = median or 0.0
         if spread is not None:
             ax.plot(spread, [place, place], color=INK, linewidth=1.6, marker="|", markersize=7)
             end = max(end, spread[1])
         furthest = max(furthest, end)
-        ax.annotate(
-            f"{speed:,.{1 if speed < 1000 else 0}f}" if speed else "not measured",
-            xy=(end, place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-        )
-    ax.set_xlim(0, furthest * 1.18)
-    ax.set_xlabel("tokens per second")
+        text = f"{median:,.{1 if median < 1000 else 0}f}" if median else "not measured"
+        write(ax, text, end, place, right=6)
+    return furthest

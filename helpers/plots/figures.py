@@ -1,21 +1,10 @@
-"""Any measured numbers in the shared look: `plot_bars` for a few, `plot_lines` for a course."""
+"""Any measured numbers in the shared look: `plot_bars` for a few, `plot_lines` for series."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helpers.plots.style import (
-    EVAL,
-    INK,
-    LOAD,
-    PROMPT,
-    SAMPLE,
-    TEXT_POINTS,
-    finish,
-    new_figure,
-    paint,
-    style_axes,
-)
+from helpers.plots.style import LINES, PROMPT, finish, new_figure, paint, style_axes, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOOKS = ((PROMPT, "o-"), (SAMPLE, "s--"), (EVAL, "^-."), (LOAD, "D:"))
+_LOOKS = LINES[:4]
 
 
 def plot_bars(
@@ -34,7 +23,7 @@ def plot_bars(
     notes: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw a few figures of one kind as horizontal bars, each with its number.
+    """Draw a few numbers of one kind as horizontal bars.
 
     Args:
         values: Length of each bar by its name, first on top; 0 or more.
@@ -66,15 +55,7 @@ def plot_bars(
     longest = max(values.values()) or 1.0
     behind = notes or [""] * len(names)
     for place, (value, note) in enumerate(zip(values.values(), behind, strict=True)):
-        ax.annotate(
-            f"{_short(value)}{'  ' + note if note else ''}",
-            xy=(value, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-        )
+        write(ax, f"{_short(value)}{'  ' + note if note else ''}", value, place)
     ax.set_xlim(0, longest * (1.45 if notes else 1.15))
     ax.set_xlabel(unit)
     style_axes(ax, title, lines_under_title=0)
@@ -90,7 +71,7 @@ def plot_lines(
     title: str,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw one to four measured courses as lines with a mark at each measurement.
+    """Draw one to four measured series as lines with a mark at each measurement.
 
     Args:
         lines: `(x values, y values)` of each line by its name.
@@ -112,20 +93,11 @@ def plot_lines(
         raise ValueError(f"Give 1 to {len(_LOOKS)} lines, not {len(lines)}.")
     if ax is None:
         ax = new_figure(8.0, 3.2).subplots()
-    for (name, (x, y)), (step, form) in zip(lines.items(), _LOOKS, strict=False):
+    for (name, (x, y)), (colour, form) in zip(lines.items(), _LOOKS, strict=False):
         if len(x) != len(y) or not len(x):
             raise ValueError(f"The line {name!r} has {len(x)} x values and {len(y)} y values.")
-        ax.plot(x, y, form, color=step.colour, label=name, linewidth=1.8, markersize=6)
-        ax.annotate(
-            name,
-            xy=(x[-1], y[-1]),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-            annotation_clip=False,
-        )
+        ax.plot(x, y, form, color=colour, label=name, linewidth=1.8, markersize=6)
+        write(ax, name, x[-1], y[-1], right=8, annotation_clip=False)
     ax.set_xlim(0, None)
     ax.set_ylim(0, None)
     ax.set_xlabel(xlabel)

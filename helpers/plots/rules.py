@@ -1,7 +1,7 @@
-"""A grammar's rules as railroad diagrams: follow the tracks from left to right and have a text.
+"""A grammar's rules as railroad diagrams: every way along the tracks spells a text.
 
 Literal texts have round ends, names of other rules are in boxes with corners. The drawing is one
-SVG with a transparent ground, in a grey that can be read on light and dark pages.
+SVG with a transparent background, in a grey that can be read on light and dark pages.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plot_rules(grammar: Grammar, *names: str) -> RulesDrawing:
 
     Args:
         grammar: The grammar.
-        names: Rules to draw, in this order; default: all of them, as far as they can be looked at.
+        names: Rules to draw, in this order; default: all, or as many as one picture can hold.
 
     Returns:
         The drawing.
@@ -142,7 +142,7 @@ def _repeat(railroad: Any, node: syntax.Repeat) -> Any:
 
 
 def repeat_words(low: int, high: int | None) -> str:
-    """How often, in words; nothing where the tracks alone say it.
+    """How often, in words; empty where the tracks alone show it.
 
     >>> repeat_words(0, None), repeat_words(3, 3), repeat_words(2, 5), repeat_words(4, None)
     ('', '3 times', '2 to 5 times', '4 times or more')

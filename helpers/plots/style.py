@@ -7,13 +7,14 @@ from the Okabe-Ito palette, and each colour has its own hatch.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
 
 # Contrast 4.2:1 or more on white and on the #111 of JupyterLab's dark theme. 4.35:1 is the most
 # that one colour can have on both at once.
@@ -36,8 +37,23 @@ SAMPLE = Step("sample", _VERMILLION, "xxxx")
 EVAL = Step("eval", _GREEN, "....")
 OTHER = Step("other", INK, "----")
 STEPS = (LOAD, PROMPT, SAMPLE, EVAL, OTHER)
+SPEEDS = {"prompt": (PROMPT, "Prompt eval"), "eval": (EVAL, "Generation")}
+LINES = (
+    (PROMPT.colour, "o-"),
+    (SAMPLE.colour, "s--"),
+    (EVAL.colour, "^-."),
+    (LOAD.colour, "D:"),
+    (INK, "v-"),
+    ("#A07800", "P--"),
+)
+"""Colours of lines with their marks and strokes, so that six can be told apart."""
+
+Speed = Literal["eval", "prompt"]
+Measured = tuple[float | None, tuple[float, float] | None]
+"""A median with its spread, in tokens per second."""
 
 _DPI = 80
+_WHITE = (1.0, 1.0, 1.0, 0.35)
 
 
 class NotebookFigure(Figure):
@@ -47,7 +63,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
-        # Twice the points: sharp on the screens of today. Jupyter is told the size to show.
+        # Twice the points: sharp on high-resolution screens. Jupyter gets the size to show.
         dpi = 2 * _DPI
         self.savefig(buffer, format="png", dpi=dpi, transparent=True, bbox_inches="tight")
         png = buffer.getvalue()
@@ -68,7 +84,7 @@ def new_figure(width: float, height: float) -> Figure:
 def style_axes(
     ax: Axes, title: str, *, grid: Literal["x", "y", "both"] = "x", lines_under_title: int = 1
 ) -> None:
-    """Give axes the shared look and a title, above as many lines of legend as are said."""
+    """Give axes the shared look and a title, above the lines that a legend will take."""
     pad = 11 + 15 * lines_under_title  # points
     ax.set_title(title, color=INK, fontsize=11, fontweight="bold", loc="left", pad=pad)
     ax.patch.set_alpha(0.0)
@@ -82,18 +98,70 @@ def style_axes(
     ax.grid(visible=True, axis=grid, color=INK, alpha=0.25, linewidth=0.8)
 
 
-def paint(bars: BarContainer, step: Step, *, hatch: bool = True) -> None:
+def paint(bars: Iterable[Any], step: Step, *, hatch: bool = True) -> None:
     """Give bars the colour and the hatch of a step; hatches are noise in very thin bars."""
     for bar in bars:
-        bar.set_facecolor(step.colour)
-        bar.set_label(step.name)
-        if hatch and step.hatch:
-            # The hatch takes the colour of the edge; the edge itself has no width.
-            bar.set(hatch=step.hatch, edgecolor=(1.0, 1.0, 1.0, 0.35), linewidth=0)
+        bar.set(**_looks(step if hatch else step._replace(hatch="")))
+
+
+def swatch(step: Step, label: str = "") -> Patch:
+    """An entry of a legend that looks like the bars of a step."""
+    return Patch(**_looks(step._replace(name=label or step.name)))
+
+
+def _looks(step: Step) -> dict[str, Any]:
+    looks: dict[str, Any] = {"facecolor": step.colour, "label": step.name, "linewidth": 0}
+    # The hatch takes the colour of the edge; the edge itself has no width.
+    return looks | {"hatch": step.hatch, "edgecolor": _WHITE} if step.hatch else looks
+
+
+def write(
+    ax: Axes, text: str, x: float, y: float, *, right: float = 5, up: float = 0, **looks: Any
+) -> None:
+    """Write text some points beside a place, in the middle of its height."""
+    looks = {"va": "center", "fontsize": TEXT_POINTS, "color": INK, **looks}
+    ax.annotate(text, xy=(x, y), xytext=(right, up), textcoords="offset points", **looks)
+
+
+def add_legend(ax: Axes, handles: Sequence[Any], columns: int, **looks: Any) -> None:
+    """Put a legend into the lines that `style_axes` has left under the title."""
+    legend = ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.3,
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=TEXT_POINTS,
+        columnspacing=1.3,
+        borderpad=0.1,
+        **{"handlelength": 1.5, "handletextpad": 0.5, **looks},
+    )
+    # It may run across all axes, in the lines under the titles: it must not narrow its own.
+    legend.set_in_layout(False)
+
+
+def panels(ax: Axes | Sequence[Axes] | None, count: int, width: float, height: float) -> list[Axes]:
+    """One Axes for each of one or two speeds: the caller's, or those of a new figure.
+
+    Raises:
+        ValueError: The caller gave another number of them.
+    """
+    if ax is None:
+        figure = new_figure(width, height)
+        return list(figure.subplots(1, count, squeeze=False)[0])
+    given: list[Any] = list(ax) if hasattr(ax, "__iter__") else [ax]
+    if len(given) != count:
+        raise ValueError(
+            f"{len(given)} Axes were given for {count} speeds: give as many, or choose with "
+            'speed="eval" or speed="prompt".'
+        )
+    return given
 
 
 def finish(ax: Axes, description: str) -> Figure:
-    """Return the figure that the axes belong to, told what it shows (for its text form)."""
+    """Return the figure that the axes belong to, with a description as its text form."""
     figure: Any = ax.figure
     while not isinstance(figure, Figure):  # a subfigure
         figure = figure.figure

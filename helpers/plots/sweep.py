@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -12,18 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from helpers.bench.rows import goal_weight
-from helpers.errors import HelpersError
-from helpers.plots.style import (
-    EVAL,
-    INK,
-    LOAD,
-    PROMPT,
-    SAMPLE,
-    TEXT_POINTS,
-    finish,
-    new_figure,
-    style_axes,
-)
+from helpers.plots.style import INK, LINES, SPEEDS, Speed, add_legend, finish, panels, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,18 +20,7 @@ if TYPE_CHECKING:
 
     from helpers.bench import SweepResult, SweepRow
 
-Speed = Literal["eval", "prompt"]
 _PARAMETERS = ("n_gpu_layers", "n_batch", "n_threads", "type_kv")
-_SHORT = {"n_gpu_layers": "layers", "n_threads": "threads", "n_batch": "batch", "type_kv": "KV"}
-_TITLES = {"prompt": "Prompt eval", "eval": "Generation"}
-_LOOKS = (
-    (PROMPT.colour, "o-"),
-    (SAMPLE.colour, "s--"),
-    (EVAL.colour, "^-."),
-    (LOAD.colour, "D:"),
-    (INK, "v-"),
-    ("#A07800", "P--"),
-)
 
 
 def plot_sweep(
@@ -83,8 +61,9 @@ def plot_sweep(
     for name in (x, *(heat or ())):
         if name is not None and name not in _PARAMETERS:
             raise ValueError(f"{name!r} is no setting: use one of {', '.join(_PARAMETERS)}.")
-    axes = _axes(ax, len(speeds))
-    best = _best(result)
+    count = len(speeds)
+    axes = panels(ax, count, 5.2 * count if count > 1 else 7.5, 3.6)
+    best = result.best_row()
     said = []
     for one, panel in zip(speeds, axes, strict=True):
         if heat is not None:
@@ -96,44 +75,14 @@ def plot_sweep(
 
 def _measured(rows: Sequence[SweepRow]) -> list[Speed]:
     """The speeds that were measured; both where no trial has a result."""
-    found: list[Speed] = []
-    if any(row.prompt_runs for row in rows):
-        found.append("prompt")
-    if any(row.eval_runs for row in rows):
-        found.append("eval")
-    return found or ["prompt", "eval"]
-
-
-def _axes(ax: Axes | Sequence[Axes] | None, count: int) -> list[Any]:
-    if ax is None:
-        figure = new_figure(5.2 * count if count > 1 else 7.5, 3.6)
-        return list(figure.subplots(1, count, squeeze=False)[0])
-    given: list[Any] = list(ax) if hasattr(ax, "__iter__") else [ax]
-    if len(given) != count:
-        raise ValueError(
-            f"{len(given)} Axes were given for {count} speeds: give as many, or choose with "
-            'speed="eval" or speed="prompt".'
-        )
-    return given
-
-
-def _best(result: SweepResult) -> SweepRow | None:
-    try:
-        return result.best()
-    except HelpersError:
-        return None
+    names: list[Speed] = ["prompt", "eval"]
+    return [name for name in names if any(row.speed(name)[0] for row in rows)] or names
 
 
 def _varying(rows: Sequence[SweepRow]) -> list[str]:
     """The settings that have several values, most important first; one at least."""
     found = [name for name in _PARAMETERS if len({getattr(row, name) for row in rows}) > 1]
     return found or ["n_gpu_layers"]
-
-
-def _of(row: SweepRow, speed: Speed) -> tuple[float | None, tuple[float, float] | None]:
-    if speed == "eval":
-        return row.eval_per_second, row.eval_spread
-    return row.prompt_per_second, row.prompt_spread
 
 
 # -- lines ----------------------------------------------------------------------------------------
@@ -147,30 +96,31 @@ def _draw_lines(
     best: SweepRow | None,
     goal: str | float,
 ) -> str:
-    values = sorted({getattr(row, x) for row in rows}, key=_order)
-    numeric = x != "type_kv"
+    values = sorted({getattr(row, x) for row in rows})
     # Batches and threads are doubled from one to the next; layers are counted.
     places = {v: float(v) if x == "n_gpu_layers" else float(i) for i, v in enumerate(values)}
     others = [name for name in _varying(rows) if name != x]
-    lines = sorted({tuple(getattr(row, name) for name in others) for row in rows}, key=_orders)
-    if len(lines) > len(_LOOKS):
+    lines = sorted({tuple(getattr(row, name) for name in others) for row in rows})
+    if len(lines) > len(LINES):
         raise ValueError(
-            f"There are {len(lines)} lines to draw, and no more than {len(_LOOKS)} can be told "
+            f"There are {len(lines)} lines to draw, and no more than {len(LINES)} can be told "
             f"apart. Sweep fewer values, or draw a heat map: heat=({x!r}, {others[0]!r})."
         )
     handles: list[Any] = []
     failures: dict[str, Any] = {}
-    for number, (line, (colour, form)) in enumerate(zip(lines, _LOOKS, strict=False)):
+    speeds: list[float] = []
+    for number, (line, (colour, form)) in enumerate(zip(lines, LINES, strict=False)):
         mine = [row for row in rows if tuple(getattr(row, name) for name in others) == line]
         mine.sort(key=lambda row: places[getattr(row, x)])
-        points = [(places[getattr(row, x)], *_of(row, speed)) for row in mine if _of(row, speed)[0]]
+        measured = [(places[getattr(row, x)], *row.speed(speed)) for row in mine]
+        points = [(at, median, spread) for at, median, spread in measured if median and spread]
         name = ", ".join(f"{n} {value}" for n, value in zip(others, line, strict=True))
         drawn = ax.errorbar(
-            [point[0] for point in points],
-            [point[1] or 0.0 for point in points],
+            [place for place, _, _ in points],
+            [median for _, median, _ in points],
             yerr=[
-                [(p[1] or 0.0) - (p[2][0] if p[2] else 0.0) for p in points],
-                [(p[2][1] if p[2] else 0.0) - (p[1] or 0.0) for p in points],
+                [median - low for _, median, (low, _) in points],
+                [high - median for _, median, (_, high) in points],
             ],
             fmt=form,
             color=colour,
@@ -185,12 +135,13 @@ def _draw_lines(
             if not row.ok:
                 mark = _mark_failure(ax, row, places[getattr(row, x)], number, colour)
                 failures.setdefault(why(row), mark)
+        speeds += [median for _, median, _ in points]
     handles += [_like(mark, f"no result: {reason}") for reason, mark in failures.items()]
     weight = goal_weight(goal)
     if best is not None and (weight if speed == "eval" else 1 - weight):
         handles += ax.plot(
             [places[getattr(best, x)]],
-            [_of(best, speed)[0] or 0.0],
+            [best.speed(speed)[0] or 0.0],
             "o",
             label="best",
             linestyle="none",
@@ -204,21 +155,20 @@ def _draw_lines(
     edge = 0.06 * (high - low) or 0.5
     ax.set_xlim(low - edge, high + edge)
     _ticks(ax, places, x)
-    ax.set_xlabel(x if numeric else "type of the KV cache")
+    ax.set_xlabel("type of the KV cache" if x == "type_kv" else x)
     ax.set_ylabel("tokens per second")
     columns = 2
-    style_axes(ax, _TITLES[speed], grid="both", lines_under_title=-(-len(handles) // columns))
+    style_axes(ax, SPEEDS[speed][1], grid="both", lines_under_title=-(-len(handles) // columns))
     if handles:
-        _legend(ax, handles, columns)
-    done = [row for row in rows if _of(row, speed)[0]]
-    top = max((_of(row, speed)[0] or 0.0 for row in done), default=0.0)
-    return f"{_TITLES[speed]} by {x}: {len(done)} of {len(rows)} trials, up to {top:.1f} tokens/s"
+        add_legend(ax, handles, columns, handlelength=2.4, handletextpad=0.8, markerscale=0.8)
+    about = f"{len(speeds)} of {len(rows)} trials, up to {max(speeds, default=0.0):.1f} tokens/s"
+    return f"{SPEEDS[speed][1]} by {x}: {about}"
 
 
 def _ticks(ax: Axes, places: dict[Any, float], x: str) -> None:
     shown: list[Any] = []
     span = (max(places.values()) - min(places.values())) or 1.0
-    for value in sorted(places, key=_order, reverse=True):  # the highest always, it means "all"
+    for value in sorted(places, reverse=True):  # the highest always, it means "all"
         if all(abs(places[value] - places[other]) > span / 14 for other in shown):
             shown.append(value)
     shown.reverse()
@@ -231,7 +181,7 @@ _MARKS = {"out of memory": "X", "timed out": "P"}
 
 
 def _mark_failure(ax: Axes, row: SweepRow, place: float, number: int, colour: str) -> Any:
-    """A cross on the ground, in the colour of its line and above those of the lines before it."""
+    """A cross on the x axis in the colour of its line, above those of the lines before it."""
     mark = ax.plot(
         [place],
         [0],
@@ -266,32 +216,6 @@ def why(row: SweepRow) -> str:
     return "process died" if "process ended" in reason else "no result"
 
 
-def _legend(ax: Axes, handles: list[Any], columns: int) -> None:
-    legend = ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        borderaxespad=0.3,
-        ncols=columns,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=TEXT_POINTS,
-        handlelength=2.4,
-        columnspacing=1.3,
-        borderpad=0.1,
-        markerscale=0.8,
-    )
-    legend.set_in_layout(False)
-
-
-def _order(value: Any) -> tuple[int, Any]:
-    return (0, value) if isinstance(value, int) else (1, value)
-
-
-def _orders(values: Sequence[Any]) -> list[tuple[int, Any]]:
-    return [_order(value) for value in values]
-
-
 # -- heat map -------------------------------------------------------------------------------------
 
 
@@ -303,16 +227,16 @@ def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str
             f"A heat map of {across} and {up} has one trial a cell, but {', '.join(third)} varies "
             "too. Draw the rows of one value: SweepResult(rows=[row for row in result.rows if …])."
         )
-    xs = sorted({getattr(row, across) for row in rows}, key=_order)
-    ys = sorted({getattr(row, up) for row in rows}, key=_order)
-    speeds = {
-        (getattr(row, across), getattr(row, up)): _of(row, speed)[0] for row in rows if row.ok
-    }
-    grid = [[speeds.get((a, b)) or math.nan for a in xs] for b in ys]
+    xs = sorted({getattr(row, across) for row in rows})
+    ys = sorted({getattr(row, up) for row in rows})
+    cells = {(getattr(row, across), getattr(row, up)): row for row in rows}
+    grid = [
+        [(cells[a, b].speed(speed)[0] if (a, b) in cells else None) or math.nan for a in xs]
+        for b in ys
+    ]
     known = [value for line in grid for value in line if not math.isnan(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
     ax.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=low, vmax=high or 1.0)
-    failed = {(getattr(row, across), getattr(row, up)): why(row) for row in rows if not row.ok}
     for column, a in enumerate(xs):
         for line, b in enumerate(ys):
             value = grid[line][column]
@@ -320,7 +244,8 @@ def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str
                 bright = (value - low) / ((high - low) or 1.0) > 0.5
                 text, colour = f"{value:.0f}", "#000000" if bright else "#FFFFFF"
             else:
-                text, colour = failed.get((a, b), ""), INK
+                row = cells.get((a, b))
+                text, colour = why(row) if row and not row.ok else "", INK
                 if text:
                     box = Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, hatch="xxx")
                     box.set(edgecolor=INK, linewidth=0, alpha=0.35)
@@ -329,8 +254,8 @@ def _draw_heat(ax: Axes, rows: Sequence[SweepRow], speed: Speed, heat: tuple[str
             ax.annotate(text, xy=(column, line), ha="center", va="center", fontsize=9, color=colour)
     ax.set_xticks(range(len(xs)), [str(value) for value in xs])
     ax.set_yticks(range(len(ys)), [str(value) for value in ys])
-    style_axes(ax, f"{_TITLES[speed]}, tokens/s", lines_under_title=0)
+    style_axes(ax, f"{SPEEDS[speed][1]}, tokens/s", lines_under_title=0)
     ax.grid(visible=False)
     ax.set_xlabel(across)
     ax.set_ylabel(up)
-    return f"{_TITLES[speed]} by {across} and {up}: {len(known)} cells, up to {high:.1f} tokens/s"
+    return f"{SPEEDS[speed][1]} by {across} and {up}: {len(known)} cells, up to {high:.1f} tokens/s"

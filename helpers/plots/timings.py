@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from helpers.plots.style import (
@@ -19,11 +18,14 @@ from helpers.plots.style import (
     STEPS,
     TEXT_POINTS,
     Step,
+    add_legend,
     duration,
     finish,
     new_figure,
     paint,
     style_axes,
+    swatch,
+    write,
 )
 from helpers.timings import Timings
 
@@ -78,7 +80,7 @@ def plot_timings(
 
     _draw_times(time_ax, calls, durations, behind=speed_ax is None)
     used = [step for step in STEPS if any(steps[step] for steps in durations)]
-    # In axes of the caller's there may be no room beside them for one long line.
+    # The caller's axes may have no room beside them for one long line.
     columns = len(used) if ax is None else 3
     style_axes(time_ax, "Where the time went", lines_under_title=-(-len(used) // columns))
     time_ax.set_yticks(range(len(calls)), names)
@@ -89,7 +91,9 @@ def plot_timings(
         style_axes(speed_ax, "Speed")
         speed_ax.tick_params(axis="y", length=0, labelleft=False)
         speed_ax.set_ylim(len(calls) - 0.5, -0.5)
-    _legend(time_ax, used, columns, durations[0] if len(calls) == 1 else None)
+    alone = durations[0] if len(calls) == 1 else {}
+    handles = [swatch(step, _legend_text(step, alone.get(step))) for step in used]
+    add_legend(time_ax, handles, columns)
     return finish(
         time_ax,
         f"{len(calls)} call{'s' * (len(calls) > 1)}: "
@@ -153,86 +157,34 @@ def _draw_times(
         text = duration(_total(call, steps))
         if behind and call.eval_per_second is not None:
             text += f" · {call.eval_per_second:.1f} tokens/s"
-        ax.annotate(
-            text,
-            xy=(end, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-        )
+        write(ax, text, end, row)
     ax.set_xlabel(f"time since the call began ({unit})")
 
 
 def _draw_speeds(ax: Axes, calls: list[Timings]) -> None:
     height = 0.31
     fastest = 0.0
-    pairs = (
-        (PROMPT, -height / 2, [call.prompt_per_second for call in calls]),
-        (EVAL, height / 2, [call.eval_per_second for call in calls]),
-    )
-    for step, offset, speeds in pairs:
-        rows = [row + offset for row in range(len(calls))]
-        bars = ax.barh(rows, [speed or 0.0 for speed in speeds], height=height, linewidth=0)
-        paint(bars, step)
-        for row, call, speed in zip(rows, calls, speeds, strict=True):
-            if call.prompt_per_second is None and call.eval_per_second is None:
-                continue  # said once, below
+    pairs = [(call.prompt_per_second, call.eval_per_second) for call in calls]
+    for step, side in ((PROMPT, 0), (EVAL, 1)):
+        rows = [row + (side - 0.5) * height for row in range(len(calls))]
+        speeds = [pair[side] for pair in pairs]
+        paint(ax.barh(rows, [speed or 0.0 for speed in speeds], height=height), step)
+        for row, (pair, speed) in enumerate(zip(pairs, speeds, strict=True)):
+            place = rows[row]
+            if pair == (None, None):  # one note, in the middle
+                if side:
+                    continue
+                place = row
+            text = "not measured" if speed is None else f"{speed:.{1 if speed < 99.95 else 0}f}"
+            write(ax, text, speed or 0.0, place, right=4, fontsize=TEXT_POINTS - 1)
             fastest = max(fastest, speed or 0.0)
-            ax.annotate(
-                "not measured" if speed is None else f"{speed:.{1 if speed < 99.95 else 0}f}",
-                xy=(speed or 0.0, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=TEXT_POINTS - 1,
-                color=INK,
-            )
-    for row, call in enumerate(calls):
-        if call.prompt_per_second is None and call.eval_per_second is None:
-            ax.annotate(
-                "not measured",
-                xy=(0, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=TEXT_POINTS - 1,
-                color=INK,
-            )
     ax.set_xlim(0, fastest * 1.35 or 1.0)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4) if fastest else NullLocator())
     ax.set_xlabel("tokens per second")
 
 
-def _legend(ax: Axes, used: list[Step], columns: int, durations: dict[Step, float] | None) -> None:
-    handles = []
-    for step in used:
-        label = step.name + (" (once, before)" if step is LOAD else "")
-        if durations is not None:
-            label = f"{step.name} {duration(durations[step])}"
-        handles.append(
-            Patch(
-                facecolor=step.colour,
-                hatch=step.hatch or None,
-                edgecolor=(1.0, 1.0, 1.0, 0.35),
-                linewidth=0,
-                label=label,
-            )
-        )
-    legend = ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        borderaxespad=0.3,
-        ncols=columns,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=TEXT_POINTS,
-        handlelength=1.5,
-        handletextpad=0.5,
-        columnspacing=1.3,
-        borderpad=0.1,
-    )
-    # It has the line under the titles for itself, across all axes: it must not narrow its own.
-    legend.set_in_layout(False)
+def _legend_text(step: Step, ms: float | None) -> str:
+    """A step in the legend: with its time where there is one call, or when it happens."""
+    if ms is not None:
+        return f"{step.name} {duration(ms)}"
+    return step.name + (" (once, before)" if step is LOAD else "")

@@ -9,21 +9,19 @@ from matplotlib.ticker import MaxNLocator
 
 from helpers.plots.style import (
     EVAL,
-    INK,
     PROMPT,
-    TEXT_POINTS,
     duration,
     finish,
     new_figure,
     paint,
     style_axes,
+    write,
 )
+from helpers.timings import Timings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from helpers.timings import Timings
 
 
 def plot_tokens(timings: Timings, *, ax: Axes | None = None) -> Figure:
@@ -75,33 +73,17 @@ def plot_tokens(timings: Timings, *, ax: Axes | None = None) -> Figure:
     style_axes(ax, "Time of each generated token", grid="y")
     ax.set_xlabel("number of the token")
     ax.set_ylabel("time of the token (ms)")
-    ax.annotate(
-        f"first token {duration(first)}" + (" (bar cut off)" if cut else ""),
-        xy=(0.6, min(first, top)),
-        xytext=(0, 6),
-        textcoords="offset points",
-        ha="left",
-        va="bottom",
-        fontsize=TEXT_POINTS,
-        color=INK,
-        annotation_clip=False,
-    )
+    text = f"first token {duration(first)}" + (" (bar cut off)" if cut else "")
+    looks: dict[str, Any] = {"va": "bottom", "annotation_clip": False}
+    write(ax, text, 0.6, min(first, top), right=0, up=6, **looks)
     if median is not None:
         # In two tones, to stand out from the bars and from a light or dark page alike.
         ax.axhline(median, color="#FFFFFF", linewidth=2.6)
         ax.axhline(median, color="#1A1A1A", linewidth=1.4, linestyle=(0, (4, 2.5)), label="median")
         speed = f"\n{1e3 / median:.0f} tokens/s" if median > 0 else ""
-        ax.annotate(
-            f"median\n{duration(median)}{speed}",
-            xy=(1, median),
-            xytext=(6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=TEXT_POINTS,
-            color=INK,
-            annotation_clip=False,
-        )
+        text = f"median\n{duration(median)}{speed}"
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        write(ax, text, 1, median, right=6, **place)
     return finish(
         ax,
         f"{len(times)} tokens: first {duration(first)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from helpers.memory.targets import METAL
 from helpers.models import CATALOGUE, Recommendation, recommend
 from helpers.native import Device
-from helpers.tables import Row, html_table
+from helpers.tables import Cells, html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def code_for(one: Recommendation) -> str:
     )
 
 
-def _cells(one: Recommendation) -> Row:
+def _cells(one: Recommendation) -> Cells:
     sizes = (one.weights_mib, one.kv_mib, one.total_mib)
     model = (one.rank, one.model.title, one.quantization, _RUNS_ON[one.placement])
     return (*model, *sizes, one.reason)

@@ -12,7 +12,7 @@ from helpers.models import Recommendation
 from helpers.models.recommendation import PURPOSES
 from helpers.native import devices
 from helpers.widgets.choice import Choice, choose, code_for, video_memory
-from helpers.widgets.pictures import picture
+from helpers.widgets.shell import picture
 
 _GIB = 2**30
 _WIDE = widgets.Layout(width="560px", max_width="100%")

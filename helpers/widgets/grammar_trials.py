@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from helpers.engine import Completion
 from helpers.errors import GrammarError, HelpersError
 from helpers.grammars import Explanation, Grammar, TracedToken, trace_choices
-from helpers.plots import plot_rules
 from helpers.tables import Code, html_table
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedGrammar:
-    """What became of a grammar's text: a grammar, or the error in it.
+    """The result of reading a grammar: the grammar, or the error in it.
 
     Attributes:
         grammar: The grammar, or None if the text is not one.
@@ -58,7 +57,7 @@ def check_grammar(source: str) -> CheckedGrammar:
 
 
 def try_texts(grammar: Grammar, texts: str) -> list[tuple[str, Explanation]]:
-    r"""Hold each line against a grammar.
+    r"""Check each line against a grammar.
 
     Args:
         grammar: The grammar.
@@ -94,7 +93,7 @@ def unescape(line: str) -> str:
 
 @dataclass(frozen=True)
 class TracedText:
-    """A generated text and how it came about.
+    """A generated text and the choices that led to it.
 
     Attributes:
         text: The text.
@@ -134,7 +133,7 @@ def generate_traced(
         max_tokens: End the text after this many tokens.
         logprobs: How many of the likeliest choices to look at for each token.
         show: Called with the text so far after each token.
-        stop: Set it, from any thread, to end the text after the token in the making.
+        stop: Set it, from any thread, to end the text after the current token.
 
     Returns:
         The text and its tokens; those so far if it was stopped.
@@ -218,8 +217,3 @@ def _shown(text: str) -> str:
 
 def _percent(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
-
-
-def drawing_html(grammar: Grammar) -> str:
-    """The rules as railroad diagrams, to be put into a page."""
-    return plot_rules(grammar).svg

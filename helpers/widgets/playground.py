@@ -1,14 +1,14 @@
 """`GrammarPlayground`: edit a grammar and see at once what it does.
 
-Everything it shows is made in `_grammar_trials.py`, without widgets.
+Everything it shows is made in `grammar_trials.py`, without widgets.
 """
 
 from __future__ import annotations
 
 import html
 import os
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,11 @@ import ipywidgets as widgets
 
 from helpers.errors import HelpersError
 from helpers.grammars import Grammar
-from helpers.widgets.clicks import start_after_click
+from helpers.plots import plot_rules
 from helpers.widgets.grammar_trials import (
     CheckedGrammar,
     TracedText,
     check_grammar,
-    drawing_html,
     failure_text,
     generate_traced,
     texts_lines,
@@ -29,13 +28,14 @@ from helpers.widgets.grammar_trials import (
     tokens_table,
     try_texts,
 )
+from helpers.widgets.shell import Work
 
 if TYPE_CHECKING:
     from helpers.llm import LlamaCpp
 
 _GRAMMAR = '# A size in centimetres.\nroot   ::= number " cm"\nnumber ::= [1-9] [0-9]{0,2}\n'
 _TEXTS = "42 cm\n42 inches\n042 cm"
-_NO_MODEL = "There is no model here; make it with GrammarPlayground(llm)."
+_NO_MODEL = "There is no model here; pass one: GrammarPlayground(llm)."
 _PAUSE_S = 0.05
 """Between two pictures of a growing text: more would keep the browser busy, not the reader."""
 _STYLE = """<style>
@@ -57,8 +57,8 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
     """Edit a grammar, try texts against it, generate with a model beside it, see its rules.
 
     All of it works from the keyboard (Tab goes from part to part, the arrow keys change the page),
-    and says with words and marks, not with colours, what is right and what is wrong. What goes
-    wrong is shown in the part that was to have a result, and kept in `failure`. The button
+    and says with words and marks, not with colours, what is right and what is wrong. An error is
+    shown in the place of the result, and kept in `failure`. The button
     generates in a thread: the text appears as it grows, and other cells can be run meanwhile.
 
     Args:
@@ -74,9 +74,9 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         prompt: The Textarea with the prompt.
         max_tokens: The slider beside it.
         generate_button: Generates when clicked.
-        stop_button: Ends the text after the token in the making; what there is remains.
-        status: What is said about the grammar.
-        tried: What is said about the texts.
+        stop_button: Ends the text after the current token; what there is remains.
+        status: The verdict on the grammar.
+        tried: The verdicts on the texts.
         output: The generated text and its tokens.
         drawing: The railroad diagrams.
         checked: The grammar as it was last checked.
@@ -102,51 +102,31 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         self.result: TracedText | None = None
         self.failure: BaseException | None = None
         self.source = _area(_gbnf(grammar), "Grammar in GBNF; it is checked at every key", "180px")
-        self.status = widgets.HTML()
         self.texts = _area(texts, "Texts to try, one a line", "110px")
-        self.tried = widgets.HTML()
         self.prompt = _area(prompt, "The prompt to generate from", "60px")
         self.prompt.add_class("prose")
-        self.max_tokens = widgets.IntSlider(
-            max_tokens, 1, max(256, max_tokens), description="max_tokens"
-        )
+        self.status, self.tried, self.output, self.drawing = (widgets.HTML() for _ in range(4))
+        most = max(256, max_tokens)
+        self.max_tokens = widgets.IntSlider(max_tokens, 1, most, description="max_tokens")
         self.generate_button = widgets.Button(
             description="Generate", tooltip="Generate with the model under this grammar"
         )
         self.stop_button = widgets.Button(
             description="Stop", tooltip="End the text here", disabled=True
         )
-        self._stop = threading.Event()
-        self._busy = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self.output = widgets.HTML()
-        self.drawing = widgets.HTML()
+        self._work = Work("grammar-playground", [self.generate_button], self.stop_button)
         self.checked: CheckedGrammar = check_grammar(self.source.value)
-
+        row = widgets.HBox([self.max_tokens, self.generate_button, self.stop_button])
         self._pages = widgets.Tab(
             children=[
                 widgets.VBox([_label("Texts to try, one a line"), self.texts, self.tried]),
-                widgets.VBox(
-                    [
-                        _label("Prompt"),
-                        self.prompt,
-                        widgets.HBox([self.max_tokens, self.generate_button, self.stop_button]),
-                        self.output,
-                    ]
-                ),
+                widgets.VBox([_label("Prompt"), self.prompt, row, self.output]),
                 self.drawing,
             ],
             titles=["Try texts", "Generate", "Drawing"],
         )
-        super().__init__(
-            [
-                widgets.HTML(_STYLE),
-                _label("Grammar"),
-                self.source,
-                self.status,
-                self._pages,
-            ]
-        )
+        style = widgets.HTML(_STYLE)
+        super().__init__([style, _label("Grammar"), self.source, self.status, self._pages])
         self.add_class("grammar-playground")
         self.source.observe(self._grammar_changed, names="value")
         self.texts.observe(self._texts_changed, names="value")
@@ -169,7 +149,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
     def stop(self) -> None:
         """End the text that is being generated; the button calls this."""
-        self._stop.set()
+        self._work.stop.set()
 
     def wait(self, timeout_s: float | None = None) -> TracedText | None:
         """Wait for the text that the button has begun.
@@ -180,8 +160,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         Returns:
             As `generate`; None also if it is not there in time.
         """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._work.wait(timeout_s)
         return self.result
 
     def __str__(self) -> str:
@@ -193,25 +172,20 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
         return "\n\n".join(part for part in parts if part)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = dict(super()._repr_mimebundle_(**options))
         # Where a notebook is only read there are no widgets: the text says the same.
-        bundle["text/plain"] = str(self)
-        return bundle
+        return {**super()._repr_mimebundle_(**options), "text/plain": str(self)}
 
     def _clicked(self, _button: Any) -> None:
         if self._begin():
-            self._thread = start_after_click(self._generate, "grammar-playground")
+            self._work.after_click(self._generate)
 
     def _begin(self) -> bool:
         """Get ready to generate; False if that is going on already."""
-        if not self._busy.acquire(blocking=False):
+        if not self._work.begin():
             self.failure = HelpersError("A text is being generated; stop it or wait for it.")
             return False
         self.result = None
         self.failure = None
-        self._stop.clear()
-        self.generate_button.disabled = True
-        self.stop_button.disabled = False
         self.output.value = _words("… generating")
         return True
 
@@ -224,31 +198,20 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
                 self.output.value = _generated(text + "…")
                 shown_at = time.monotonic()
 
-        try:
+        with self._work.showing(lambda error: self._show_failure(self.output, error)):
             if self.llm is None:
                 raise HelpersError(_NO_MODEL)
             if self.checked.grammar is None:
-                raise HelpersError("Mend the grammar first: the message is under it.")
+                raise HelpersError("Fix the grammar first: the message is under it.")
             self.result = generate_traced(
                 self.llm,
                 self.prompt.value,
                 self.checked.grammar,
                 max_tokens=self.max_tokens.value,
                 show=show,
-                stop=self._stop,
+                stop=self._work.stop,
             )
             self.output.value = _result_html(self.result)
-        except Exception as error:
-            # In a widget's callback or a thread nobody would see it: it belongs where the result
-            # would be.
-            self._show_failure(self.output, error)
-        except KeyboardInterrupt as error:
-            self._show_failure(self.output, error)
-            raise
-        finally:
-            self.stop_button.disabled = True
-            self.generate_button.disabled = self.llm is None
-            self._busy.release()
         return self.result
 
     def _grammar_changed(self, _change: Any) -> None:
@@ -264,22 +227,24 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
             self.tried.value = self.drawing.value = waiting
             return
         self._try()
-        try:
-            self.drawing.value = f'<div class="wide">{drawing_html(self.checked.grammar)}</div>'
-        except Exception as error:
-            self._show_failure(self.drawing, error)
+        rules = self.checked.grammar
+        self._show(self.drawing, lambda: f'<div class="wide">{plot_rules(rules).svg}</div>')
 
     def _texts_changed(self, _change: Any) -> None:
         self.failure = None
-        if self.checked.grammar is not None:
-            self._try()
+        self._try()
 
     def _try(self) -> None:
-        assert self.checked.grammar is not None
+        grammar = self.checked.grammar
+        if grammar is not None:
+            self._show(self.tried, lambda: texts_table(try_texts(grammar, self.texts.value)))
+
+    def _show(self, place: Any, make: Callable[[], str]) -> None:
+        """Show what `make` returns, or why it failed."""
         try:
-            self.tried.value = texts_table(try_texts(self.checked.grammar, self.texts.value))
+            place.value = make()
         except Exception as error:
-            self._show_failure(self.tried, error)
+            self._show_failure(place, error)
 
     def _show_failure(self, place: Any, error: BaseException) -> None:
         self.failure = error
@@ -287,7 +252,7 @@ class GrammarPlayground(widgets.VBox):  # type: ignore[misc]
 
 
 def _gbnf(grammar: str | os.PathLike[str] | Grammar) -> str:
-    """The text to edit: a file's own text, as its comments and mistakes are to be seen, too."""
+    """The text to edit: a file's own text, with its comments and mistakes."""
     if isinstance(grammar, Grammar):
         if grammar.gbnf is None:
             raise HelpersError("This grammar cannot be written as GBNF: there is no text to edit.")

@@ -1,28 +1,34 @@
 """`GpuTuner`: turn the knob `n_gpu_layers`, see the memory at once, measure, find the best.
 
-Everything it shows is made in `_tuning.py`, without widgets.
+Everything it shows is made in `tuning.py`, without widgets.
 """
 
 from __future__ import annotations
 
 import html
 import os
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ipywidgets as widgets
+
 from helpers.bench import Cancelled, SweepRow
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
+from helpers.models import local_models
 from helpers.native import Device, PracticeAccelerator
-from helpers.widgets.clicks import start_after_click
-from helpers.widgets.pictures import picture
-from helpers.widgets.tuner_controls import TunerControls
-from helpers.widgets.tuning import Kept, Tuning, memory_html
+from helpers.widgets.shell import Work, picture
+from helpers.widgets.tuning import BATCHES, KV_CHOICES, Kept, Tuning, memory_html
+
+_WIDE = widgets.Layout(width="640px", max_width="100%")
+_LABEL = {"description_width": "140px"}
+_EMBEDDED = "the embedded model"
+_PRACTICE_MIB = (("all of this machine's", None), *((f"{n} MiB", n) for n in (150, 100, 64)))
+_GOALS = (("generation speed", "eval"), ("prompt speed", "prompt"), ("both", "both"))
 
 
-class GpuTuner(TunerControls):
+class GpuTuner:
     """Sliders for layers, context, batch and KV type; memory, speed and code beside them.
 
     Show it as the last line of a cell. The memory answers while the slider moves; *Measure* makes
@@ -47,7 +53,7 @@ class GpuTuner(TunerControls):
         batch: Slider: tokens per decode.
         type_kv: Dropdown: type of the KV cache.
         goal: Dropdown: what *Find the best* looks for.
-        message: What is going on, or what went wrong.
+        message: What is being done, or what went wrong.
         memory: The predicted memory by device.
         history: The trials so far.
         code: The line of the best settings, once *Copy code* was clicked.
@@ -77,15 +83,14 @@ class GpuTuner(TunerControls):
             "repeats": repeats,
         }
         self._accelerator: PracticeAccelerator | None = None
-        self._cancel = threading.Event()
-        self._busy = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._quiet = False
         self._prepared: dict[str, Any] = {}
         self.plan: MemoryPlan | None = None
         self.failure: BaseException | None = None
         self._logic = Tuning(model, found, **self._lengths)
-        super().__init__(model, offer_practice=not found)
+        self._make_controls(model, offer_practice=not found)
+        starts = [self.measure_button, self.find_button]
+        self._work = Work("gpu-tuner", starts, self.cancel_button)
         self._said = ""
         self._model_changed_to(n_ctx)
         self._connect()
@@ -108,12 +113,11 @@ class GpuTuner(TunerControls):
 
     def cancel(self) -> None:
         """End the trial or the search in progress; what was measured remains."""
-        self._cancel.set()
+        self._work.stop.set()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for what a button has begun, at most some seconds."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._work.wait(timeout_s)
 
     def close(self) -> None:
         """End what is going on, and the practice accelerator."""
@@ -135,12 +139,64 @@ class GpuTuner(TunerControls):
         return "\n\n".join(part for part in parts if part)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = dict(self.box._repr_mimebundle_(**options))
         # Where a notebook is only read there are no widgets: the text says the same.
-        bundle["text/plain"] = str(self)
-        return bundle
+        return {**self.box._repr_mimebundle_(**options), "text/plain": str(self)}
 
     # -- beginning and changing -------------------------------------------------------------------
+
+    def _make_controls(self, model: str | os.PathLike[str] | None, *, offer_practice: bool) -> None:
+        wide: dict[str, Any] = {"layout": _WIDE, "style": _LABEL}
+        slider = {**wide, "continuous_update": True}
+        self.model = widgets.Dropdown(options=_models(model), description="model", **wide)
+        self.practice = widgets.Checkbox(
+            False, description="use the practice accelerator", indent=False
+        )
+        self.practice_memory = widgets.Dropdown(
+            options=_PRACTICE_MIB, description="with the memory", style=_LABEL, disabled=True
+        )
+        self.layers = widgets.IntSlider(value=0, min=0, max=1, description="n_gpu_layers", **slider)
+        self.context = widgets.SelectionSlider(options=[512], description="n_ctx", **slider)
+        self.batch = widgets.SelectionSlider(
+            options=BATCHES, value=512, description="n_batch", **slider
+        )
+        self.type_kv = widgets.Dropdown(options=KV_CHOICES, description="KV cache type", **wide)
+        self.goal = widgets.Dropdown(options=_GOALS, description="best for", style=_LABEL)
+        self.measure_button = _button("Measure", "Measure the settings shown, in a trial process")
+        self.find_button = _button("Find the best", "Search for the fastest settings that fit")
+        self.cancel_button = _button("Cancel", "End what is being measured")
+        self.cancel_button.disabled = True
+        self.code_button = _button("Copy code", "Show the line of the best settings, to copy")
+        self.progress = widgets.FloatProgress(
+            value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="240px")
+        )
+        texts = [widgets.HTML() for _ in range(4)]
+        self.message, self.memory, self.plot, self.history = texts
+        self.code = widgets.Textarea(
+            "",
+            tooltip="The line to copy: Ctrl+A, Ctrl+C",
+            rows=2,
+            layout=widgets.Layout(width="640px", max_width="100%", display="none"),
+        )
+        practice = widgets.HBox([self.practice, self.practice_memory])
+        practice.layout.display = "" if offer_practice else "none"
+        buttons = [self.measure_button, self.find_button, self.cancel_button, self.code_button]
+        self.box = widgets.VBox(
+            [
+                self.model,
+                practice,
+                self.layers,
+                self.context,
+                self.batch,
+                self.type_kv,
+                self.memory,
+                widgets.HBox([*buttons, self.goal], layout=widgets.Layout(flex_flow="row wrap")),
+                widgets.HBox([self.progress, self.message]),
+                self.code,
+                self.plot,
+                self.history,
+            ]
+        )
+        self.box.add_class("gpu-tuner")
 
     def _connect(self) -> None:
         for control in (self.layers, self.context, self.batch, self.type_kv):
@@ -184,7 +240,7 @@ class GpuTuner(TunerControls):
         try:
             settings = self._settings()
             layers = settings.pop("n_gpu_layers")
-            if settings != self._prepared:  # so that sliding the layers answers at once
+            if settings != self._prepared:  # so that the slider of layers answers at once
                 self._logic.prepare(**settings)
                 self._prepared = settings
             self.plan = self._logic.plan(layers, **settings)
@@ -225,7 +281,7 @@ class GpuTuner(TunerControls):
         self._show_history()
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        if self._busy.locked():
+        if self._work.in_progress:
             self._say("Cancel the measurement first, or wait for it.")
             return
         try:
@@ -276,44 +332,29 @@ class GpuTuner(TunerControls):
 
     def _start(self, what: str, action: Callable[[], object]) -> None:
         if self._begin(what):
-            self._thread = start_after_click(action, "gpu-tuner")
+            self._work.after_click(action)
 
     def _begin(self, what: str) -> bool:
-        if not self._busy.acquire(blocking=False):
-            self._say("A measurement is going on: cancel it, or wait for it.")
+        if not self._work.begin():
+            self._say("A measurement is in progress: cancel it, or wait for it.")
             return False
         self.failure = None
-        self._cancel.clear()
         self.progress.value = 0.0
-        self.measure_button.disabled = self.find_button.disabled = True
-        self.cancel_button.disabled = False
         self._say(f"{what} …")
         return True
 
-    def _end(self) -> None:
-        self.measure_button.disabled = self.find_button.disabled = False
-        self.cancel_button.disabled = True
-        self._busy.release()
-
-    def _step(self, what: str, share: float) -> None:
-        self.progress.value = share
-        self._say(f"{what} …")
-
     def _measure(self) -> SweepRow | None:
+        def on_step(what: str, share: float) -> None:
+            self.progress.value = share
+            self._say(f"{what} …")
+
         row = None
-        try:
-            row = self._logic.measure(**self._settings(), cancel=self._cancel, on_step=self._step)
+        with self._work.showing(self._fail):
+            stop = self._work.stop
+            row = self._logic.measure(**self._settings(), cancel=stop, on_step=on_step)
             self._show_history()
             self._say(_told(row))
             self._keep()
-        except Cancelled:
-            self._say("Cancelled; what was measured before remains.")
-        except BaseException as error:
-            self._fail(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        finally:
-            self._end()
         return row
 
     def _search(self) -> SweepRow | None:
@@ -329,15 +370,11 @@ class GpuTuner(TunerControls):
             self.progress.value = share
             self._say(f"trial {made + 1}: {what} …")
 
-        try:
-            found = self._logic.find_best(
-                self.context.value,
-                self.goal.value,
-                cancel=self._cancel,
-                on_step=on_step,
-                on_row=on_row,
-            )
-            best = self._logic.best(self.context.value, self.goal.value)
+        with self._work.showing(self._fail):
+            aim = (self.context.value, self.goal.value)
+            stop = self._work.stop
+            found = self._logic.find_best(*aim, cancel=stop, on_step=on_step, on_row=on_row)
+            best = self._logic.best(*aim)
             if found.stopped:
                 trials = f"{made} trial{'' if made == 1 else 's'}"
                 self._say(f"{found.stopped.capitalize()} after {trials}; every row remains.")
@@ -347,12 +384,6 @@ class GpuTuner(TunerControls):
                 self._say(f"Best of {made} trials: {_told(best)}")
                 self._show_code()
             self._keep()
-        except BaseException as error:
-            self._fail(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        finally:
-            self._end()
         return best
 
     def _keep(self) -> None:
@@ -367,6 +398,9 @@ class GpuTuner(TunerControls):
         self.message.value = f'<span role="status" aria-live="polite">{html.escape(text)}</span>'
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, Cancelled):
+            self._say("Cancelled; what was measured before remains.")
+            return
         self.failure = error
         self._say(f"This did not work: {str(error) or type(error).__name__}")
 
@@ -385,3 +419,16 @@ def _told(row: SweepRow) -> str:
         f"{row.eval_per_second or 0:.1f} tokens/s generated, "
         f"{row.prompt_per_second or 0:,.0f} tokens/s of prompt."
     )
+
+
+def _models(given: str | os.PathLike[str] | None) -> list[tuple[str, str]]:
+    """The models to choose from: the one given, the embedded one (""), those of other programs."""
+    found = [(_EMBEDDED, "")]
+    if given is not None:
+        found.insert(0, (os.path.basename(os.fspath(given)), os.fspath(given)))  # noqa: PTH119
+    found += [(f"{one.name} ({one.source})", str(one.path)) for one in local_models()]
+    return found
+
+
+def _button(text: str, tooltip: str) -> Any:
+    return widgets.Button(description=text, tooltip=tooltip)

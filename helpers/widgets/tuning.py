@@ -7,13 +7,13 @@ import hashlib
 import html
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.bench import Settings, Sweep, SweepResult, SweepRow, find_best
+from helpers.bench.store import replace_text
 from helpers.bench.trial import Cancel, Step
 from helpers.install.paths import cache_dir
 from helpers.memory import MemoryPlan
@@ -26,7 +26,7 @@ KV_CHOICES = ("f16", "q8_0", "q4_0")
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 
-_FAR = 2.5  # a limit further away than so many times the need would make the bar a sliver
+_FAR = 2.5  # a limit further away than this many times the need would make the bar a sliver
 _PATTERNS = {
     "weights": "#4C78A8",
     "kv": "repeating-linear-gradient(45deg,#72B7B2 0 4px,#3E8E88 4px 6px)",
@@ -37,7 +37,7 @@ _WORDS = {"weights": "weights", "kv": "KV cache", "compute": "compute buffers"}
 
 @dataclass(frozen=True)
 class Kept:
-    """Settings that were best once, as they are kept for a model and a machine."""
+    """Settings that were the best, as they are kept for a model and a machine."""
 
     settings: Settings
     n_ctx: int
@@ -50,11 +50,9 @@ class Kept:
         """Whether they were faster than a row, for the same goal and context."""
         if (self.n_ctx, self.goal) != (n_ctx, goal) or self.settings == row.settings:
             return False
-        speeds = {
-            name: (value,) if (value := getattr(self, f"{name}_per_second")) else ()
-            for name in ("prompt", "eval")
-        }
-        then = SweepRow(prompt_runs=speeds["prompt"], eval_runs=speeds["eval"])
+        speeds = (self.prompt_per_second, self.eval_per_second)
+        prompt, generation = ((speed,) if speed else () for speed in speeds)
+        then = SweepRow(prompt_runs=prompt, eval_runs=generation)
         return then.score(goal) >= row.score(goal)
 
 
@@ -196,7 +194,7 @@ class Tuning:
         if row is None or (old is not None and old.beats(row, n_ctx, goal)):
             return old
         new = Kept(
-            Settings(**{name: getattr(row, name) for name in vars(Settings())}),
+            row.settings,
             n_ctx,
             goal,
             row.eval_per_second,
@@ -205,7 +203,8 @@ class Tuning:
         )
         everything = _read_kept()
         everything[self._key()] = {**vars(new), "settings": vars(new.settings)}
-        _write_kept(everything)
+        kept_file().parent.mkdir(parents=True, exist_ok=True)
+        replace_text(kept_file(), json.dumps(everything, indent=1))
         return new
 
     def kept(self) -> Kept | None:
@@ -217,7 +216,7 @@ class Tuning:
         return None
 
     def _key(self) -> str:
-        """This model on this machine with these devices; a practice accelerator's port is none."""
+        """This model on this machine with these devices, without an accelerator's port."""
         result = self.result(512)
         machine = {name: value for name, value in result.machine.items() if name != "date"}
         parts = [result.model["fingerprint"], machine, result.setup["devices"]]
@@ -256,15 +255,6 @@ def _read_kept() -> dict[str, Any]:
     except (OSError, ValueError):  # none yet, or damaged: a search brings it back
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write_kept(everything: dict[str, Any]) -> None:
-    place = kept_file()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, suffix=".json")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(everything, file, indent=1)
-    Path(name).replace(place)
 
 
 def memory_html(plan: MemoryPlan) -> str:
@@ -311,13 +301,10 @@ def _bar(plan: MemoryPlan, device: str, name: str, scale: float) -> str:
         if limit < scale
         else ""
     )
-    frame = "3px solid #D1242F" if lacking is not None else "1px solid #808080"
-    words = (
-        f"✗ {need:,.0f} MiB, {lacking:,.0f} MiB too many"
-        if lacking is not None
-        else f"{need:,.0f} MiB of {free:,.0f} free"
-    )
-    colour = ";color:#D1242F;font-weight:bold" if lacking is not None else ""
+    frame, colour, words = "1px solid #808080", "", f"{need:,.0f} MiB of {free:,.0f} free"
+    if lacking is not None:
+        frame, colour = "3px solid #D1242F", ";color:#D1242F;font-weight:bold"
+        words = f"✗ {need:,.0f} MiB, {lacking:,.0f} MiB too many"
     layers = plan.layers_on.get(device, 0)
     return (
         f'<div style="margin:.4em 0"><div style="display:flex;justify-content:space-between">'
