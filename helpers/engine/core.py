@@ -10,13 +10,13 @@ from pathlib import Path
 
 from helpers.engine.lane import Lane
 from helpers.engine.options import EngineOptions
-from helpers.engine.overrides import check_overrides
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.memory.cache import kv_mib_by_layer
 from helpers.models import ModelInfo, check_model_file, inspect_model
+from helpers.models.overrides import check_overrides
 from helpers.native import (
     Context,
     ContextParams,

@@ -20,6 +20,7 @@ from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
+from helpers.models.verdict import uphold
 
 # ggml's CPU buffers want tensors at multiples of this (TENSOR_ALIGNMENT in ggml-impl.h).
 NATIVE_ALIGNMENT = 32
@@ -54,10 +55,10 @@ def checked_header(path: str | os.PathLike[str]) -> tuple[Header, ...]:
     """Check a model and return the headers of its parts (one, if it is not split)."""
     file = Path(path).expanduser().absolute()
     _file_state(file)
-    return _checked(file, _fingerprint(file))
+    return _checked(file, fingerprint(file))
 
 
-def _fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
+def fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
     """Sizes and times of a file and of its other parts: what a kept result is valid for."""
     match = _SPLIT_NAME.match(file.name)
     names = [file.name]
@@ -74,15 +75,15 @@ def _fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
 
 
 @functools.lru_cache(maxsize=4)
-def _checked(file: Path, _valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
+def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
     header = _check_layout(file, _file_state(file).st_size)
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelFileError(f"{file} is damaged: two tensors have the same name. {_AGAIN}")
-    problem = find_implausible(header, tensors)
+    problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
-        raise ModelFileError(f"{file} {shorten(problem)}")
+        raise ModelFileError(f"{file} {shorten(problem, 1200)}")
     return headers
 
 
@@ -236,20 +237,15 @@ def _tensor_problem(tensor: Tensor) -> str | None:
             f"is stored as {REMOVED_TENSOR_TYPES[tensor.type_id]}, which llama.cpp no longer "
             "reads. Download a newer file of the same model (Q4_0 is repacked when it is loaded)."
         )
-    if tensor.type_id not in TENSOR_TYPES:
-        return (
-            f"has the unknown type {tensor.type_id}. If the file is not damaged, it is newer than "
-            "this llama.cpp: upgrade llama-cpp-python."
-        )
-    block = TENSOR_TYPES[tensor.type_id].block
+    known = TENSOR_TYPES.get(tensor.type_id)
     if not tensor.shape or 0 in tensor.shape:
         return f"has no elements (shape {tensor.shape}). {_AGAIN}"
     if tensor.n_elements >= 2**63:
         return f"has the absurd shape {tensor.shape}. {_AGAIN}"
-    if tensor.shape[0] % block:
+    if known is not None and tensor.shape[0] % known.block:
         return (
             f"has rows of {tensor.shape[0]:,} values, but {tensor.type} stores them in blocks "
-            f"of {block}. {_AGAIN}"
+            f"of {known.block}. {_AGAIN}"
         )
     return None
 

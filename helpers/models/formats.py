@@ -172,19 +172,6 @@ OLD_MAGICS = {
 }
 OLD_ADAPTER_MAGICS = {b"algg": "GGLA (a LoRA adapter)", b"ggla": "GGLA (a LoRA adapter)"}
 
-# Architectures whose graphs in src/models/ do not assert that keys and values have heads of one
-# length (`n_embd_head == hparams.n_embd_head_k()`); all others abort when they differ.
-FREE_HEAD_LENGTHS = _words(
-    """
-    arwkv7 bailingmoe bailingmoe3 deepseek2 deepseek2-ocr deepseek32 deepseek4 dots3note
-    falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4-assistant glm-dsa glm5-next
-    gpt-oss granitemoe hrm_text hunyuan-dense hy_v4 jamba jina-bert-v2 jina-bert-v3 kimi-k3
-    kimi-linear lfm2 lfm2moe llama-embed mamba mamba2 mimo2 minicpm minicpm3 mistral4
-    nomic-bert nomic-bert-moe phimoe plamo2 plamo3 plm qwen3tts rwkv6 rwkv6qwen2 rwkv7
-    step35 t5encoder wavtokenizer-dec
-    """
-)
-
 # Architectures whose graphs assert that the whole head is rotated (`n_embd_head == n_rot`).
 WHOLE_HEAD_ROTATED = _words(
     """

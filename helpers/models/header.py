@@ -76,7 +76,7 @@ class Tensor(NamedTuple):
         type: Name of the storage type, such as `Q4_K`; `type 99` for an unknown number.
         type_id: Its number in ggml.
         offset: Bytes from the beginning of the data section.
-        n_bytes: Bytes that the values take; 0 if the type is unknown.
+        n_bytes: Bytes that the values take; the room up to the next tensor if the type is unknown.
     """
 
     name: str
@@ -335,4 +335,11 @@ def read_header(path: Path) -> Header:
         if header._types.get("general.alignment") == (UINT32,):
             header.alignment = header._values["general.alignment"] or DEFAULT_ALIGNMENT
         header.data_offset = -(-cursor.pos // header.alignment) * header.alignment
+        ends = [*(tensor.offset for tensor in header.tensors[1:]), size - header.data_offset]
+        header.tensors = tuple(
+            tensor
+            if tensor.type_id in TENSOR_TYPES
+            else tensor._replace(n_bytes=max(end - tensor.offset, 0))
+            for tensor, end in zip(header.tensors, ends, strict=False)
+        )
     return header

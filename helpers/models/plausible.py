@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 from helpers.models.formats import (
     ARCHITECTURES,
-    FREE_HEAD_LENGTHS,
     MAX_EXPERTS,
     MAX_LAYERS,
     PROJECTOR_ARCHITECTURES,
@@ -22,14 +21,16 @@ from helpers.models.formats import (
     WHOLE_HEAD_ROTATED,
 )
 from helpers.models.header import Header, Tensor
-from helpers.models.tensors import tensor_problems
+from helpers.models.tensors import tensor_problems, type_problems
+from helpers.models.verdict import Doubt
 from helpers.models.vocabulary import vocabulary_problems
 
 _AGAIN = "Download or copy the file again."
 
+# More layers or experts than this no llama.cpp will ever take.
+_ABSURD = 2**16
 # The scalar keys that every architecture reads (llama_model_base::load_hparams), with their types.
 # (key after "{architecture}.", types, smallest, largest, required)
-_U32_MAX = 2**32 - 1
 _SCALARS: tuple[tuple[str, str, float, float, bool], ...] = (
     ("block_count", "u32", 1, MAX_LAYERS, True),
     ("context_length", "u32", 1, 2**31 - 1, True),
@@ -76,13 +77,18 @@ _TYPES = {
 
 
 def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
-    """Return the first thing that keeps llama.cpp from loading a model, or None.
+    """Return what keeps llama.cpp from loading a model, or None; a `Doubt` if nothing is proved.
 
     Args:
         header: The header of the (first part of the) model.
         tensors: The tensors of all parts.
     """
-    return next(_problems(header, tensors), None)
+    doubts: list[str] = []
+    for problem in _problems(header, tensors):
+        if not isinstance(problem, Doubt):
+            return "; besides, it ".join([*doubts, problem])
+        doubts.append(problem)
+    return Doubt("; besides, it ".join(doubts)) if doubts else None
 
 
 def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
@@ -98,7 +104,9 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
             "file itself."
         )
     yield from vocabulary_problems(header)
-    yield from tensor_problems(header, arch, tensors)
+    yield from type_problems(tensors)
+    if arch in ARCHITECTURES:
+        yield from tensor_problems(header, arch, tensors)
     yield from _heads(header, arch)
 
 
@@ -116,10 +124,7 @@ def _architecture(header: Header) -> Iterator[str]:
     elif arch not in ARCHITECTURES:
         near = difflib.get_close_matches(arch, sorted(ARCHITECTURES), n=3, cutoff=0.5)
         likeness = f" (it knows {', '.join(near)})" if near else ""
-        yield (
-            f"has the architecture {arch[:80]!r}, which this llama.cpp does not know{likeness}. "
-            "Upgrade llama-cpp-python if the model is newer than it, or choose another model."
-        )
+        yield Doubt(f"has the architecture {arch[:80]!r}, which helpers does not know{likeness}")
 
 
 def _types(header: Header) -> Iterator[str]:
@@ -143,12 +148,22 @@ def _scalars(header: Header, arch: str) -> Iterator[str]:
         value = header[key]
         if kind == "str":
             if value not in ROPE_SCALING_TYPES:
-                yield (
-                    f"has {key!r} = {value!r}; llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}. "
-                    + _AGAIN
+                known = ", ".join(ROPE_SCALING_TYPES)
+                yield Doubt(
+                    f"has {key!r} = {value!r}, which helpers does not know (it knows {known})"
                 )
-        elif not smallest <= value <= largest:
-            yield f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}. {_AGAIN}"
+        else:
+            yield from _range(key, [value], smallest, largest)
+
+
+def _range(key: str, values: Sequence[float], smallest: float, largest: float) -> Iterator[str]:
+    for value in values:
+        if not smallest <= value <= largest:
+            problem = f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}"
+            # These two limits have grown from version to version.
+            grows = largest in (MAX_LAYERS, MAX_EXPERTS) and smallest <= value <= _ABSURD
+            yield Doubt(problem) if grows else f"{problem}. {_AGAIN}"
+            return
 
 
 def _per_layer(header: Header, arch: str) -> Iterator[str]:
@@ -170,8 +185,7 @@ def _per_layer(header: Header, arch: str) -> Iterator[str]:
                 f"layer). {_AGAIN}"
             )
             return
-        if not all(0 <= value <= largest for value in values):
-            yield f"has {key!r} with a value outside 0 to {largest:,}. {_AGAIN}"
+        yield from _range(key, values, 0, largest)
 
 
 def _experts(header: Header, arch: str) -> Iterator[str]:
@@ -215,15 +229,12 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
                 f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
                 f"which is not an even part of them. {_AGAIN}"
             )
-    if arch not in FREE_HEAD_LENGTHS and key != value:
-        yield (
-            f"has heads of {key} values for keys and {value} for values, which its architecture "
-            f"({arch}) does not allow. {_AGAIN}"
+    if key != value:
+        yield Doubt(
+            f"has heads of {key} values for keys and {value} for values, which not every "
+            "architecture allows"
         )
     # Windowed layers may have numbers of their own, and then these are not compared.
     own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
     if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
-        yield (
-            f"has {arch + '.rope.dimension_count'!r} = {rotated}, but its heads have {key} "
-            f"values. {_AGAIN}"
-        )
+        yield Doubt(f"has {f'{arch}.rope.dimension_count'!r} = {rotated}, but its heads have {key}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from helpers.models.formats import TENSOR_TYPES
 from helpers.models.header import Header, Tensor
+from helpers.models.verdict import Doubt
 
 _AGAIN = "Download or copy the file again."
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
@@ -26,8 +28,6 @@ def tensor_problems(header: Header, arch: str, tensors: Sequence[Tensor]) -> Ite
     """Yield what is wrong with the tensors of a model whose other values are plausible."""
     layers = int(header[f"{arch}.block_count"])
     by_name = {tensor.name: tensor for tensor in tensors}
-    for tensor in tensors:
-        yield from _type_problems(tensor)
     yield from _layer_problems(header, arch, layers, by_name)
     yield from _attention_problems(header, arch, layers, by_name)
     yield from _embedding_problems(header, arch, by_name)
@@ -35,17 +35,21 @@ def tensor_problems(header: Header, arch: str, tensors: Sequence[Tensor]) -> Ite
         yield from _plain_problems(header, arch, layers, by_name)
 
 
-def _type_problems(tensor: Tensor) -> Iterator[str]:
+def type_problems(tensors: Sequence[Tensor]) -> Iterator[str]:
     """Types for which ggml has no operation: it aborts, or calls a null pointer, when it runs."""
-    if tensor.name.endswith((".ssm_a", ".ssm_d")) and tensor.type != "F32":
-        yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
-    if not tensor.name.endswith((".weight", ".bias")):
-        return
-    if tensor.type in _NOT_FOR_WEIGHTS and not any(table in tensor.name for table in _TABLES):
-        yield f"is damaged: {tensor.name!r} has the type {tensor.type}, not a weight's. {_AGAIN}"
-    one_dimensional = tensor.n_elements == tensor.shape[0]
-    if one_dimensional and tensor.type != "F32" and tensor.name.endswith(("_norm.weight", ".bias")):
-        yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
+    for tensor in tensors:
+        name, weight = tensor.name, tensor.name.endswith((".weight", ".bias"))
+        if tensor.type_id not in TENSOR_TYPES:
+            yield Doubt(f"has a tensor {name!r} of the unknown type {tensor.type_id}")
+            return
+        if weight and tensor.type in _NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
+            yield f"is damaged: {name!r} has the type {tensor.type}, not a weight's. {_AGAIN}"
+        one_dimensional = tensor.n_elements == tensor.shape[0]
+        plain = name.endswith((".ssm_a", ".ssm_d")) or (
+            one_dimensional and name.endswith(("_norm.weight", ".bias"))
+        )
+        if plain and tensor.type != "F32":
+            yield f"is damaged: {name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
 
 
 def _layer_problems(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from helpers.models.formats import PRE_TOKENIZERS
 from helpers.models.header import Header
+from helpers.models.verdict import Doubt
 
 _AGAIN = "Download or copy the file again."
 _WITH_MERGES = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
@@ -20,10 +21,7 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
         yield f"is incomplete: it has no vocabulary ('tokenizer.ggml.model'). {_AGAIN}"
         return
     if model not in _TOKENIZERS:
-        yield (
-            f"has a tokenizer {model!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
+        yield Doubt(f"has a tokenizer {model!r} that helpers does not know")
     if model in ("no_vocab", "none"):
         yield (
             "has no vocabulary: it is a part of a speech or image model and cannot read text. "
@@ -44,13 +42,10 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
             yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens. {_AGAIN}"
     pre = header.get("tokenizer.ggml.pre", "")
     if model in ("gpt2", "hybriddna", "whitespace") and pre and pre not in PRE_TOKENIZERS:
-        yield (
-            f"has a pre-tokenizer {pre!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
+        yield Doubt(f"has a pre-tokenizer {pre!r} that helpers does not know")
     merges = "tokenizer.ggml.merges"
     if model in _WITH_MERGES and merges not in header:
-        if header.get("tokenizer.ggml.pre") != "kimi-k2":
+        if not pre or pre in PRE_TOKENIZERS - {"kimi-k2"}:
             yield f"is incomplete: its tokenizer needs {merges!r}, which is missing. {_AGAIN}"
     elif merges in header and header.type_of(merges) != ("array", "str"):
         yield f"is damaged: {merges!r} is not an array of strings. {_AGAIN}"

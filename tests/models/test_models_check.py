@@ -234,7 +234,7 @@ DAMAGES: dict[str, tuple[Callable[[Draft], object], str]] = {
     "wrong KV heads": (_only("attention.head_count_kv", 1), "ask for (64, 16)"),
     "odd part of the head rotated": (_only("rope.dimension_count", 7), "not an even part"),
     "nothing rotated": (_only("rope.dimension_count", 0), "not an even part"),
-    "key and value heads": (_only("attention.value_length", 32), "does not allow"),
+    "key and value heads": (_only("attention.value_length", 32), "not every architecture allows"),
     "more experts used than there": (_only("expert_used_count", 2), "numbers of experts"),
     "rope scaling": (lambda d: d.set_text("llama.rope.scaling.type", "magic"), "yarn"),
     "missing tensor": (_without_tensor(b"blk.1.ffn_up.weight"), "'blk.1.ffn_up.weight' is missing"),

@@ -1,0 +1,84 @@
+"""What the lists here do not know is not wrong: llama.cpp itself decides, in a child process."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.children import apart, child_command, child_environment
+
+_SECONDS = 60.0
+"""The question takes half a second; a big vocabulary on a slow disk, some more."""
+
+
+class Doubt(str):
+    """A problem that later versions of llama.cpp may not have: to be asked of the one that is here.
+
+    A subclass of `str`, so that rules yield it beside problems that the header alone proves.
+    """
+
+
+def uphold(
+    problem: str | None, file: Path, valid_for: object, overrides: Sequence[tuple[str, Any]] = ()
+) -> str | None:
+    """Return a problem if it stands; a `Doubt` stands where llama.cpp refuses the file.
+
+    Args:
+        problem: What was found, or None.
+        file: The model file.
+        valid_for: Sizes and times of its parts: an answer is kept as long as they are the same.
+        overrides: `kv_overrides` of the load.
+    """
+    if not isinstance(problem, Doubt):
+        return problem
+    try:
+        version = importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        said = "llama-cpp-python is not installed, so llama.cpp could not be asked"
+    else:
+        request = {"path": str(file), "kv_overrides": overrides}
+        refusal = _ask(json.dumps(request), valid_for, version)
+        if refusal is None:
+            return None
+        said = f"llama.cpp (llama-cpp-python {version}) {refusal}"
+    return (
+        f"{problem}. {said.rstrip('.')}. Upgrade llama-cpp-python if the model is newer than it. "
+        "Otherwise the file is damaged, or no model for llama.cpp: download it again, or choose "
+        "another."
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _ask(request: str, _valid_for: object, _version: str) -> str | None:
+    """Let `helpers.native.probe` try the file; None if llama.cpp takes it."""
+    try:
+        child = subprocess.run(
+            child_command("helpers.native.probe"),
+            input=request.encode(),
+            capture_output=True,
+            timeout=_SECONDS,
+            env=child_environment(),
+            **apart(),
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not finish with it within {_SECONDS:g} s"
+    if not child.stdout:
+        words = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        last = re.sub(r"\S*[/\\]", "", words) or f"exit status {child.returncode}"
+        return f"ended its process on it: {last[:300]}"
+    error = json.loads(child.stdout)["error"]
+    return None if error is None else f"refuses it: {_essence(error)}"
+
+
+def _essence(error: str) -> str:
+    """Pick the cause from what llama.cpp logged."""
+    causes = re.findall(r"(?:error loading model[\w ]*: )+(.*?)(?:; llama_|$)", error)
+    if causes and "failed to load" not in causes[-1]:
+        return " ".join(causes[-1].split())
+    return re.sub(r"^llama\.cpp cannot load .*?: (?=\w+: )", "", error).partition(";")[0]
