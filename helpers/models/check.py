@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.errors import ModelFileError
-from helpers.models.cursor import shorten
+from helpers.models.cursor import AGAIN, shorten
 from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
@@ -28,7 +28,6 @@ MAX_TENSOR_NAME = 63
 MAX_ALIGNMENT = 2**16
 
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
-_AGAIN = "Download or copy the file again."
 
 
 def check_model_file(path: str | os.PathLike[str]) -> None:
@@ -80,7 +79,7 @@ def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ModelFileError(f"{file} is damaged: two tensors have the same name. {_AGAIN}")
+        raise ModelFileError(f"{file} is damaged: two tensors have the same name. {AGAIN}")
     problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
         raise ModelFileError(f"{file} {shorten(problem, 1200)}")
@@ -102,7 +101,7 @@ def _file_state(file: Path) -> os.stat_result:
     if not stat.S_ISREG(state.st_mode):
         raise ModelFileError(f"{file} is not an ordinary file. Give the path of a .gguf file.")
     if state.st_size == 0:
-        raise ModelFileError(f"{file} is empty (0 bytes). {_AGAIN}")
+        raise ModelFileError(f"{file} is empty (0 bytes). {AGAIN}")
     return state
 
 
@@ -183,7 +182,7 @@ def _check_alignment(header: Header) -> None:
     if kind != ("u32",) or value <= 0 or value & (value - 1):
         raise ModelFileError(
             f"{header.path} is damaged: general.alignment is {value!r} ({' of '.join(kind)}), "
-            f"which is not a power of two. {_AGAIN}"
+            f"which is not a power of two. {AGAIN}"
         )
     if value % NATIVE_ALIGNMENT or value > MAX_ALIGNMENT:
         raise ModelFileError(
@@ -231,7 +230,7 @@ def _padded(n_bytes: int, alignment: int) -> int:
 def _tensor_problem(tensor: Tensor) -> str | None:
     name = tensor.name.encode("utf-8", "surrogateescape")
     if not 0 < len(name) <= MAX_TENSOR_NAME or b"\0" in name:
-        return f"has an unusable name. {_AGAIN}"
+        return f"has an unusable name. {AGAIN}"
     if tensor.type_id in REMOVED_TENSOR_TYPES:
         return (
             f"is stored as {REMOVED_TENSOR_TYPES[tensor.type_id]}, which llama.cpp no longer "
@@ -239,13 +238,13 @@ def _tensor_problem(tensor: Tensor) -> str | None:
         )
     known = TENSOR_TYPES.get(tensor.type_id)
     if not tensor.shape or 0 in tensor.shape:
-        return f"has no elements (shape {tensor.shape}). {_AGAIN}"
+        return f"has no elements (shape {tensor.shape}). {AGAIN}"
     if tensor.n_elements >= 2**63:
-        return f"has the absurd shape {tensor.shape}. {_AGAIN}"
+        return f"has the absurd shape {tensor.shape}. {AGAIN}"
     if known is not None and tensor.shape[0] % known.block:
         return (
             f"has rows of {tensor.shape[0]:,} values, but {tensor.type} stores them in blocks "
-            f"of {known.block}. {_AGAIN}"
+            f"of {known.block}. {AGAIN}"
         )
     return None
 
@@ -254,15 +253,15 @@ def _offset_problem(header: Header, tensor: Tensor, expected: int) -> str | None
     if tensor.offset == expected:
         return None
     if tensor.offset % header.alignment:
-        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}. {_AGAIN}"
+        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}. {AGAIN}"
     if tensor.offset < expected:
         return (
             f"begins at byte {tensor.offset:,} of the data and overlaps the tensor before it, "
-            f"which ends at {expected:,}. {_AGAIN}"
+            f"which ends at {expected:,}. {AGAIN}"
         )
     return (
         f"begins at byte {tensor.offset:,} of the data instead of {expected:,}: the tensors are "
-        f"out of order or one is missing. {_AGAIN}"
+        f"out of order or one is missing. {AGAIN}"
     )
 
 
@@ -298,7 +297,7 @@ def _other_parts(header: Header) -> list[Header]:
         if part.get("split.no") != index or part.get("split.count") != count:
             raise ModelFileError(
                 f"{part.path} says it is part {part.get('split.no')!r} of "
-                f"{part.get('split.count')!r}, not part {index} of {count}. {_AGAIN}"
+                f"{part.get('split.count')!r}, not part {index} of {count}. {AGAIN}"
             )
     total = header.get("split.tensors.count")
     found = sum(len(part.tensors) for part in (header, *parts))

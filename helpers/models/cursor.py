@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 from helpers.errors import ModelFileError
 
+AGAIN = "Download or copy the file again."
+
 # The largest published headers have about 30 MB.
 MAX_HEADER_BYTES = 256 * 2**20
 WINDOW = 2**20
@@ -47,7 +49,7 @@ class Cursor:
         """The error that names the file and what is wrong with it."""
         return ModelFileError(
             f"{self.path} is damaged: {shorten(what)}. The header cannot be read any further. "
-            "Download or copy the file again."
+            + AGAIN
         )
 
     def require(self, n_bytes: int, what: str) -> None:

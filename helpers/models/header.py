@@ -150,10 +150,40 @@ class Header(Mapping[str, Any]):
         value = self._values[key]
         return value.length if isinstance(value, Array) else len(self[key])
 
-    def per_layer(self, key: str, layers: int) -> list[int]:
-        """Return a number that is one for all layers, or one for each; zeros if it is missing."""
-        value = self.get(key, 0)
-        return [int(item) for item in value] if isinstance(value, list) else [int(value)] * layers
+    @property
+    def architecture(self) -> str:
+        """What llama.cpp calls this kind of model; empty if the file does not say."""
+        return str(self.get("general.architecture", ""))
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.hyper("block_count"))
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens in the vocabulary."""
+        tokens = "tokenizer.ggml.tokens"
+        return self.length(tokens) if tokens in self else int(self.hyper("vocab_size"))
+
+    def hyper(self, name: str, default: Any = 0) -> Any:
+        """Return the value of one of the architecture's keys, such as `block_count`."""
+        return self.get(f"{self.architecture}.{name}", default)
+
+    def per_layer(self, name: str, default: Any = 0) -> list[int]:
+        """Return a number by layer that the file gives once for all layers, or for each."""
+        value = self.hyper(name, default)
+        return [int(n) for n in value] if isinstance(value, list) else [int(value)] * self.n_layers
+
+    @property
+    def n_heads(self) -> list[int]:
+        """Attention heads by layer."""
+        return self.per_layer("attention.head_count")
+
+    @property
+    def n_kv_heads(self) -> list[int]:
+        """Heads for keys and values by layer."""
+        return self.per_layer("attention.head_count_kv", self.hyper("attention.head_count"))
 
     def raw_strings(self, key: str) -> list[bytes]:
         """Return an array of strings as bytes, faster than decoding each of them."""

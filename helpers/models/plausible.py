@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 
+from helpers.models.cursor import AGAIN
 from helpers.models.formats import (
     ARCHITECTURES,
     MAX_EXPERTS,
@@ -24,8 +25,6 @@ from helpers.models.header import Header, Tensor
 from helpers.models.tensors import tensor_problems, type_problems
 from helpers.models.verdict import Doubt
 from helpers.models.vocabulary import vocabulary_problems
-
-_AGAIN = "Download or copy the file again."
 
 # More layers or experts than this no llama.cpp will ever take.
 _ABSURD = 2**16
@@ -93,11 +92,10 @@ def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
 
 def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     yield from _architecture(header)
-    arch = str(header["general.architecture"])
     yield from _types(header)
-    yield from _scalars(header, arch)
-    yield from _per_layer(header, arch)
-    yield from _experts(header, arch)
+    yield from _scalars(header)
+    yield from _per_layer(header)
+    yield from _experts(header)
     if not tensors:
         yield (
             "has no tensors: it is a vocabulary or a header without weights. Download the model "
@@ -105,18 +103,16 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
         )
     yield from vocabulary_problems(header)
     yield from type_problems(tensors)
-    if arch in ARCHITECTURES:
-        yield from tensor_problems(header, arch, tensors)
-    yield from _heads(header, arch)
+    if header.architecture in ARCHITECTURES:
+        yield from tensor_problems(header, tensors)
+    yield from _heads(header)
 
 
 def _architecture(header: Header) -> Iterator[str]:
-    key = "general.architecture"
+    key, arch = "general.architecture", header.architecture
     if key not in header or header.type_of(key) != ("str",):
-        yield f"does not say what model it is: the key {key!r} is missing. {_AGAIN}"
-        return
-    arch = str(header[key])
-    if arch in PROJECTOR_ARCHITECTURES:
+        yield f"does not say what model it is: the key {key!r} is missing. {AGAIN}"
+    elif arch in PROJECTOR_ARCHITECTURES:
         yield (
             "is the image encoder of a model (a projector, mmproj), not a language model. Load "
             "the .gguf file beside it."
@@ -131,19 +127,19 @@ def _types(header: Header) -> Iterator[str]:
     for key, kind in _TYPES.items():
         if key in header and header.type_of(key) != (kind,):
             found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
+            yield f"is damaged: {key!r} is of type {found}, not {kind}. {AGAIN}"
 
 
-def _scalars(header: Header, arch: str) -> Iterator[str]:
+def _scalars(header: Header) -> Iterator[str]:
     for name, kind, smallest, largest, required in _SCALARS:
-        key = f"{arch}.{name}"
+        key = f"{header.architecture}.{name}"
         if key not in header:
             if required:
-                yield f"is incomplete: the key {key!r} is missing. {_AGAIN}"
+                yield f"is incomplete: the key {key!r} is missing. {AGAIN}"
             continue
         if header.type_of(key) != (kind,):
             found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
+            yield f"is damaged: {key!r} is of type {found}, not {kind}. {AGAIN}"
             continue
         value = header[key]
         if kind == "str":
@@ -162,16 +158,16 @@ def _range(key: str, values: Sequence[float], smallest: float, largest: float) -
             problem = f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}"
             # These two limits have grown from version to version.
             grows = largest in (MAX_LAYERS, MAX_EXPERTS) and smallest <= value <= _ABSURD
-            yield Doubt(problem) if grows else f"{problem}. {_AGAIN}"
+            yield Doubt(problem) if grows else f"{problem}. {AGAIN}"
             return
 
 
-def _per_layer(header: Header, arch: str) -> Iterator[str]:
-    layers = header[f"{arch}.block_count"]
+def _per_layer(header: Header) -> Iterator[str]:
+    layers = header.n_layers
     # Layers that predict further tokens may be left out of an array.
-    lengths = (layers, layers - header.get(f"{arch}.nextn_predict_layers", 0))
+    lengths = (layers, layers - header.hyper("nextn_predict_layers"))
     for name, largest in _PER_LAYER:
-        key = f"{arch}.{name}"
+        key = f"{header.architecture}.{name}"
         if key not in header:
             continue
         kind = header.type_of(key)
@@ -182,20 +178,19 @@ def _per_layer(header: Header, arch: str) -> Iterator[str]:
         else:
             yield (
                 f"is damaged: {key!r} must be one number or {layers} numbers (one for each "
-                f"layer). {_AGAIN}"
+                f"layer). {AGAIN}"
             )
             return
         yield from _range(key, values, 0, largest)
 
 
-def _experts(header: Header, arch: str) -> Iterator[str]:
+def _experts(header: Header) -> Iterator[str]:
     """The assertions on experts in llama_model_base::load_hparams."""
-    count = header.get(f"{arch}.expert_count", 0)
-    layers = header[f"{arch}.block_count"]
-    used = max(header.per_layer(f"{arch}.expert_used_count", layers))
-    groups = header.get(f"{arch}.expert_group_count", 0)
-    groups_used = header.get(f"{arch}.expert_group_used_count", 0)
-    if arch in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
+    count = header.hyper("expert_count")
+    used = max(header.per_layer("expert_used_count"))
+    groups = header.hyper("expert_group_count")
+    groups_used = header.hyper("expert_group_used_count")
+    if header.architecture in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
         count, used = 0, 0
     good = used <= count and (not count or (used > 0 and groups < count))
     if groups > 1:
@@ -203,31 +198,31 @@ def _experts(header: Header, arch: str) -> Iterator[str]:
     if not good or (not count and groups):
         yield (
             f"has impossible numbers of experts: {count} experts, {used} used, {groups} groups, "
-            f"{groups_used} of them used. {_AGAIN}"
+            f"{groups_used} of them used. {AGAIN}"
         )
 
 
-def _heads(header: Header, arch: str) -> Iterator[str]:
-    layers = header[f"{arch}.block_count"]
-    if header.get(f"{arch}.nextn_predict_layers", 0) > layers:
-        yield f"has more prediction layers than layers. {_AGAIN}"
-    heads = header.per_layer(f"{arch}.attention.head_count", layers)[0]
+def _heads(header: Header) -> Iterator[str]:
+    arch, hyper = header.architecture, header.hyper
+    if hyper("nextn_predict_layers") > header.n_layers:
+        yield f"has more prediction layers than layers. {AGAIN}"
+    heads = header.n_heads[0]
     if not heads:
         return
-    default = header[f"{arch}.embedding_length"] // heads
-    key = header.get(f"{arch}.attention.key_length", default)
-    value = header.get(f"{arch}.attention.value_length", default)
-    rotated = header.get(f"{arch}.rope.dimension_count", key)
+    default = hyper("embedding_length") // heads
+    key = hyper("attention.key_length", default)
+    value = hyper("attention.value_length", default)
+    rotated = hyper("rope.dimension_count", key)
     # GGML_ASSERT in ggml_compute_forward_rope (ggml-cpu/ops.cpp), and an endless loop for zero.
-    windowed = header.get(f"{arch}.rope.dimension_count_swa", rotated)
-    windowed_key = header.get(f"{arch}.attention.key_length_swa", key)
+    windowed = hyper("rope.dimension_count_swa", rotated)
+    windowed_key = hyper("attention.key_length_swa", key)
     for number, length in ((rotated, key), (windowed, windowed_key)):
         explicit = f"{arch}.rope.dimension_count" in header or arch in SOME_HEAD_ROTATED
         impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
         if explicit and impossible:
             yield (
                 f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
-                f"which is not an even part of them. {_AGAIN}"
+                f"which is not an even part of them. {AGAIN}"
             )
     if key != value:
         yield Doubt(
@@ -237,4 +232,4 @@ def _heads(header: Header, arch: str) -> Iterator[str]:
     # Windowed layers may have numbers of their own, and then these are not compared.
     own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
     if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
-        yield Doubt(f"has {f'{arch}.rope.dimension_count'!r} = {rotated}, but its heads have {key}")
+        yield Doubt(f"has '{arch}.rope.dimension_count' = {rotated}, but its heads have {key}")
