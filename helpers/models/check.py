@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from helpers.errors import ModelFileError
 from helpers.models.cursor import AGAIN, shorten
-from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES
+from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES, part_names
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
@@ -26,8 +25,6 @@ from helpers.models.verdict import uphold
 NATIVE_ALIGNMENT = 32
 MAX_TENSOR_NAME = 63
 MAX_ALIGNMENT = 2**16
-
-_SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
 def check_model_file(path: str | os.PathLike[str]) -> None:
@@ -59,12 +56,8 @@ def checked_header(path: str | os.PathLike[str]) -> tuple[Header, ...]:
 
 def fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
     """Sizes and times of a file and of its other parts: what a kept result is valid for."""
-    match = _SPLIT_NAME.match(file.name)
-    names = [file.name]
-    if match is not None:
-        names += [path.name for path in file.parent.glob(f"*-of-{match['count']}.gguf")]
     states: list[tuple[int, int] | None] = []
-    for name in sorted(set(names)):
+    for name in part_names(file.name):
         try:
             state = (file.parent / name).stat()
             states.append((state.st_size, state.st_mtime_ns))
@@ -150,81 +143,63 @@ def _check_layout(file: Path, size: int) -> Header:
         raise ModelFileError(
             f"{file} cannot be read: {error.strerror or error}. Check its permissions."
         ) from error
-    _check_version(header)
-    _check_alignment(header)
-    _check_values(header)
-    _check_tensors(header)
+    for problem in _layout_problems(header):
+        raise ModelFileError(f"{file} {shorten(problem)}")
     return header
 
 
-def _check_version(header: Header) -> None:
+def _layout_problems(header: Header) -> Iterator[str]:
+    """What keeps llama.cpp's gguf.cpp from reading a file, the first thing first."""
     if header.byte_order == "big":
-        raise ModelFileError(
-            f"{header.path} was written for big-endian machines: its bytes are swapped. Download "
-            "the ordinary (little-endian) file, or convert it with `gguf-convert-endian FILE "
-            "little` of the package gguf."
+        yield (
+            "was written for big-endian machines: its bytes are swapped. Download the ordinary "
+            "(little-endian) file, or convert it with `gguf-convert-endian FILE little` of the "
+            "package gguf."
         )
     if header.version == 1:
-        raise ModelFileError(
-            f"{header.path} is GGUF version 1 (August 2023), which llama.cpp no longer reads. "
-            "Download a newer file of the same model."
+        yield (
+            "is GGUF version 1 (August 2023), which llama.cpp no longer reads. Download a newer "
+            "file of the same model."
         )
     if header.version not in (2, 3):
-        raise ModelFileError(
-            f"{header.path} says it is GGUF version {header.version}; this llama.cpp reads "
-            "versions 2 and 3. If the file is not damaged, upgrade llama-cpp-python."
+        yield (
+            f"says it is GGUF version {header.version}; helpers reads versions 2 and 3. If the "
+            "file is not damaged, upgrade helpers and llama-cpp-python."
         )
-
-
-def _check_alignment(header: Header) -> None:
-    value = header.get("general.alignment", header.alignment)
-    kind = header.type_of("general.alignment") if "general.alignment" in header else ("u32",)
+    key = "general.alignment"
+    value = header.get(key, header.alignment)
+    kind = header.type_of(key) if key in header else ("u32",)
     if kind != ("u32",) or value <= 0 or value & (value - 1):
-        raise ModelFileError(
-            f"{header.path} is damaged: general.alignment is {value!r} ({' of '.join(kind)}), "
-            f"which is not a power of two. {AGAIN}"
+        yield (
+            f"is damaged: {key} is {value!r} ({' of '.join(kind)}), which is not a power of two. "
+            + AGAIN
         )
     if value % NATIVE_ALIGNMENT or value > MAX_ALIGNMENT:
-        raise ModelFileError(
-            f"{header.path} aligns its tensors to {value} bytes; llama.cpp needs a multiple of "
-            f"{NATIVE_ALIGNMENT} up to {MAX_ALIGNMENT:,}. Convert the model again without "
-            "general.alignment."
+        yield (
+            f"aligns its tensors to {value} bytes; llama.cpp needs a multiple of "
+            f"{NATIVE_ALIGNMENT} up to {MAX_ALIGNMENT:,}. Convert the model again without {key}."
         )
-
-
-def _check_values(header: Header) -> None:
     for key in header:
         if header.type_of(key) == ("array", "array"):
-            raise ModelFileError(
-                f"{header.path}: {shorten(key)!r} is an array of arrays, which llama.cpp does not "
-                "read. Convert the model again without that key."
+            yield (
+                f"has {shorten(key)!r}, an array of arrays, which llama.cpp does not read. Convert "
+                "the model again without that key."
             )
-
-
-def _check_tensors(header: Header) -> None:
-    """Check types, shapes and places of the tensors as llama.cpp's gguf.cpp asks for them."""
     expected = 0
     end = header.data_offset
     for tensor in header.tensors:
         problem = _tensor_problem(tensor) or _offset_problem(header, tensor, expected)
         if problem is not None:
-            raise ModelFileError(
-                f"{header.path} is damaged: " + shorten(f"tensor {tensor.name!r} {problem}")
-            )
+            yield f"is damaged: tensor {tensor.name!r} {problem}"
         end = header.data_offset + tensor.offset + tensor.n_bytes
-        expected = tensor.offset + _padded(tensor.n_bytes, header.alignment)
+        expected = tensor.offset + -(-tensor.n_bytes // header.alignment) * header.alignment
     missing = end - header.file_size
     if missing > 0 and header.tensors:
-        raise ModelFileError(
-            f"{header.path} is truncated: {missing:,} bytes are missing. It has "
-            f"{header.file_size:,} bytes and should have {end:,} "
-            f"({100 * header.file_size / end:.1f} % are there). The download or copy was "
-            "interrupted: start it again."
+        yield (
+            f"is truncated: {missing:,} bytes are missing. It has {header.file_size:,} bytes and "
+            f"should have {end:,} ({100 * header.file_size / end:.1f} % are there). The download "
+            "or copy was interrupted: start it again."
         )
-
-
-def _padded(n_bytes: int, alignment: int) -> int:
-    return -(-n_bytes // alignment) * alignment
 
 
 def _tensor_problem(tensor: Tensor) -> str | None:
@@ -272,13 +247,12 @@ def _other_parts(header: Header) -> list[Header]:
         return []
     file = header.path
     number = header.get("split.no", -1)
-    match = _SPLIT_NAME.match(file.name)
-    if match is None or int(match["count"]) != count:
+    names = part_names(file.name)
+    if len(names) != count:
         raise ModelFileError(
             f"{file} is one of {count} parts, but its name does not say so. llama.cpp finds the "
             f"others by name: give it back its name, such as model-00001-of-{count:05d}.gguf."
         )
-    names = [f"{match['stem']}-{no:05d}-of-{count:05d}.gguf" for no in range(1, count + 1)]
     missing = [name for name in names if not (file.parent / name).is_file()]
     if missing:
         raise ModelFileError(

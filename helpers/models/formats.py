@@ -1,13 +1,17 @@
 """What the GGUF format and llama.cpp fix as numbers: value types, tensor types, architectures.
 
-Everything here is data. The sources are the GGUF specification (`docs/gguf.md` of ggml) and the
+The sources are the GGUF specification (`docs/gguf.md` of ggml) and the
 llama.cpp that llama-cpp-python 0.3.36 carries: `ggml/include/ggml.h` (numbers of the tensor types),
 `ggml/src/ggml-common.h` (bytes of a block), `include/llama.h` (file types) and
 `src/llama-arch.cpp` (architectures). A test compares the sizes with the `gguf` library.
+
+The lists of names are those of that version. A name that they lack is not wrong: `verdict.py` asks
+the llama.cpp that is installed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -21,6 +25,15 @@ def _rows(text: str) -> list[list[str]]:
 
 def _numbered(text: str) -> dict[int, str]:
     return {int(number): name for number, name in _rows(text)}
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all parts of a split model, given one of them; of any other file, its own."""
+    match = re.fullmatch(r"(.+-)\d{5}-of-(\d{5})(\.gguf)", name, re.IGNORECASE)
+    if match is None:
+        return [name]
+    count = int(match[2])
+    return [f"{match[1]}{n:05d}-of-{count:05d}{match[3]}" for n in range(1, count + 1)] or [name]
 
 
 GGUF_MAGIC = b"GGUF"
@@ -107,9 +120,6 @@ ARCHITECTURES = _words(
     t5encoder talkie wavtokenizer-dec xverse
     """
 )
-
-# Files that llama.cpp reads only beside a model, never as the model itself.
-PROJECTOR_ARCHITECTURES = frozenset({"clip"})
 
 # Magic numbers of the formats before GGUF, as the first four bytes of the file (each was written
 # as a little-endian number, so the letters appear reversed too).

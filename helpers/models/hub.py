@@ -20,9 +20,9 @@ from typing import Any
 
 from helpers.errors import ModelFileError
 from helpers.models.check import check_model_file
+from helpers.models.formats import part_names
 from helpers.models.stores import hub_cache_folder
 
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10.0
 # Left free on the disk beyond the file itself.
@@ -76,18 +76,9 @@ def match_quantization(files: Sequence[str], quantization: str | None) -> list[s
     return [file for file in models if word.search(file)]
 
 
-def first_parts(files: Sequence[str]) -> list[str]:
+def _first_parts(files: Sequence[str]) -> list[str]:
     """Drop the second and further parts of split models."""
-    return [file for file in files if not (m := _PART.search(file)) or int(m[1]) == 1]
-
-
-def all_parts(file: str) -> list[str]:
-    """Return the names of all parts of the model that `file` is the first part of."""
-    match = _PART.search(file)
-    if match is None:
-        return [file]
-    stem, count = file[: match.start()], int(match[2])
-    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return [file for file in files if file == part_names(file)[0]]
 
 
 def download(name: HubName) -> Path:
@@ -97,9 +88,7 @@ def download(name: HubName) -> Path:
         HubUnreachable: There is no network, and the cache does not have the file.
         ModelFileError: The Hub has no such file, the disk has no space, or what came is no model.
     """
-    files = all_parts(name.file) if name.file else _choose(name)
-    if match := _PART.search(files[0]):
-        files = all_parts(files[0][: match.start()] + f"-00001-of-{match[2]}.gguf")
+    files = part_names(name.file or _choose(name))
     metadata = [_metadata(name.repository, file) for file in files]
     cached = [
         _cached(name.repository, file, entry) for file, entry in zip(files, metadata, strict=True)
@@ -157,8 +146,8 @@ def _explained(error: Exception, name: object) -> ModelFileError:
     )
 
 
-def _choose(name: HubName) -> list[str]:
-    """Find the files of a recipe in a repository's list."""
+def _choose(name: HubName) -> str:
+    """Find the file of a recipe in a repository's list."""
     # Documented names of the library, which its type information does not export.
     utils: Any = import_module("huggingface_hub.utils")
     try:
@@ -173,10 +162,10 @@ def _choose(name: HubName) -> list[str]:
         files = [str(entry["rfilename"]) for entry in answer.json()["siblings"]]
     except Exception as error:
         raise _explained(error, name) from error
-    found = first_parts(match_quantization(files, name.quantization))
+    found = _first_parts(match_quantization(files, name.quantization))
     if len(found) == 1:
-        return found
-    offered = first_parts(match_quantization(files, None))
+        return found[0]
+    offered = _first_parts(match_quantization(files, None))
     listing = ", ".join(sorted(offered)[:30]) or "none: it is not a GGUF repository"
     if not found:
         wanted = f"no file of the recipe {name.quantization!r}"

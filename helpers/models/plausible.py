@@ -16,7 +16,6 @@ from helpers.models.formats import (
     ARCHITECTURES,
     MAX_EXPERTS,
     MAX_LAYERS,
-    PROJECTOR_ARCHITECTURES,
     ROPE_SCALING_TYPES,
     SOME_HEAD_ROTATED,
     WHOLE_HEAD_ROTATED,
@@ -112,7 +111,7 @@ def _architecture(header: Header) -> Iterator[str]:
     key, arch = "general.architecture", header.architecture
     if key not in header or header.type_of(key) != ("str",):
         yield f"does not say what model it is: the key {key!r} is missing. {AGAIN}"
-    elif arch in PROJECTOR_ARCHITECTURES:
+    elif arch == "clip":
         yield (
             "is the image encoder of a model (a projector, mmproj), not a language model. Load "
             "the .gguf file beside it."
