@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from helpers.errors import ModelFileError
-from helpers.models.cursor import AGAIN, shorten
+from helpers.models.cursor import file_error, shorten
 from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES, part_names
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
@@ -72,10 +72,10 @@ def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ModelFileError(f"{file} is damaged: two tensors have the same name. {AGAIN}")
+        raise file_error(file, "is damaged: two tensors have the same name")
     problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
-        raise ModelFileError(f"{file} {shorten(problem, 1200)}")
+        raise file_error(file, problem)
     return headers
 
 
@@ -86,15 +86,15 @@ def _file_state(file: Path) -> os.stat_result:
     except FileNotFoundError:
         raise ModelFileError(f"There is no file {file}. {_names_nearby(file)}") from None
     except OSError as error:
-        raise ModelFileError(
-            f"{file} cannot be read: {error.strerror or error}. Check the path and its permissions."
+        raise file_error(
+            file, f"cannot be read: {error.strerror or error}. Check the path and its permissions."
         ) from error
     if stat.S_ISDIR(state.st_mode):
-        raise ModelFileError(f"{file} is a folder, not a model file. {_names_inside(file)}")
+        raise file_error(file, f"is a folder, not a model file. {_names_inside(file)}")
     if not stat.S_ISREG(state.st_mode):
-        raise ModelFileError(f"{file} is not an ordinary file. Give the path of a .gguf file.")
+        raise file_error(file, "is not an ordinary file. Give the path of a .gguf file.")
     if state.st_size == 0:
-        raise ModelFileError(f"{file} is empty (0 bytes). {AGAIN}")
+        raise file_error(file, "is empty (0 bytes)")
     return state
 
 
@@ -137,14 +137,14 @@ def _check_layout(file: Path, size: int) -> Header:
         with file.open("rb") as stream:
             foreign = describe_foreign_file(stream.read(HEAD_BYTES), size)
         if foreign is not None:
-            raise ModelFileError(f"{file} cannot be loaded: {foreign}")
+            raise file_error(file, f"cannot be loaded: {foreign}")
         header = read_header(file)
     except OSError as error:
-        raise ModelFileError(
-            f"{file} cannot be read: {error.strerror or error}. Check its permissions."
+        raise file_error(
+            file, f"cannot be read: {error.strerror or error}. Check its permissions."
         ) from error
     for problem in _layout_problems(header):
-        raise ModelFileError(f"{file} {shorten(problem)}")
+        raise file_error(file, problem)
     return header
 
 
@@ -170,10 +170,7 @@ def _layout_problems(header: Header) -> Iterator[str]:
     value = header.get(key, header.alignment)
     kind = header.type_of(key) if key in header else ("u32",)
     if kind != ("u32",) or value <= 0 or value & (value - 1):
-        yield (
-            f"is damaged: {key} is {value!r} ({' of '.join(kind)}), which is not a power of two. "
-            + AGAIN
-        )
+        yield (f"is damaged: {key} is {value!r} ({' of '.join(kind)}), which is not a power of two")
     if value % NATIVE_ALIGNMENT or value > MAX_ALIGNMENT:
         yield (
             f"aligns its tensors to {value} bytes; llama.cpp needs a multiple of "
@@ -205,7 +202,7 @@ def _layout_problems(header: Header) -> Iterator[str]:
 def _tensor_problem(tensor: Tensor) -> str | None:
     name = tensor.name.encode("utf-8", "surrogateescape")
     if not 0 < len(name) <= MAX_TENSOR_NAME or b"\0" in name:
-        return f"has an unusable name. {AGAIN}"
+        return "has an unusable name"
     if tensor.type_id in REMOVED_TENSOR_TYPES:
         return (
             f"is stored as {REMOVED_TENSOR_TYPES[tensor.type_id]}, which llama.cpp no longer "
@@ -213,13 +210,13 @@ def _tensor_problem(tensor: Tensor) -> str | None:
         )
     known = TENSOR_TYPES.get(tensor.type_id)
     if not tensor.shape or 0 in tensor.shape:
-        return f"has no elements (shape {tensor.shape}). {AGAIN}"
+        return f"has no elements (shape {tensor.shape})"
     if tensor.n_elements >= 2**63:
-        return f"has the absurd shape {tensor.shape}. {AGAIN}"
+        return f"has the absurd shape {tensor.shape}"
     if known is not None and tensor.shape[0] % known.block:
         return (
             f"has rows of {tensor.shape[0]:,} values, but {tensor.type} stores them in blocks "
-            f"of {known.block}. {AGAIN}"
+            f"of {known.block}"
         )
     return None
 
@@ -228,15 +225,15 @@ def _offset_problem(header: Header, tensor: Tensor, expected: int) -> str | None
     if tensor.offset == expected:
         return None
     if tensor.offset % header.alignment:
-        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}. {AGAIN}"
+        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}"
     if tensor.offset < expected:
         return (
             f"begins at byte {tensor.offset:,} of the data and overlaps the tensor before it, "
-            f"which ends at {expected:,}. {AGAIN}"
+            f"which ends at {expected:,}"
         )
     return (
         f"begins at byte {tensor.offset:,} of the data instead of {expected:,}: the tensors are "
-        f"out of order or one is missing. {AGAIN}"
+        f"out of order or one is missing"
     )
 
 
@@ -249,35 +246,40 @@ def _other_parts(header: Header) -> list[Header]:
     number = header.get("split.no", -1)
     names = part_names(file.name)
     if len(names) != count:
-        raise ModelFileError(
-            f"{file} is one of {count} parts, but its name does not say so. llama.cpp finds the "
-            f"others by name: give it back its name, such as model-00001-of-{count:05d}.gguf."
+        raise file_error(
+            file,
+            f"is one of {count} parts, but its name does not say so. llama.cpp finds the "
+            f"others by name: give it back its name, such as model-00001-of-{count:05d}.gguf.",
         )
     missing = [name for name in names if not (file.parent / name).is_file()]
     if missing:
-        raise ModelFileError(
-            f"{file} is one of {count} parts, and {len(missing)} of them "
+        raise file_error(
+            file,
+            f"is one of {count} parts, and {len(missing)} of them "
             f"{'is' if len(missing) == 1 else 'are'} missing in {file.parent}: "
-            f"{_listed(missing)}. Download all parts into the same folder."
+            f"{_listed(missing)}. Download all parts into the same folder.",
         )
     if number != 0 or file.name != names[0]:
-        raise ModelFileError(
-            f"{file} is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
-            "others by itself."
+        raise file_error(
+            file,
+            f"is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
+            "others by itself.",
         )
     parts = [_check_layout(file.parent / name, _file_state(file.parent / name).st_size)
              for name in names[1:]]  # fmt: skip
     for index, part in enumerate(parts, start=1):
         if part.get("split.no") != index or part.get("split.count") != count:
-            raise ModelFileError(
-                f"{part.path} says it is part {part.get('split.no')!r} of "
-                f"{part.get('split.count')!r}, not part {index} of {count}. {AGAIN}"
+            raise file_error(
+                part.path,
+                f"says it is part {part.get('split.no')!r} of "
+                f"{part.get('split.count')!r}, not part {index} of {count}",
             )
     total = header.get("split.tensors.count")
     found = sum(len(part.tensors) for part in (header, *parts))
     if total != found:
-        raise ModelFileError(
-            f"{file} announces {total!r} tensors in {count} parts, but {found} were found: the "
-            "parts do not belong together. Download all of them again."
+        raise file_error(
+            file,
+            f"announces {total!r} tensors in {count} parts, but {found} were found: the "
+            "parts do not belong together. Download all of them again.",
         )
     return parts

@@ -8,8 +8,6 @@ from typing import Any, BinaryIO
 
 from helpers.errors import ModelFileError
 
-AGAIN = "Download or copy the file again."
-
 # The largest published headers have about 30 MB.
 MAX_HEADER_BYTES = 256 * 2**20
 WINDOW = 2**20
@@ -18,7 +16,13 @@ WINDOW = 2**20
 _EAGER_BUDGET = 2**25
 
 
-def shorten(text: str, limit: int = 600) -> str:
+def file_error(path: Path, problem: str) -> ModelFileError:
+    """The error for a file; a problem that is no whole sentence gets the usual remedy."""
+    remedy = "" if problem.endswith(".") else ". Download or copy the file again."
+    return ModelFileError(f"{path} {shorten(problem)}{remedy}")
+
+
+def shorten(text: str, limit: int = 1000) -> str:
     """Leave out the middle of a text that quotes too much of a damaged file."""
     if len(text) <= limit:
         return text
@@ -47,10 +51,7 @@ class Cursor:
 
     def fail(self, what: str) -> ModelFileError:
         """The error that names the file and what is wrong with it."""
-        return ModelFileError(
-            f"{self.path} is damaged: {shorten(what)}. The header cannot be read any further. "
-            + AGAIN
-        )
+        return file_error(self.path, f"is damaged: {what}. The header cannot be read any further")
 
     def require(self, n_bytes: int, what: str) -> None:
         """Check that `n_bytes` more bytes can belong to the header."""

@@ -45,7 +45,7 @@ def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> None:
     problem = uphold(problem, file, fingerprint(file), pairs)
     if problem is not None:
         keys = ", ".join(key for key, _ in pairs)
-        raise ValueError(f"kv_overrides ({keys}): with them, the model {problem}")
+        raise ValueError(f"kv_overrides ({keys}): with them, the model {problem.rstrip('.')}.")
 
 
 class _Overridden(Header):

@@ -11,7 +11,6 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 
-from helpers.models.cursor import AGAIN
 from helpers.models.formats import (
     ARCHITECTURES,
     MAX_EXPERTS,
@@ -57,25 +56,19 @@ _PER_LAYER = (
 _WINDOWED = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 # Keys of `general.` and `tokenizer.` that are read with a fixed type.
 _TYPES = {
-    "general.name": "str",
-    "general.file_type": "u32",
-    "tokenizer.ggml.model": "str",
-    "tokenizer.ggml.pre": "str",
-    "tokenizer.chat_template": "str",
-    "tokenizer.ggml.add_bos_token": "bool",
-    "tokenizer.ggml.add_eos_token": "bool",
-    "tokenizer.ggml.add_space_prefix": "bool",
-    "tokenizer.ggml.bos_token_id": "u32",
-    "tokenizer.ggml.eos_token_id": "u32",
-    "tokenizer.ggml.unknown_token_id": "u32",
-    "tokenizer.ggml.padding_token_id": "u32",
-    "split.no": "u16",
-    "split.count": "u16",
+    "str": "general.name tokenizer.ggml.model tokenizer.ggml.pre tokenizer.chat_template",
+    "bool": "tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token "
+    "tokenizer.ggml.add_space_prefix",
+    "u32": "general.file_type tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id "
+    "tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id",
+    "u16": "split.no split.count",
 }
 
 
 def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
     """Return what keeps llama.cpp from loading a model, or None; a `Doubt` if nothing is proved.
+
+    A problem that is no whole sentence needs the usual remedy: to get the file again.
 
     Args:
         header: The header of the (first part of the) model.
@@ -110,7 +103,7 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
 def _architecture(header: Header) -> Iterator[str]:
     key, arch = "general.architecture", header.architecture
     if key not in header or header.type_of(key) != ("str",):
-        yield f"does not say what model it is: the key {key!r} is missing. {AGAIN}"
+        yield f"does not say what model it is: the key {key!r} is missing"
     elif arch == "clip":
         yield (
             "is the image encoder of a model (a projector, mmproj), not a language model. Load "
@@ -123,10 +116,14 @@ def _architecture(header: Header) -> Iterator[str]:
 
 
 def _types(header: Header) -> Iterator[str]:
-    for key, kind in _TYPES.items():
-        if key in header and header.type_of(key) != (kind,):
-            found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {AGAIN}"
+    for kind, keys in _TYPES.items():
+        for key in keys.split():
+            yield from _wrong_type(header, key, kind)
+
+
+def _wrong_type(header: Header, key: str, kind: str) -> Iterator[str]:
+    if key in header and header.type_of(key) != (kind,):
+        yield f"is damaged: {key!r} is of type {' of '.join(header.type_of(key))}, not {kind}"
 
 
 def _scalars(header: Header) -> Iterator[str]:
@@ -134,12 +131,9 @@ def _scalars(header: Header) -> Iterator[str]:
         key = f"{header.architecture}.{name}"
         if key not in header:
             if required:
-                yield f"is incomplete: the key {key!r} is missing. {AGAIN}"
+                yield f"is incomplete: the key {key!r} is missing"
             continue
-        if header.type_of(key) != (kind,):
-            found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {AGAIN}"
-            continue
+        yield from _wrong_type(header, key, kind)
         value = header[key]
         if kind == "str":
             if value not in ROPE_SCALING_TYPES:
@@ -157,7 +151,7 @@ def _range(key: str, values: Sequence[float], smallest: float, largest: float) -
             problem = f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}"
             # These two limits have grown from version to version.
             grows = largest in (MAX_LAYERS, MAX_EXPERTS) and smallest <= value <= _ABSURD
-            yield Doubt(problem) if grows else f"{problem}. {AGAIN}"
+            yield Doubt(problem) if grows else f"{problem}"
             return
 
 
@@ -176,8 +170,7 @@ def _per_layer(header: Header) -> Iterator[str]:
             values = header[key]
         else:
             yield (
-                f"is damaged: {key!r} must be one number or {layers} numbers (one for each "
-                f"layer). {AGAIN}"
+                f"is damaged: {key!r} must be one number or {layers} numbers (one for each layer)"
             )
             return
         yield from _range(key, values, 0, largest)
@@ -197,14 +190,14 @@ def _experts(header: Header) -> Iterator[str]:
     if not good or (not count and groups):
         yield (
             f"has impossible numbers of experts: {count} experts, {used} used, {groups} groups, "
-            f"{groups_used} of them used. {AGAIN}"
+            f"{groups_used} of them used"
         )
 
 
 def _heads(header: Header) -> Iterator[str]:
     arch, hyper = header.architecture, header.hyper
     if hyper("nextn_predict_layers") > header.n_layers:
-        yield f"has more prediction layers than layers. {AGAIN}"
+        yield "has more prediction layers than layers"
     heads = header.n_heads[0]
     if not heads:
         return
@@ -221,7 +214,7 @@ def _heads(header: Header) -> Iterator[str]:
         if explicit and impossible:
             yield (
                 f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
-                f"which is not an even part of them. {AGAIN}"
+                f"which is not an even part of them"
             )
     if key != value:
         yield Doubt(

@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from helpers.models.cursor import AGAIN
 from helpers.models.formats import TENSOR_TYPES
 from helpers.models.header import Header, Tensor
 from helpers.models.verdict import Doubt
@@ -47,13 +46,13 @@ def type_problems(tensors: Sequence[Tensor]) -> Iterator[str]:
             yield Doubt(f"has a tensor {name!r} of the unknown type {tensor.type_id}")
             return
         if weight and tensor.type in _NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
-            yield f"is damaged: {name!r} has the type {tensor.type}, not a weight's. {AGAIN}"
+            yield f"is damaged: {name!r} has the type {tensor.type}, not a weight's"
         one_dimensional = tensor.n_elements == tensor.shape[0]
         plain = name.endswith((".ssm_a", ".ssm_d")) or (
             one_dimensional and name.endswith(("_norm.weight", ".bias"))
         )
         if plain and tensor.type != "F32":
-            yield f"is damaged: {name!r} is stored as {tensor.type}, not as F32. {AGAIN}"
+            yield f"is damaged: {name!r} is stored as {tensor.type}, not as F32"
 
 
 def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iterator[str]:
@@ -63,7 +62,7 @@ def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iter
     if max(blocks) >= layers:
         yield (
             f"has tensors of layer {max(blocks)}, but says that it has {layers} layers "
-            f"({arch}.block_count). {AGAIN}"
+            f"({arch}.block_count)"
         )
     if arch == "deci" or f"{arch}.num_loops" in header or f"{arch}.hrm.layers_per_stack" in header:
         return  # layers without any tensor, or gone through several times
@@ -72,7 +71,7 @@ def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iter
     if lacking:
         yield (
             f"says that it has {layers} layers, but has no tensor of layer {lacking[0]} "
-            f"({len(lacking)} layers are missing). {AGAIN}"
+            f"({len(lacking)} layers are missing)"
         )
 
 
@@ -85,7 +84,7 @@ def _attention_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> 
     having = {layer for layer, names in blocks.items() if any(".attn_q" in n for n in names)}
     for layer in sorted(blocks.keys() - having):
         if having:
-            yield f"is incomplete: layer {layer} has no tensor for its queries (attn_q). {AGAIN}"
+            yield f"is incomplete: layer {layer} has no tensor for its queries (attn_q)"
 
 
 def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[str]:
@@ -96,12 +95,12 @@ def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterat
     if tensor.shape[0] != width:
         yield (
             f"says that its embeddings have {width:,} values ({header.architecture}"
-            f".embedding_length), but token_embd.weight has {tensor.shape[0]:,}. {AGAIN}"
+            f".embedding_length), but token_embd.weight has {tensor.shape[0]:,}"
         )
     if n_tokens and tensor.n_elements != width * n_tokens:
         yield (
             f"has {n_tokens:,} tokens in its vocabulary, but embeddings for "
-            f"{tensor.n_elements // width:,} (token_embd.weight). {AGAIN}"
+            f"{tensor.n_elements // width:,} (token_embd.weight)"
         )
 
 
@@ -110,7 +109,7 @@ def _plain_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[s
     width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
     heads, feed = header.n_heads, header.per_layer("feed_forward_length")
     if not heads[0]:
-        yield f"has no attention heads ({header.architecture}.attention.head_count). {AGAIN}"
+        yield f"has no attention heads ({header.architecture}.attention.head_count)"
         return
     head = int(header.hyper("attention.key_length", width // heads[0]))
     expected = {"token_embd.weight": (width, n_tokens), "output_norm.weight": (width,)}
@@ -131,11 +130,11 @@ def _plain_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[s
     for name, shape in expected.items():
         tensor = by_name.get(name)
         if tensor is None:
-            yield f"is incomplete: the tensor {name!r} is missing. {AGAIN}"
+            yield f"is incomplete: the tensor {name!r} is missing"
         elif _trimmed(tensor.shape) != _trimmed(shape):
             yield (
                 f"is damaged: the tensor {name!r} has the shape {tensor.shape}, but the header's "
-                f"numbers of heads and widths ask for {shape}. {AGAIN}"
+                f"numbers of heads and widths ask for {shape}"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from helpers.models.cursor import AGAIN
 from helpers.models.formats import PRE_TOKENIZERS
 from helpers.models.header import Header
 from helpers.models.verdict import Doubt
@@ -18,7 +17,7 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
     """What is wrong with the vocabulary in a header, one sentence each."""
     model = header.get("tokenizer.ggml.model")
     if model is None:
-        yield f"is incomplete: it has no vocabulary ('tokenizer.ggml.model'). {AGAIN}"
+        yield "is incomplete: it has no vocabulary ('tokenizer.ggml.model')"
         return
     if model not in _TOKENIZERS:
         yield Doubt(f"has a tokenizer {model!r} that helpers does not know")
@@ -29,7 +28,7 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
         )
     key = "tokenizer.ggml.tokens"
     if key not in header or header.type_of(key) != ("array", "str") or not header.length(key):
-        yield f"is incomplete: its vocabulary ({key!r}) is missing or empty. {AGAIN}"
+        yield f"is incomplete: its vocabulary ({key!r}) is missing or empty"
         return
     n_tokens = header.length(key)
     for name, kinds in (("token_type", ("i32",)), ("scores", ("f32", "i32"))):
@@ -39,16 +38,16 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
             and header.type_of(other)[1] in kinds
             and header.length(other) >= n_tokens
         ):
-            yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens. {AGAIN}"
+            yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens"
     pre = header.get("tokenizer.ggml.pre", "")
     if model in ("gpt2", "hybriddna", "whitespace") and pre and pre not in PRE_TOKENIZERS:
         yield Doubt(f"has a pre-tokenizer {pre!r} that helpers does not know")
     merges = "tokenizer.ggml.merges"
     if model in _WITH_MERGES and merges not in header:
         if not pre or pre in PRE_TOKENIZERS - {"kimi-k2"}:
-            yield f"is incomplete: its tokenizer needs {merges!r}, which is missing. {AGAIN}"
+            yield f"is incomplete: its tokenizer needs {merges!r}, which is missing"
     elif merges in header and header.type_of(merges) != ("array", "str"):
-        yield f"is damaged: {merges!r} is not an array of strings. {AGAIN}"
+        yield f"is damaged: {merges!r} is not an array of strings"
     yield from _tokens(header, key, n_tokens)
     yield from _token_types(header, str(model))
 
@@ -57,7 +56,7 @@ def _token_types(header: Header, model: str) -> Iterator[str]:
     """A vocabulary of this kind has no tokens that stand for a byte (token_to_byte aborts)."""
     key = "tokenizer.ggml.token_type"
     if model == "bert" and key in header and _BYTE_TYPE in header[key]:
-        yield f"is damaged: its {model!r} vocabulary has byte tokens ({key}). {AGAIN}"
+        yield f"is damaged: its {model!r} vocabulary has byte tokens ({key})"
 
 
 def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
@@ -74,11 +73,11 @@ def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
         if lacking:
             yield (
                 f"has a vocabulary without tokens for {len(lacking)} of the 256 bytes, such as "
-                f"<0x{lacking[0]:02X}>: llama.cpp cannot read every text with it. {AGAIN}"
+                f"<0x{lacking[0]:02X}>: llama.cpp cannot read every text with it"
             )
     if len(distinct) < n_tokens:
         twice = _first_repeated(tokens).decode("utf-8", "replace")
-        yield f"is damaged: the token {twice!r} stands in its vocabulary twice. {AGAIN}"
+        yield f"is damaged: the token {twice!r} stands in its vocabulary twice"
 
 
 def _first_repeated(tokens: list[bytes]) -> bytes:
