@@ -19,7 +19,7 @@ from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES, part_name
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
-from helpers.models.verdict import uphold
+from helpers.models.verdict import Doubt, NotTaken, uphold
 
 # ggml's CPU buffers want tensors at multiples of this (TENSOR_ALIGNMENT in ggml-impl.h).
 NATIVE_ALIGNMENT = 32
@@ -75,7 +75,8 @@ def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple
         raise file_error(file, "is damaged: two tensors have the same name")
     problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
-        raise file_error(file, problem)
+        kind = NotTaken if isinstance(problem, Doubt) else ModelFileError
+        raise file_error(file, problem, kind)
     return headers
 
 

@@ -20,6 +20,7 @@ from helpers.models.hub import (
     parse_hub_name,
 )
 from helpers.models.stores import LocalModel, local_models, places
+from helpers.models.verdict import NotTaken
 
 _DEFAULT = "default"
 
@@ -117,6 +118,8 @@ def _is_damaged(model: LocalModel) -> bool:
         return False
     try:
         check_model_file(model.path)
+    except NotTaken:
+        return False  # a second download would be no other
     except ModelFileError:
         return True
     return False

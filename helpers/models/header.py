@@ -207,11 +207,11 @@ class Header(Mapping[str, Any]):
         with self.path.open("rb") as file:
             cursor = self._cursor(file, value.offset)
             if value.item_type == STRING:
-                cursor.skip_strings(index, key)
+                cursor.raw_strings(index, key, keep=False)
                 return cursor.string(key)
             _, code, size = VALUE_FORMATS[value.item_type]
             cursor.skip(index * size, key)
-            return cursor.number(code, size, key)
+            return cursor.number(code, key)
 
     def _cursor(self, file: BinaryIO, offset: int) -> Cursor:
         cursor = Cursor(file, self.file_size, self.path)
@@ -242,8 +242,8 @@ def _read_items(cursor: Cursor, item_type: int, count: int) -> Iterator[Any]:
 
 def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[int, ...]]:
     what = f"the array {key!r}"
-    item_type = cursor.number("I", 4, what)
-    count = cursor.number("Q", 8, what)
+    item_type = cursor.number("I", what)
+    count = cursor.number("Q", what)
     if item_type == ARRAY:
         if depth >= MAX_DEPTH:
             raise cursor.fail(f"{what} is nested too deeply")
@@ -265,7 +265,7 @@ def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[in
         return list(_read_items(cursor, item_type, count)), types
     array = Array(item_type, count, cursor.pos)
     if item_type == STRING:
-        cursor.skip_strings(count, what)
+        cursor.raw_strings(count, what, keep=False)
     else:
         cursor.skip(count * VALUE_FORMATS[item_type][2], what)
     return array, types
@@ -273,7 +273,7 @@ def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[in
 
 def _read_text(cursor: Cursor, key: str) -> str | Text:
     start = cursor.pos
-    length = cursor.number("Q", 8, f"the length of {key!r}")
+    length = cursor.number("Q", f"the length of {key!r}")
     cursor.require(length, f"the text of {key!r}")
     if length > _EAGER_TEXT:
         cursor.skip(length, f"the text of {key!r}")
@@ -291,7 +291,7 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
                 f"key {index + 1} of {count} is " + (f"{key!r} again" if key else "empty")
             )
         cursor.spend(len(key) * 2, f"key {index + 1}")
-        value_type = cursor.number("I", 4, f"the type of {key!r}")
+        value_type = cursor.number("I", f"the type of {key!r}")
         value: Any
         types: tuple[int, ...]
         if value_type == STRING:
@@ -299,8 +299,8 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
         elif value_type == ARRAY:
             value, types = _read_array(cursor, key)
         elif value_type in VALUE_FORMATS:
-            _, code, size = VALUE_FORMATS[value_type]
-            value = cursor.number(code, size, f"the value of {key!r}")
+            code = VALUE_FORMATS[value_type][1]
+            value = cursor.number(code, f"the value of {key!r}")
             types = (value_type,)
         else:
             raise cursor.fail(
@@ -314,12 +314,12 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
 def _read_tensor(cursor: Cursor, index: int, count: int) -> Tensor:
     what = f"tensor {index + 1} of {count}"
     name = cursor.string(f"the name of {what}", MAX_NAME_BYTES)
-    n_dims = cursor.number("I", 4, what)
+    n_dims = cursor.number("I", what)
     if n_dims > 4:
         raise cursor.fail(f"{what} ({name!r}) claims {n_dims} dimensions; at most 4 exist")
-    shape = tuple(cursor.number("Q", 8, what) for _ in range(n_dims))
-    type_id = cursor.number("I", 4, what)
-    offset = cursor.number("Q", 8, what)
+    shape = tuple(cursor.number("Q", what) for _ in range(n_dims))
+    type_id = cursor.number("I", what)
+    offset = cursor.number("Q", what)
     known = TENSOR_TYPES.get(type_id)
     if known is None:
         return Tensor(name, shape, f"type {type_id}", type_id, offset, 0)
@@ -347,17 +347,17 @@ def read_header(path: Path) -> Header:
         if size < 24 or file.read(4) != GGUF_MAGIC:
             raise cursor.fail("it does not begin with a GGUF header")
         cursor.pos = 4
-        version = cursor.number("I", 4, "the version")
+        version = cursor.number("I", "the version")
         byte_order = "little"
         if version and version & 0xFFFF == 0:
             # A small number that looks huge: the file was written in the other byte order.
             byte_order, cursor.order, cursor.pos = "big", ">", 4
-            version = cursor.number("I", 4, "the version")
+            version = cursor.number("I", "the version")
         header = Header(path, version, byte_order, size)
         if version not in (2, 3):
             return header  # the layout is not known: `check_model_file` says what that means
-        n_tensors = cursor.number("Q", 8, "the number of tensors")
-        n_keys = cursor.number("Q", 8, "the number of keys")
+        n_tensors = cursor.number("Q", "the number of tensors")
+        n_keys = cursor.number("Q", "the number of keys")
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
             raise cursor.fail(f"it claims {n_tensors:,} tensors and {n_keys:,} keys")
         _read_values(cursor, header, n_keys)

@@ -22,6 +22,7 @@ from helpers.errors import ModelFileError
 from helpers.models.check import check_model_file
 from helpers.models.formats import part_names
 from helpers.models.stores import hub_cache_folder
+from helpers.models.verdict import NotTaken
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10.0
@@ -103,6 +104,8 @@ def download(name: HubName) -> Path:
     ]
     try:
         check_model_file(paths[0])
+    except NotTaken:
+        raise  # a later llama.cpp may: many gigabytes are not thrown away for that
     except ModelFileError as error:
         for path in paths:
             _discard(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.children import apart, child_command, child_environment
+from helpers.errors import ModelFileError
 
 _SECONDS = 60.0
 """The question takes half a second; a big vocabulary on a slow disk, some more."""
@@ -24,10 +25,14 @@ class Doubt(str):
     """
 
 
+class NotTaken(ModelFileError):
+    """The llama.cpp that is installed does not take a file that a later one may take."""
+
+
 def uphold(
     problem: str | None, file: Path, valid_for: object, overrides: Sequence[tuple[str, Any]] = ()
 ) -> str | None:
-    """Return a problem if it stands; a `Doubt` stands where llama.cpp refuses the file.
+    """Return a problem if it stands; a `Doubt` stands where llama.cpp does not take the file.
 
     Args:
         problem: What was found, or None.
@@ -47,7 +52,7 @@ def uphold(
         if refusal is None:
             return None
         said = f"llama.cpp (llama-cpp-python {version}) {refusal}"
-    return (
+    return Doubt(
         f"{problem}. {said.rstrip('.')}. Upgrade llama-cpp-python if the model is newer than it. "
         "Otherwise the file is damaged, or no model for llama.cpp: download it again, or choose "
         "another."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gguf_builders import tiny_llama
+from gguf_builders import Draft, tiny_llama
 from hub_server import Hub
 
 from helpers import ModelFileError, find_model
@@ -121,6 +121,17 @@ def test_a_page_in_place_of_the_file_is_deleted(hub: Hub, tmp_path: Path) -> Non
     with pytest.raises(ModelFileError):
         find_model(NAME)
     assert kept_files(tmp_path) == []
+
+
+def test_a_model_of_tomorrow_is_kept(hub: Hub, tmp_path: Path, content: bytes) -> None:
+    draft = Draft(content)
+    draft.set_text("tokenizer.ggml.pre", "frobnicate")
+    hub.files[NAME] = draft.write(tmp_path / "new.gguf").read_bytes()
+    for _ in range(2):
+        with pytest.raises(ModelFileError, match="frobnicate"):
+            find_model(NAME)
+        assert kept_files(tmp_path)
+        assert len(hub.downloads()) == 1
 
 
 def test_a_published_file_that_is_no_model_is_deleted(hub: Hub, tmp_path: Path) -> None:
