@@ -19,7 +19,7 @@ from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES, part_name
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
-from helpers.models.verdict import Doubt, NotTaken, uphold
+from helpers.models.verdict import Doubt, NotAccepted, uphold
 
 # ggml's CPU buffers want tensors at multiples of this (TENSOR_ALIGNMENT in ggml-impl.h).
 NATIVE_ALIGNMENT = 32
@@ -31,7 +31,9 @@ def check_model_file(path: str | os.PathLike[str]) -> None:
     """Check that a file is a whole GGUF model which llama.cpp can load.
 
     Reads the header only (about 0.1 s with the embedded model's vocabulary of 49,152 tokens,
-    whatever the size of the file). For a model split into parts give the first part: the others are
+    whatever the size of the file). Where the header has something that `helpers` does not know,
+    such as a new architecture, the installed llama.cpp decides, in a process of its own (half a
+    second, once for each file). For a model split into parts give the first part: the others are
     checked with it.
 
     Args:
@@ -75,13 +77,13 @@ def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple
         raise file_error(file, "is damaged: two tensors have the same name")
     problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
-        kind = NotTaken if isinstance(problem, Doubt) else ModelFileError
+        kind = NotAccepted if isinstance(problem, Doubt) else ModelFileError
         raise file_error(file, problem, kind)
     return headers
 
 
 def _file_state(file: Path) -> os.stat_result:
-    """Say why a path cannot be a model file, or return its state."""
+    """Return the state of a file, or say why it cannot be a model."""
     try:
         state = file.stat()
     except FileNotFoundError:
@@ -133,7 +135,7 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
 
 
 def _check_layout(file: Path, size: int) -> Header:
-    """Check everything that can be said of one file without knowing what model it is."""
+    """Check what does not depend on which model it is."""
     try:
         with file.open("rb") as stream:
             foreign = describe_foreign_file(stream.read(HEAD_BYTES), size)

@@ -21,7 +21,7 @@ _SIZES = {code: struct.calcsize(f"<{code}") for code in "BbHhIif?Qqd"}
 def file_error(
     path: Path, problem: str, kind: type[ModelFileError] = ModelFileError
 ) -> ModelFileError:
-    """The error for a file; a problem that is no whole sentence gets the usual remedy."""
+    """The error for a file; one without a full stop gets the usual remedy."""
     remedy = "" if problem.endswith(".") else ". Download or copy the file again."
     return kind(f"{path} {shorten(problem)}{remedy}")
 

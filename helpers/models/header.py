@@ -1,10 +1,9 @@
 """A bounded reader for the header of a GGUF file: keys, values and the table of tensors.
 
 The `gguf` library needs seconds for a header with a vocabulary, because it makes an object of every
-token. This reader walks over long arrays and remembers where they are; they are read when asked
-for. It never maps the file (a mapped file that shrinks kills the process), reads a window of one
-megabyte at a time, and refuses numbers that no real model has, so that a damaged header costs
-neither memory nor time.
+token. This reader walks over long arrays and reads them on demand. It never maps the file (a mapped
+file that shrinks kills the process), reads a window of one megabyte at a time, and refuses numbers
+that no real model has, so that a damaged header costs neither memory nor time.
 
 Format: `docs/gguf.md` of ggml, versions 2 and 3, in either byte order.
 """
@@ -328,10 +327,10 @@ def _read_tensor(cursor: Cursor, index: int, count: int) -> Tensor:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a GGUF file, in time and memory that its size does not touch.
+    """Read the header of a GGUF file, at a cost that does not depend on its size.
 
-    The embedded model's 1.8 MB of header take about 30 ms and 1 MiB. Nothing is judged here but
-    whether it can be read: `check_model_file` says whether llama.cpp can use it.
+    The embedded model's 1.8 MB of header take about 30 ms and 1 MiB. Whether llama.cpp can use the
+    file is another question: see `check_model_file`.
 
     Args:
         path: An existing file that begins with `GGUF`.

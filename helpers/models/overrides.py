@@ -1,7 +1,7 @@
-"""`kv_overrides`: metadata given in place of the file's, held to what the file's own is held to.
+"""`kv_overrides`: metadata that replaces the file's own, held to the same rules.
 
 llama.cpp checks little of it: a `block_count` too large or an epsilon below zero is an assertion
-that ends the process, a value of the wrong type is passed over.
+that ends the process, a value of the wrong type is ignored.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Overridden(Header):
         elif len(found) > 1 or _family(found[0]) != kind:
             raise ValueError(
                 f"kv_overrides: {key!r} is of type {' of '.join(found)} in the file; "
-                f"{value!r} is of another one, and llama.cpp would pass it over."
+                f"{value!r} is not, and llama.cpp would ignore it."
             )
         else:
             name = found[0]

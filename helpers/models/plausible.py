@@ -68,7 +68,7 @@ _TYPES = {
 def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
     """Return what keeps llama.cpp from loading a model, or None; a `Doubt` if nothing is proved.
 
-    A problem that is no whole sentence needs the usual remedy: to get the file again.
+    A problem that ends without a full stop needs the usual remedy: to get the file again.
 
     Args:
         header: The header of the (first part of the) model.
@@ -213,8 +213,8 @@ def _heads(header: Header) -> Iterator[str]:
         impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
         if explicit and impossible:
             yield (
-                f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
-                f"which is not an even part of them"
+                f"rotates {number} of each head's {length} values ({arch}.rope.dimension_count); "
+                f"it must be an even number from 2 to {length}"
             )
     if key != value:
         yield Doubt(

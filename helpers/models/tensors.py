@@ -46,7 +46,7 @@ def type_problems(tensors: Sequence[Tensor]) -> Iterator[str]:
             yield Doubt(f"has a tensor {name!r} of the unknown type {tensor.type_id}")
             return
         if weight and tensor.type in _NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
-            yield f"is damaged: {name!r} has the type {tensor.type}, not a weight's"
+            yield f"is damaged: {name!r} has the type {tensor.type}, which no weight has"
         one_dimensional = tensor.n_elements == tensor.shape[0]
         plain = name.endswith((".ssm_a", ".ssm_d")) or (
             one_dimensional and name.endswith(("_norm.weight", ".bias"))

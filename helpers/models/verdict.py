@@ -19,20 +19,20 @@ _SECONDS = 60.0
 
 
 class Doubt(str):
-    """A problem that later versions of llama.cpp may not have: to be asked of the one that is here.
+    """A problem that only llama.cpp can judge: it may be newer than the lists of `helpers`.
 
     A subclass of `str`, so that rules yield it beside problems that the header alone proves.
     """
 
 
-class NotTaken(ModelFileError):
-    """The llama.cpp that is installed does not take a file that a later one may take."""
+class NotAccepted(ModelFileError):
+    """The installed llama.cpp does not accept a file that a later one may accept."""
 
 
 def uphold(
     problem: str | None, file: Path, valid_for: object, overrides: Sequence[tuple[str, Any]] = ()
 ) -> str | None:
-    """Return a problem if it stands; a `Doubt` stands where llama.cpp does not take the file.
+    """Return a problem if it stands; a `Doubt` stands where llama.cpp does not accept the file.
 
     Args:
         problem: What was found, or None.
@@ -54,14 +54,14 @@ def uphold(
         said = f"llama.cpp (llama-cpp-python {version}) {refusal}"
     return Doubt(
         f"{problem}. {said.rstrip('.')}. Upgrade llama-cpp-python if the model is newer than it. "
-        "Otherwise the file is damaged, or no model for llama.cpp: download it again, or choose "
+        "Otherwise the file is damaged, or not a model for llama.cpp: download it again, or choose "
         "another."
     )
 
 
 @functools.lru_cache(maxsize=64)
 def _ask(request: str, _valid_for: object, _version: str) -> str | None:
-    """Let `helpers.native.probe` try the file; None if llama.cpp takes it."""
+    """Let `helpers.native.probe` try the file; None if llama.cpp accepts it."""
     try:
         child = subprocess.run(
             child_command("helpers.native.probe"),

@@ -77,7 +77,7 @@ def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
             )
     if len(distinct) < n_tokens:
         twice = _first_repeated(tokens).decode("utf-8", "replace")
-        yield f"is damaged: the token {twice!r} stands in its vocabulary twice"
+        yield f"is damaged: the token {twice!r} appears in its vocabulary twice"
 
 
 def _first_repeated(tokens: list[bytes]) -> bytes:

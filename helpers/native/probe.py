@@ -1,4 +1,4 @@
-"""Does llama.cpp take this model file? Asked in a process of its own, which the answer may end.
+"""Does llama.cpp accept this model file? Asked in a process of its own, which the answer may end.
 
 `python -m helpers.native.probe` reads a line of JSON, `{"path": …, "kv_overrides": [[key, value],
 …]}`, loads the model without memory for its weights (`no_alloc`), makes a small context for it, and
@@ -35,7 +35,7 @@ def main() -> None:
         error = str(refusal)
     reply.write(json.dumps({"error": error}) + "\n")
     reply.flush()
-    os._exit(0)  # freeing is not asked for, and may fail where loading did not
+    os._exit(0)  # freeing may fail where loading did not
 
 
 if __name__ == "__main__":
