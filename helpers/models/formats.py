@@ -133,20 +133,9 @@ OLD_MAGICS = {
 }
 OLD_ADAPTER_MAGICS = {b"algg": "GGLA (a LoRA adapter)", b"ggla": "GGLA (a LoRA adapter)"}
 
-# Architectures whose graphs assert that the whole head is rotated (`n_embd_head == n_rot`).
-WHOLE_HEAD_ROTATED = _words(
-    """
-    apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek
-    dots1 dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon granite granite_swa
-    graniteswitch grok grovemoe hunyuan-moe hunyuan_vl hy_v3 internlm2 jais2 llada llada-moe
-    llama llama4 maincoder mellum minimax-01 minimax-m2 mistral3 nemotron olmo olmo2 olmoe
-    orion paddleocr pangu-embedded plamo pockettts qwen2 qwen2moe qwen2vl qwen3 qwen3moe
-    qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3 starcoder2 talkie xverse
-    """
-)
-
-# More architectures that rotate a part of the head at least: with none, ggml never comes back.
-SOME_HEAD_ROTATED = WHOLE_HEAD_ROTATED | _words(
+# Architectures that may rotate a part of each head; with none rotated, ggml never comes back. What
+# the others rotate, llama.cpp checks itself.
+PARTLY_ROTATED = _words(
     """
     afmoe bailingmoe bailingmoe2 bitnet chatglm cohere2 command-r deepseek2 gemma gemma2 gemma3
     gemma3n gemma4 glm4 glm4moe gpt-oss gptneox granitemoe hunyuan-dense lfm2 lfm2moe llama-embed

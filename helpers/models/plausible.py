@@ -15,9 +15,8 @@ from helpers.models.formats import (
     ARCHITECTURES,
     MAX_EXPERTS,
     MAX_LAYERS,
+    PARTLY_ROTATED,
     ROPE_SCALING_TYPES,
-    SOME_HEAD_ROTATED,
-    WHOLE_HEAD_ROTATED,
 )
 from helpers.models.header import Header, Tensor
 from helpers.models.tensors import tensor_problems, type_problems
@@ -209,9 +208,7 @@ def _heads(header: Header) -> Iterator[str]:
     windowed = hyper("rope.dimension_count_swa", rotated)
     windowed_key = hyper("attention.key_length_swa", key)
     for number, length in ((rotated, key), (windowed, windowed_key)):
-        explicit = f"{arch}.rope.dimension_count" in header or arch in SOME_HEAD_ROTATED
-        impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
-        if explicit and impossible:
+        if number % 2 or number > length or (not number and arch in PARTLY_ROTATED):
             yield (
                 f"rotates {number} of each head's {length} values ({arch}.rope.dimension_count); "
                 f"it must be an even number from 2 to {length}"
@@ -223,5 +220,5 @@ def _heads(header: Header) -> Iterator[str]:
         )
     # Windowed layers may have numbers of their own, and then these are not compared.
     own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
-    if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
+    if arch not in PARTLY_ROTATED and rotated != key and not own:
         yield Doubt(f"has '{arch}.rope.dimension_count' = {rotated}, but its heads have {key}")

@@ -233,7 +233,7 @@ DAMAGES: dict[str, tuple[Callable[[Draft], object], str]] = {
     "wrong feed-forward": (_only("feed_forward_length", 97), "ask for (64, 97)"),
     "wrong KV heads": (_only("attention.head_count_kv", 1), "ask for (64, 16)"),
     "odd part of the head rotated": (_only("rope.dimension_count", 7), "must be an even number"),
-    "nothing rotated": (_only("rope.dimension_count", 0), "must be an even number"),
+    "nothing rotated": (_only("rope.dimension_count", 0), "but its heads have 16"),
     "key and value heads": (_only("attention.value_length", 32), "not every architecture allows"),
     "more experts used than there": (_only("expert_used_count", 2), "numbers of experts"),
     "rope scaling": (lambda d: d.set_text("llama.rope.scaling.type", "magic"), "yarn"),
