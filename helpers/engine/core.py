@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from helpers.engine.lane import Lane
-from helpers.engine.overrides import check_overrides
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
@@ -18,6 +17,7 @@ from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.load_options import LoadOptions
 from helpers.models import ModelInfo, check_model_file, inspect_model
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
+from helpers.models.overrides import check_overrides
 from helpers.native import (
     Context,
     Model,

@@ -9,32 +9,31 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from helpers.errors import ModelFileError
-from helpers.models.cursor import shorten
-from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES
+from helpers.models.cursor import file_error, shorten
+from helpers.models.formats import REMOVED_TENSOR_TYPES, TENSOR_TYPES, part_names
 from helpers.models.header import Header, Tensor, read_header
 from helpers.models.plausible import find_implausible
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
+from helpers.models.verdict import Doubt, NotAccepted, uphold
 
 # ggml's CPU buffers want tensors at multiples of this (TENSOR_ALIGNMENT in ggml-impl.h).
 NATIVE_ALIGNMENT = 32
 MAX_TENSOR_NAME = 63
 MAX_ALIGNMENT = 2**16
 
-_SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
-_AGAIN = "Download or copy the file again."
-
 
 def check_model_file(path: str | os.PathLike[str]) -> None:
     """Check that a file is a whole GGUF model which llama.cpp can load.
 
     Reads the header only (about 0.1 s with the embedded model's vocabulary of 49,152 tokens,
-    whatever the size of the file). For a model split into parts give the first part: the others are
+    whatever the size of the file). Where the header has something that `helpers` does not know,
+    such as a new architecture, the installed llama.cpp decides, in a process of its own (half a
+    second, once for each file). For a model split into parts give the first part: the others are
     checked with it.
 
     Args:
@@ -54,17 +53,13 @@ def checked_header(path: str | os.PathLike[str]) -> tuple[Header, ...]:
     """Check a model and return the headers of its parts (one, if it is not split)."""
     file = Path(path).expanduser().absolute()
     _file_state(file)
-    return _checked(file, _fingerprint(file))
+    return _checked(file, fingerprint(file))
 
 
-def _fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
+def fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
     """Sizes and times of a file and of its other parts: what a kept result is valid for."""
-    match = _SPLIT_NAME.match(file.name)
-    names = [file.name]
-    if match is not None:
-        names += [path.name for path in file.parent.glob(f"*-of-{match['count']}.gguf")]
     states: list[tuple[int, int] | None] = []
-    for name in sorted(set(names)):
+    for name in part_names(file.name):
         try:
             state = (file.parent / name).stat()
             states.append((state.st_size, state.st_mtime_ns))
@@ -74,34 +69,35 @@ def _fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
 
 
 @functools.lru_cache(maxsize=4)
-def _checked(file: Path, _valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
+def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
     header = _check_layout(file, _file_state(file).st_size)
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ModelFileError(f"{file} is damaged: two tensors have the same name. {_AGAIN}")
-    problem = find_implausible(header, tensors)
+        raise file_error(file, "is damaged: two tensors have the same name")
+    problem = uphold(find_implausible(header, tensors), file, valid_for)
     if problem is not None:
-        raise ModelFileError(f"{file} {shorten(problem)}")
+        kind = NotAccepted if isinstance(problem, Doubt) else ModelFileError
+        raise file_error(file, problem, kind)
     return headers
 
 
 def _file_state(file: Path) -> os.stat_result:
-    """Say why a path cannot be a model file, or return its state."""
+    """Return the state of a file, or say why it cannot be a model."""
     try:
         state = file.stat()
     except FileNotFoundError:
         raise ModelFileError(f"There is no file {file}. {_names_nearby(file)}") from None
     except OSError as error:
-        raise ModelFileError(
-            f"{file} cannot be read: {error.strerror or error}. Check the path and its permissions."
+        raise file_error(
+            file, f"cannot be read: {error.strerror or error}. Check the path and its permissions."
         ) from error
     if stat.S_ISDIR(state.st_mode):
-        raise ModelFileError(f"{file} is a folder, not a model file. {_names_inside(file)}")
+        raise file_error(file, f"is a folder, not a model file. {_names_inside(file)}")
     if not stat.S_ISREG(state.st_mode):
-        raise ModelFileError(f"{file} is not an ordinary file. Give the path of a .gguf file.")
+        raise file_error(file, "is not an ordinary file. Give the path of a .gguf file.")
     if state.st_size == 0:
-        raise ModelFileError(f"{file} is empty (0 bytes). {_AGAIN}")
+        raise file_error(file, "is empty (0 bytes)")
     return state
 
 
@@ -139,117 +135,91 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
 
 
 def _check_layout(file: Path, size: int) -> Header:
-    """Check everything that can be said of one file without knowing what model it is."""
+    """Check what does not depend on which model it is."""
     try:
         with file.open("rb") as stream:
             foreign = describe_foreign_file(stream.read(HEAD_BYTES), size)
         if foreign is not None:
-            raise ModelFileError(f"{file} cannot be loaded: {foreign}")
+            raise file_error(file, f"cannot be loaded: {foreign}")
         header = read_header(file)
     except OSError as error:
-        raise ModelFileError(
-            f"{file} cannot be read: {error.strerror or error}. Check its permissions."
+        raise file_error(
+            file, f"cannot be read: {error.strerror or error}. Check its permissions."
         ) from error
-    _check_version(header)
-    _check_alignment(header)
-    _check_values(header)
-    _check_tensors(header)
+    for problem in _layout_problems(header):
+        raise file_error(file, problem)
     return header
 
 
-def _check_version(header: Header) -> None:
+def _layout_problems(header: Header) -> Iterator[str]:
+    """What keeps llama.cpp's gguf.cpp from reading a file, the first thing first."""
     if header.byte_order == "big":
-        raise ModelFileError(
-            f"{header.path} was written for big-endian machines: its bytes are swapped. Download "
-            "the ordinary (little-endian) file, or convert it with `gguf-convert-endian FILE "
-            "little` of the package gguf."
+        yield (
+            "was written for big-endian machines: its bytes are swapped. Download the ordinary "
+            "(little-endian) file, or convert it with `gguf-convert-endian FILE little` of the "
+            "package gguf."
         )
     if header.version == 1:
-        raise ModelFileError(
-            f"{header.path} is GGUF version 1 (August 2023), which llama.cpp no longer reads. "
-            "Download a newer file of the same model."
+        yield (
+            "is GGUF version 1 (August 2023), which llama.cpp no longer reads. Download a newer "
+            "file of the same model."
         )
     if header.version not in (2, 3):
-        raise ModelFileError(
-            f"{header.path} says it is GGUF version {header.version}; this llama.cpp reads "
-            "versions 2 and 3. If the file is not damaged, upgrade llama-cpp-python."
+        yield (
+            f"says it is GGUF version {header.version}; helpers reads versions 2 and 3. If the "
+            "file is not damaged, upgrade helpers and llama-cpp-python."
         )
-
-
-def _check_alignment(header: Header) -> None:
-    value = header.get("general.alignment", header.alignment)
-    kind = header.type_of("general.alignment") if "general.alignment" in header else ("u32",)
+    key = "general.alignment"
+    value = header.get(key, header.alignment)
+    kind = header.type_of(key) if key in header else ("u32",)
     if kind != ("u32",) or value <= 0 or value & (value - 1):
-        raise ModelFileError(
-            f"{header.path} is damaged: general.alignment is {value!r} ({' of '.join(kind)}), "
-            f"which is not a power of two. {_AGAIN}"
-        )
+        yield (f"is damaged: {key} is {value!r} ({' of '.join(kind)}), which is not a power of two")
     if value % NATIVE_ALIGNMENT or value > MAX_ALIGNMENT:
-        raise ModelFileError(
-            f"{header.path} aligns its tensors to {value} bytes; llama.cpp needs a multiple of "
-            f"{NATIVE_ALIGNMENT} up to {MAX_ALIGNMENT:,}. Convert the model again without "
-            "general.alignment."
+        yield (
+            f"aligns its tensors to {value} bytes; llama.cpp needs a multiple of "
+            f"{NATIVE_ALIGNMENT} up to {MAX_ALIGNMENT:,}. Convert the model again without {key}."
         )
-
-
-def _check_values(header: Header) -> None:
     for key in header:
         if header.type_of(key) == ("array", "array"):
-            raise ModelFileError(
-                f"{header.path}: {shorten(key)!r} is an array of arrays, which llama.cpp does not "
-                "read. Convert the model again without that key."
+            yield (
+                f"has {shorten(key)!r}, an array of arrays, which llama.cpp does not read. Convert "
+                "the model again without that key."
             )
-
-
-def _check_tensors(header: Header) -> None:
-    """Check types, shapes and places of the tensors as llama.cpp's gguf.cpp asks for them."""
     expected = 0
     end = header.data_offset
     for tensor in header.tensors:
         problem = _tensor_problem(tensor) or _offset_problem(header, tensor, expected)
         if problem is not None:
-            raise ModelFileError(
-                f"{header.path} is damaged: " + shorten(f"tensor {tensor.name!r} {problem}")
-            )
+            yield f"is damaged: tensor {tensor.name!r} {problem}"
         end = header.data_offset + tensor.offset + tensor.n_bytes
-        expected = tensor.offset + _padded(tensor.n_bytes, header.alignment)
+        expected = tensor.offset + -(-tensor.n_bytes // header.alignment) * header.alignment
     missing = end - header.file_size
     if missing > 0 and header.tensors:
-        raise ModelFileError(
-            f"{header.path} is truncated: {missing:,} bytes are missing. It has "
-            f"{header.file_size:,} bytes and should have {end:,} "
-            f"({100 * header.file_size / end:.1f} % are there). The download or copy was "
-            "interrupted: start it again."
+        yield (
+            f"is truncated: {missing:,} bytes are missing. It has {header.file_size:,} bytes and "
+            f"should have {end:,} ({100 * header.file_size / end:.1f} % are there). The download "
+            "or copy was interrupted: start it again."
         )
-
-
-def _padded(n_bytes: int, alignment: int) -> int:
-    return -(-n_bytes // alignment) * alignment
 
 
 def _tensor_problem(tensor: Tensor) -> str | None:
     name = tensor.name.encode("utf-8", "surrogateescape")
     if not 0 < len(name) <= MAX_TENSOR_NAME or b"\0" in name:
-        return f"has an unusable name. {_AGAIN}"
+        return "has an unusable name"
     if tensor.type_id in REMOVED_TENSOR_TYPES:
         return (
             f"is stored as {REMOVED_TENSOR_TYPES[tensor.type_id]}, which llama.cpp no longer "
             "reads. Download a newer file of the same model (Q4_0 is repacked when it is loaded)."
         )
-    if tensor.type_id not in TENSOR_TYPES:
-        return (
-            f"has the unknown type {tensor.type_id}. If the file is not damaged, it is newer than "
-            "this llama.cpp: upgrade llama-cpp-python."
-        )
-    block = TENSOR_TYPES[tensor.type_id].block
+    known = TENSOR_TYPES.get(tensor.type_id)
     if not tensor.shape or 0 in tensor.shape:
-        return f"has no elements (shape {tensor.shape}). {_AGAIN}"
+        return f"has no elements (shape {tensor.shape})"
     if tensor.n_elements >= 2**63:
-        return f"has the absurd shape {tensor.shape}. {_AGAIN}"
-    if tensor.shape[0] % block:
+        return f"has the absurd shape {tensor.shape}"
+    if known is not None and tensor.shape[0] % known.block:
         return (
             f"has rows of {tensor.shape[0]:,} values, but {tensor.type} stores them in blocks "
-            f"of {block}. {_AGAIN}"
+            f"of {known.block}"
         )
     return None
 
@@ -258,15 +228,15 @@ def _offset_problem(header: Header, tensor: Tensor, expected: int) -> str | None
     if tensor.offset == expected:
         return None
     if tensor.offset % header.alignment:
-        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}. {_AGAIN}"
+        return f"begins at byte {tensor.offset:,}, not a multiple of {header.alignment}"
     if tensor.offset < expected:
         return (
             f"begins at byte {tensor.offset:,} of the data and overlaps the tensor before it, "
-            f"which ends at {expected:,}. {_AGAIN}"
+            f"which ends at {expected:,}"
         )
     return (
         f"begins at byte {tensor.offset:,} of the data instead of {expected:,}: the tensors are "
-        f"out of order or one is missing. {_AGAIN}"
+        f"out of order or one is missing"
     )
 
 
@@ -277,38 +247,42 @@ def _other_parts(header: Header) -> list[Header]:
         return []
     file = header.path
     number = header.get("split.no", -1)
-    match = _SPLIT_NAME.match(file.name)
-    if match is None or int(match["count"]) != count:
-        raise ModelFileError(
-            f"{file} is one of {count} parts, but its name does not say so. llama.cpp finds the "
-            f"others by name: give it back its name, such as model-00001-of-{count:05d}.gguf."
+    names = part_names(file.name)
+    if len(names) != count:
+        raise file_error(
+            file,
+            f"is one of {count} parts, but its name does not say so. llama.cpp finds the "
+            f"others by name: give it back its name, such as model-00001-of-{count:05d}.gguf.",
         )
-    names = [f"{match['stem']}-{no:05d}-of-{count:05d}.gguf" for no in range(1, count + 1)]
     missing = [name for name in names if not (file.parent / name).is_file()]
     if missing:
-        raise ModelFileError(
-            f"{file} is one of {count} parts, and {len(missing)} of them "
+        raise file_error(
+            file,
+            f"is one of {count} parts, and {len(missing)} of them "
             f"{'is' if len(missing) == 1 else 'are'} missing in {file.parent}: "
-            f"{_listed(missing)}. Download all parts into the same folder."
+            f"{_listed(missing)}. Download all parts into the same folder.",
         )
     if number != 0 or file.name != names[0]:
-        raise ModelFileError(
-            f"{file} is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
-            "others by itself."
+        raise file_error(
+            file,
+            f"is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
+            "others by itself.",
         )
     parts = [_check_layout(file.parent / name, _file_state(file.parent / name).st_size)
              for name in names[1:]]  # fmt: skip
     for index, part in enumerate(parts, start=1):
         if part.get("split.no") != index or part.get("split.count") != count:
-            raise ModelFileError(
-                f"{part.path} says it is part {part.get('split.no')!r} of "
-                f"{part.get('split.count')!r}, not part {index} of {count}. {_AGAIN}"
+            raise file_error(
+                part.path,
+                f"says it is part {part.get('split.no')!r} of "
+                f"{part.get('split.count')!r}, not part {index} of {count}",
             )
     total = header.get("split.tensors.count")
     found = sum(len(part.tensors) for part in (header, *parts))
     if total != found:
-        raise ModelFileError(
-            f"{file} announces {total!r} tensors in {count} parts, but {found} were found: the "
-            "parts do not belong together. Download all of them again."
+        raise file_error(
+            file,
+            f"announces {total!r} tensors in {count} parts, but {found} were found: the "
+            "parts do not belong together. Download all of them again.",
         )
     return parts

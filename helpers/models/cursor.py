@@ -15,8 +15,18 @@ WINDOW = 2**20
 # Bytes of values kept in memory, for a whole header: no mixture of small values may need more.
 _EAGER_BUDGET = 2**25
 
+_SIZES = {code: struct.calcsize(f"<{code}") for code in "BbHhIif?Qqd"}
 
-def shorten(text: str, limit: int = 600) -> str:
+
+def file_error(
+    path: Path, problem: str, kind: type[ModelFileError] = ModelFileError
+) -> ModelFileError:
+    """The error for a file; one without a full stop gets the usual remedy."""
+    remedy = "" if problem.endswith(".") else ". Download or copy the file again."
+    return kind(f"{path} {shorten(problem)}{remedy}")
+
+
+def shorten(text: str, limit: int = 1000) -> str:
     """Leave out the middle of a text that quotes too much of a damaged file."""
     if len(text) <= limit:
         return text
@@ -45,10 +55,7 @@ class Cursor:
 
     def fail(self, what: str) -> ModelFileError:
         """The error that names the file and what is wrong with it."""
-        return ModelFileError(
-            f"{self.path} is damaged: {shorten(what)}. The header cannot be read any further. "
-            "Download or copy the file again."
-        )
+        return file_error(self.path, f"is damaged: {what}. The header cannot be read any further")
 
     def require(self, n_bytes: int, what: str) -> None:
         """Check that `n_bytes` more bytes can belong to the header."""
@@ -75,8 +82,9 @@ class Cursor:
                 raise self.fail(f"it became shorter while it was read (byte {self.pos:,})")
         return self._window, start
 
-    def number(self, code: str, size: int, what: str) -> Any:
-        """Read one number; `code` is that of `struct`, `size` its bytes."""
+    def number(self, code: str, what: str) -> Any:
+        """Read one number; `code` is that of `struct`."""
+        size = _SIZES[code]
         self.require(size, what)
         buffer, start = self.window(size)
         self.pos += size
@@ -84,7 +92,7 @@ class Cursor:
 
     def raw_string(self, what: str, limit: int = MAX_HEADER_BYTES) -> bytes:
         """Read one string as bytes, at most `limit` of them."""
-        length = self.number("Q", 8, f"the length of {what}")
+        length = self.number("Q", f"the length of {what}")
         if length > limit:
             raise self.fail(f"{what} at byte {self.pos:,} claims a length of {length:,} bytes")
         self.require(length, what)
@@ -102,33 +110,27 @@ class Cursor:
         self.require(n_bytes, what)
         self.pos += n_bytes
 
-    def raw_strings(self, count: int, what: str) -> list[bytes]:
-        """Read strings without decoding them, as fast as Python allows."""
+    def raw_strings(self, count: int, what: str, keep: bool = True) -> list[bytes]:
+        """Read strings without decoding them, as fast as Python allows, or walk over them."""
         unpack = struct.Struct(self.order + "Q").unpack_from
         texts: list[bytes] = []
-        while count > len(texts):
-            self.require(8, what)
-            buffer, here = self.window(8)
-            first, last = here, len(buffer)
-            while count > len(texts) and here + 8 <= last:
-                end: int = here + 8 + unpack(buffer, here)[0]
-                if end > last:
-                    break
-                texts.append(buffer[here + 8 : end])
-                here = end
-            self.pos = self._base + here
-            if here == first:  # one string that is longer than the window
-                texts.append(self.raw_string(what))
-        return texts
-
-    def skip_strings(self, count: int, what: str) -> None:
-        """Walk over `count` strings: their lengths are read, their text is not."""
-        unpack = struct.Struct(self.order + "Q").unpack_from
         while count:
             self.require(8, what)
             buffer, here = self.window(8)
-            last = len(buffer) - 8
-            while count and here <= last:
-                here += 8 + unpack(buffer, here)[0]
+            first, last = here, len(buffer)
+            while count and here + 8 <= last:
+                end: int = here + 8 + unpack(buffer, here)[0]
+                if end > last:
+                    break
+                if keep:
+                    texts.append(buffer[here + 8 : end])
+                here = end
                 count -= 1
-            self.skip(self._base + here - self.pos, f"a string of {what}")
+            self.pos = self._base + here
+            if here == first:  # one string that is longer than the window
+                if keep:
+                    texts.append(self.raw_string(what))
+                else:
+                    self.skip(self.number("Q", what), f"a string of {what}")
+                count -= 1
+        return texts

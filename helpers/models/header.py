@@ -1,10 +1,9 @@
 """A bounded reader for the header of a GGUF file: keys, values and the table of tensors.
 
 The `gguf` library needs seconds for a header with a vocabulary, because it makes an object of every
-token. This reader walks over long arrays and remembers where they are; they are read when asked
-for. It never maps the file (a mapped file that shrinks kills the process), reads a window of one
-megabyte at a time, and refuses numbers that no real model has, so that a damaged header costs
-neither memory nor time.
+token. This reader walks over long arrays and reads them on demand. It never maps the file (a mapped
+file that shrinks kills the process), reads a window of one megabyte at a time, and refuses numbers
+that no real model has, so that a damaged header costs neither memory nor time.
 
 Format: `docs/gguf.md` of ggml, versions 2 and 3, in either byte order.
 """
@@ -76,7 +75,7 @@ class Tensor(NamedTuple):
         type: Name of the storage type, such as `Q4_K`; `type 99` for an unknown number.
         type_id: Its number in ggml.
         offset: Bytes from the beginning of the data section.
-        n_bytes: Bytes that the values take; 0 if the type is unknown.
+        n_bytes: Bytes that the values take; the room up to the next tensor if the type is unknown.
     """
 
     name: str
@@ -150,10 +149,40 @@ class Header(Mapping[str, Any]):
         value = self._values[key]
         return value.length if isinstance(value, Array) else len(self[key])
 
-    def per_layer(self, key: str, layers: int) -> list[int]:
-        """Return a number that is one for all layers, or one for each; zeros if it is missing."""
-        value = self.get(key, 0)
-        return [int(item) for item in value] if isinstance(value, list) else [int(value)] * layers
+    @property
+    def architecture(self) -> str:
+        """What llama.cpp calls this kind of model; empty if the file does not say."""
+        return str(self.get("general.architecture", ""))
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.hyper("block_count"))
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens in the vocabulary."""
+        tokens = "tokenizer.ggml.tokens"
+        return self.length(tokens) if tokens in self else int(self.hyper("vocab_size"))
+
+    def hyper(self, name: str, default: Any = 0) -> Any:
+        """Return the value of one of the architecture's keys, such as `block_count`."""
+        return self.get(f"{self.architecture}.{name}", default)
+
+    def per_layer(self, name: str, default: Any = 0) -> list[int]:
+        """Return a number by layer that the file gives once for all layers, or for each."""
+        value = self.hyper(name, default)
+        return [int(n) for n in value] if isinstance(value, list) else [int(value)] * self.n_layers
+
+    @property
+    def n_heads(self) -> list[int]:
+        """Attention heads by layer."""
+        return self.per_layer("attention.head_count")
+
+    @property
+    def n_kv_heads(self) -> list[int]:
+        """Heads for keys and values by layer."""
+        return self.per_layer("attention.head_count_kv", self.hyper("attention.head_count"))
 
     def raw_strings(self, key: str) -> list[bytes]:
         """Return an array of strings as bytes, faster than decoding each of them."""
@@ -177,11 +206,11 @@ class Header(Mapping[str, Any]):
         with self.path.open("rb") as file:
             cursor = self._cursor(file, value.offset)
             if value.item_type == STRING:
-                cursor.skip_strings(index, key)
+                cursor.raw_strings(index, key, keep=False)
                 return cursor.string(key)
             _, code, size = VALUE_FORMATS[value.item_type]
             cursor.skip(index * size, key)
-            return cursor.number(code, size, key)
+            return cursor.number(code, key)
 
     def _cursor(self, file: BinaryIO, offset: int) -> Cursor:
         cursor = Cursor(file, self.file_size, self.path)
@@ -212,8 +241,8 @@ def _read_items(cursor: Cursor, item_type: int, count: int) -> Iterator[Any]:
 
 def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[int, ...]]:
     what = f"the array {key!r}"
-    item_type = cursor.number("I", 4, what)
-    count = cursor.number("Q", 8, what)
+    item_type = cursor.number("I", what)
+    count = cursor.number("Q", what)
     if item_type == ARRAY:
         if depth >= MAX_DEPTH:
             raise cursor.fail(f"{what} is nested too deeply")
@@ -235,7 +264,7 @@ def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[in
         return list(_read_items(cursor, item_type, count)), types
     array = Array(item_type, count, cursor.pos)
     if item_type == STRING:
-        cursor.skip_strings(count, what)
+        cursor.raw_strings(count, what, keep=False)
     else:
         cursor.skip(count * VALUE_FORMATS[item_type][2], what)
     return array, types
@@ -243,7 +272,7 @@ def _read_array(cursor: Cursor, key: str, depth: int = 1) -> tuple[Any, tuple[in
 
 def _read_text(cursor: Cursor, key: str) -> str | Text:
     start = cursor.pos
-    length = cursor.number("Q", 8, f"the length of {key!r}")
+    length = cursor.number("Q", f"the length of {key!r}")
     cursor.require(length, f"the text of {key!r}")
     if length > _EAGER_TEXT:
         cursor.skip(length, f"the text of {key!r}")
@@ -261,7 +290,7 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
                 f"key {index + 1} of {count} is " + (f"{key!r} again" if key else "empty")
             )
         cursor.spend(len(key) * 2, f"key {index + 1}")
-        value_type = cursor.number("I", 4, f"the type of {key!r}")
+        value_type = cursor.number("I", f"the type of {key!r}")
         value: Any
         types: tuple[int, ...]
         if value_type == STRING:
@@ -269,8 +298,8 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
         elif value_type == ARRAY:
             value, types = _read_array(cursor, key)
         elif value_type in VALUE_FORMATS:
-            _, code, size = VALUE_FORMATS[value_type]
-            value = cursor.number(code, size, f"the value of {key!r}")
+            code = VALUE_FORMATS[value_type][1]
+            value = cursor.number(code, f"the value of {key!r}")
             types = (value_type,)
         else:
             raise cursor.fail(
@@ -284,12 +313,12 @@ def _read_values(cursor: Cursor, header: Header, count: int) -> None:
 def _read_tensor(cursor: Cursor, index: int, count: int) -> Tensor:
     what = f"tensor {index + 1} of {count}"
     name = cursor.string(f"the name of {what}", MAX_NAME_BYTES)
-    n_dims = cursor.number("I", 4, what)
+    n_dims = cursor.number("I", what)
     if n_dims > 4:
         raise cursor.fail(f"{what} ({name!r}) claims {n_dims} dimensions; at most 4 exist")
-    shape = tuple(cursor.number("Q", 8, what) for _ in range(n_dims))
-    type_id = cursor.number("I", 4, what)
-    offset = cursor.number("Q", 8, what)
+    shape = tuple(cursor.number("Q", what) for _ in range(n_dims))
+    type_id = cursor.number("I", what)
+    offset = cursor.number("Q", what)
     known = TENSOR_TYPES.get(type_id)
     if known is None:
         return Tensor(name, shape, f"type {type_id}", type_id, offset, 0)
@@ -298,10 +327,10 @@ def _read_tensor(cursor: Cursor, index: int, count: int) -> Tensor:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a GGUF file, in time and memory that its size does not touch.
+    """Read the header of a GGUF file, at a cost that does not depend on its size.
 
-    The embedded model's 1.8 MB of header take about 30 ms and 1 MiB. Nothing is judged here but
-    whether it can be read: `check_model_file` says whether llama.cpp can use it.
+    The embedded model's 1.8 MB of header take about 30 ms and 1 MiB. Whether llama.cpp can use the
+    file is another question: see `check_model_file`.
 
     Args:
         path: An existing file that begins with `GGUF`.
@@ -317,17 +346,17 @@ def read_header(path: Path) -> Header:
         if size < 24 or file.read(4) != GGUF_MAGIC:
             raise cursor.fail("it does not begin with a GGUF header")
         cursor.pos = 4
-        version = cursor.number("I", 4, "the version")
+        version = cursor.number("I", "the version")
         byte_order = "little"
         if version and version & 0xFFFF == 0:
             # A small number that looks huge: the file was written in the other byte order.
             byte_order, cursor.order, cursor.pos = "big", ">", 4
-            version = cursor.number("I", 4, "the version")
+            version = cursor.number("I", "the version")
         header = Header(path, version, byte_order, size)
         if version not in (2, 3):
             return header  # the layout is not known: `check_model_file` says what that means
-        n_tensors = cursor.number("Q", 8, "the number of tensors")
-        n_keys = cursor.number("Q", 8, "the number of keys")
+        n_tensors = cursor.number("Q", "the number of tensors")
+        n_keys = cursor.number("Q", "the number of keys")
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
             raise cursor.fail(f"it claims {n_tensors:,} tensors and {n_keys:,} keys")
         _read_values(cursor, header, n_keys)
@@ -335,4 +364,11 @@ def read_header(path: Path) -> Header:
         if header._types.get("general.alignment") == (UINT32,):
             header.alignment = header._values["general.alignment"] or DEFAULT_ALIGNMENT
         header.data_offset = -(-cursor.pos // header.alignment) * header.alignment
+        ends = [*(tensor.offset for tensor in header.tensors[1:]), size - header.data_offset]
+        header.tensors = tuple(
+            tensor
+            if tensor.type_id in TENSOR_TYPES
+            else tensor._replace(n_bytes=max(end - tensor.offset, 0))
+            for tensor, end in zip(header.tensors, ends, strict=False)
+        )
     return header

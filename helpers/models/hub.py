@@ -1,8 +1,8 @@
 """Models from the Hugging Face Hub, through `huggingface_hub`: its cache, its retries, its bar.
 
-What that library leaves open is closed here: the space on the disk is asked for before the
-download, the size and the checksum are compared after it, and a file that is no whole model is
-taken out of the cache again, so that nothing half-written is ever found by its name.
+Added here is what the library lacks: the space on the disk is checked before a download, the size
+and the checksum after it, and a file that is not a whole model is removed from the cache, so that
+nothing half-written is ever found by its name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 from helpers.errors import ModelFileError
 from helpers.models.check import check_model_file
+from helpers.models.formats import part_names
 from helpers.models.stores import hub_cache_folder
+from helpers.models.verdict import NotAccepted
 
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10.0
 # Left free on the disk beyond the file itself.
@@ -76,18 +77,9 @@ def match_quantization(files: Sequence[str], quantization: str | None) -> list[s
     return [file for file in models if word.search(file)]
 
 
-def first_parts(files: Sequence[str]) -> list[str]:
+def _first_parts(files: Sequence[str]) -> list[str]:
     """Drop the second and further parts of split models."""
-    return [file for file in files if not (m := _PART.search(file)) or int(m[1]) == 1]
-
-
-def all_parts(file: str) -> list[str]:
-    """Return the names of all parts of the model that `file` is the first part of."""
-    match = _PART.search(file)
-    if match is None:
-        return [file]
-    stem, count = file[: match.start()], int(match[2])
-    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return [file for file in files if file == part_names(file)[0]]
 
 
 def download(name: HubName) -> Path:
@@ -95,11 +87,10 @@ def download(name: HubName) -> Path:
 
     Raises:
         HubUnreachable: There is no network, and the cache does not have the file.
-        ModelFileError: The Hub has no such file, the disk has no space, or what came is no model.
+        ModelFileError: The Hub has no such file, the disk has no space, or what arrived is not a
+            model.
     """
-    files = all_parts(name.file) if name.file else _choose(name)
-    if match := _PART.search(files[0]):
-        files = all_parts(files[0][: match.start()] + f"-00001-of-{match[2]}.gguf")
+    files = part_names(name.file or _choose(name))
     metadata = [_metadata(name.repository, file) for file in files]
     cached = [
         _cached(name.repository, file, entry) for file, entry in zip(files, metadata, strict=True)
@@ -114,11 +105,13 @@ def download(name: HubName) -> Path:
     ]
     try:
         check_model_file(paths[0])
+    except NotAccepted:
+        raise  # a later llama.cpp may accept it: gigabytes are not thrown away for that
     except ModelFileError as error:
         for path in paths:
             _discard(path)
         raise ModelFileError(
-            f"What {_endpoint()} sent for {name} is no usable model and was deleted: {error}"
+            f"What {_endpoint()} sent for {name} is not a usable model and was deleted: {error}"
         ) from error
     return paths[0]
 
@@ -157,13 +150,13 @@ def _explained(error: Exception, name: object) -> ModelFileError:
     )
 
 
-def _choose(name: HubName) -> list[str]:
-    """Find the files of a recipe in a repository's list."""
+def _choose(name: HubName) -> str:
+    """Find the file of a recipe in a repository's list."""
     # Documented names of the library, which its type information does not export.
     utils: Any = import_module("huggingface_hub.utils")
     try:
-        # One question without retries, so that a machine without network knows at once (HfApi asks
-        # six times, for 20 s).
+        # One request without retries, so that a missing network shows at once (HfApi tries six
+        # times, for 20 s).
         answer = utils.get_session().get(
             f"{_endpoint()}/api/models/{name.repository}",
             headers=utils.build_hf_headers(token=utils.get_token()),
@@ -173,10 +166,10 @@ def _choose(name: HubName) -> list[str]:
         files = [str(entry["rfilename"]) for entry in answer.json()["siblings"]]
     except Exception as error:
         raise _explained(error, name) from error
-    found = first_parts(match_quantization(files, name.quantization))
+    found = _first_parts(match_quantization(files, name.quantization))
     if len(found) == 1:
-        return found
-    offered = first_parts(match_quantization(files, None))
+        return found[0]
+    offered = _first_parts(match_quantization(files, None))
     listing = ", ".join(sorted(offered)[:30]) or "none: it is not a GGUF repository"
     if not found:
         wanted = f"no file of the recipe {name.quantization!r}"
@@ -193,7 +186,7 @@ def _metadata(repository: str, file: str) -> Any:
 
     url = hf_hub_url(repository, file, endpoint=_endpoint())
     try:
-        # One question without retries: whether there is a network is known at once.
+        # One request without retries: a missing network shows at once.
         metadata = get_hf_file_metadata(url, token=get_token(), timeout=_TIMEOUT)
     except Exception as error:
         raise _explained(error, f"{repository}/{file}") from error
@@ -251,22 +244,22 @@ def _fetch(repository: str, file: str, metadata: Any) -> Path:
         if getattr(error, "response", None) is None:
             reason = " ".join(str(error).split())[:200]
             raise ModelFileError(
-                f"The download of {name} broke off ({type(error).__name__}: {reason}). Nothing of "
-                "it was kept: start it again."
+                f"The download of {name} was interrupted ({type(error).__name__}: {reason}). "
+                "Nothing of it was kept: start it again."
             ) from error
         raise _explained(error, name) from error
     if metadata.size is not None and path.stat().st_size != metadata.size:
         size = path.stat().st_size
         _discard(path)
         raise ModelFileError(
-            f"{name} came with {size:,} bytes instead of {metadata.size:,} and was deleted. Start "
-            "the download again."
+            f"{name} arrived with {size:,} bytes instead of {metadata.size:,} and was deleted. "
+            "Start the download again."
         )
     if _SHA256.fullmatch(metadata.etag) and _checksum(path) != metadata.etag:
         _discard(path)
         raise ModelFileError(
-            f"{name} came with other bytes than the Hub announced (its SHA-256 differs) and was "
-            "deleted. Start the download again; if it happens twice, ask who runs your network."
+            f"{name} arrived with other bytes than the Hub announced (its SHA-256 differs) and was "
+            "deleted. Start the download again; if it happens twice, ask whoever runs your network."
         )
     return path
 
@@ -277,7 +270,7 @@ def _checksum(path: Path) -> str:
 
 
 def _discard(path: Path) -> None:
-    """Take a file out of the cache: the name in `snapshots` and the bytes in `blobs`."""
+    """Remove a file from the cache: the name in `snapshots` and the bytes in `blobs`."""
     for target in {path.resolve(), path}:
         with contextlib.suppress(OSError):
             target.unlink()

@@ -186,22 +186,12 @@ def inspect_model(path: str | os.PathLike[str], *, check: bool = True) -> ModelI
 def _describe(headers: tuple[Header, ...]) -> ModelInfo:
     header = headers[0]
     tensors = tuple(tensor for part in headers for tensor in part.tensors)
-    arch = str(header.get("general.architecture", ""))
-
-    def hyper(name: str, default: Any = 0) -> Any:
-        return header.get(f"{arch}.{name}", default)
-
-    layers = int(hyper("block_count"))
-    n_heads = tuple(header.per_layer(f"{arch}.attention.head_count", layers))
-    kv_key = f"{arch}.attention.head_count_kv"
-    n_kv_heads = tuple(header.per_layer(kv_key, layers)) if kv_key in header else n_heads
-    n_embd = int(hyper("embedding_length"))
-    most_heads = max(n_heads, default=0)
-    head_length = n_embd // most_heads if most_heads else 0
+    arch, hyper, layers = header.architecture, header.hyper, header.n_layers
+    most_heads = max(header.n_heads, default=0)
+    head_length = int(hyper("embedding_length")) // most_heads if most_heads else 0
     sizes = _sizes(tensors, layers)
     n_params = sum(tensor.n_elements for tensor in tensors)
     pattern = hyper("attention.sliding_window_pattern", None)
-    tokens = "tokenizer.ggml.tokens"
     return ModelInfo(
         path=header.path,
         file_size=sum(part.file_size for part in headers),
@@ -210,13 +200,13 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         name=str(header.get("general.name") or header.path.stem),
         n_params=n_params,
         n_layers=layers,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
+        n_heads=tuple(header.n_heads),
+        n_kv_heads=tuple(header.n_kv_heads),
         key_length=int(hyper("attention.key_length", head_length)),
         value_length=int(hyper("attention.value_length", head_length)),
-        n_embd=n_embd,
-        n_ff=tuple(header.per_layer(f"{arch}.feed_forward_length", layers)),
-        n_vocab=header.length(tokens) if tokens in header else int(hyper("vocab_size")),
+        n_embd=int(hyper("embedding_length")),
+        n_ff=tuple(header.per_layer("feed_forward_length")),
+        n_vocab=header.n_vocab,
         n_ctx_train=int(hyper("context_length")),
         quantization=_recipe(header, tensors),
         tensor_types=dict(Counter(tensor.type for tensor in tensors).most_common()),
@@ -227,7 +217,7 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         sliding_window=hyper("attention.sliding_window", None) or None,
         sliding_window_pattern=tuple(map(bool, pattern)) if isinstance(pattern, list) else pattern,
         n_experts=int(hyper("expert_count")),
-        n_experts_used=max(header.per_layer(f"{arch}.expert_used_count", layers), default=0),
+        n_experts_used=max(header.per_layer("expert_used_count"), default=0),
         recurrent={
             name: value
             for kind in ("ssm.", "wkv.", "shortconv.", "kda.")
@@ -235,38 +225,30 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         },
         licence=header.get("general.license"),
         languages=tuple(header.get("general.languages", ())),
-        layer_bytes=sizes.layers,
-        embedding_bytes=sizes.embedding,
-        output_bytes=sizes.output,
-        other_bytes=sizes.other,
+        layer_bytes=tuple(sizes[layer] for layer in range(layers)),
+        embedding_bytes=sizes["embedding"],
+        output_bytes=sizes["output"],
+        other_bytes=sizes["other"],
         tied_output=not any(tensor.name == "output.weight" for tensor in tensors),
         tensors=tensors,
         metadata=header,
     )
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    layers: tuple[int, ...]
-    embedding: int
-    output: int
-    other: int
-
-
-def _sizes(tensors: tuple[Tensor, ...], layers: int) -> _Sizes:
-    by_layer = [0] * layers
-    embedding = output = other = 0
+def _sizes(tensors: tuple[Tensor, ...], layers: int) -> Counter[int | str]:
+    """Bytes by layer, and of what belongs to none."""
+    sizes: Counter[int | str] = Counter()
     for tensor in tensors:
         match = _LAYER.match(tensor.name)
+        place: int | str = "other"
         if match and int(match[1]) < layers:
-            by_layer[int(match[1])] += tensor.n_bytes
+            place = int(match[1])
         elif tensor.name.startswith(INPUT_TENSORS):
-            embedding += tensor.n_bytes
+            place = "embedding"
         elif tensor.name.startswith(_OUTPUT):
-            output += tensor.n_bytes
-        else:
-            other += tensor.n_bytes
-    return _Sizes(tuple(by_layer), embedding, output, other)
+            place = "output"
+        sizes[place] += tensor.n_bytes
+    return sizes
 
 
 def _recipe(header: Header, tensors: tuple[Tensor, ...]) -> str:

@@ -14,19 +14,9 @@ from helpers.models.formats import TENSOR_TYPES
 from helpers.models.kv_cache import LayerCache, sliding_windows
 
 _SIZES = {kind.name: kind for kind in TENSOR_TYPES.values()}
-_BASE = {
-    "F16": "F16",
-    "BF16": "BF16",
-    "Q8_0": "Q8_0",
-    "Q6_K": "Q6_K",
-    "Q5_K_M": "Q5_K",
-    "Q4_K_M": "Q4_K",
-    "Q4_1": "Q4_1",
-    "Q4_0": "Q4_0",
-    "Q3_K_M": "Q3_K",
-    "MXFP4_MOE": "MXFP4",
-}
-RECIPES = tuple(_BASE)
+RECIPES = (
+    "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "MXFP4_MOE",
+)  # fmt: skip
 # For rows that cannot be cut into blocks of 256.
 _FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
@@ -118,7 +108,9 @@ class Hyperparameters:
         return tuple(LayerCache(width, width, window) for window in windows)
 
     def _type(self, recipe: str, kind: str, layer: int, row: int) -> str:
-        base = _BASE[recipe]
+        if recipe not in RECIPES:
+            raise KeyError(recipe)
+        base = recipe.removesuffix("_M").removesuffix("_MOE")
         chosen = "F32" if kind == "router" else self._richer(recipe, base, kind, layer)
         if row % _SIZES[chosen].block:
             # The output is stored as Q8_0 outright, the others in the next legacy type.

@@ -13,23 +13,20 @@ from collections.abc import Iterator, Sequence
 
 from helpers.models.formats import (
     ARCHITECTURES,
-    FREE_HEAD_LENGTHS,
     MAX_EXPERTS,
     MAX_LAYERS,
-    PROJECTOR_ARCHITECTURES,
+    PARTLY_ROTATED,
     ROPE_SCALING_TYPES,
-    SOME_HEAD_ROTATED,
-    WHOLE_HEAD_ROTATED,
 )
 from helpers.models.header import Header, Tensor
-from helpers.models.tensors import tensor_problems
+from helpers.models.tensors import tensor_problems, type_problems
+from helpers.models.verdict import Doubt
 from helpers.models.vocabulary import vocabulary_problems
 
-_AGAIN = "Download or copy the file again."
-
+# More layers or experts than this no llama.cpp will ever take.
+_ABSURD = 2**16
 # The scalar keys that every architecture reads (llama_model_base::load_hparams), with their types.
 # (key after "{architecture}.", types, smallest, largest, required)
-_U32_MAX = 2**32 - 1
 _SCALARS: tuple[tuple[str, str, float, float, bool], ...] = (
     ("block_count", "u32", 1, MAX_LAYERS, True),
     ("context_length", "u32", 1, 2**31 - 1, True),
@@ -58,57 +55,55 @@ _PER_LAYER = (
 _WINDOWED = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 # Keys of `general.` and `tokenizer.` that are read with a fixed type.
 _TYPES = {
-    "general.name": "str",
-    "general.file_type": "u32",
-    "tokenizer.ggml.model": "str",
-    "tokenizer.ggml.pre": "str",
-    "tokenizer.chat_template": "str",
-    "tokenizer.ggml.add_bos_token": "bool",
-    "tokenizer.ggml.add_eos_token": "bool",
-    "tokenizer.ggml.add_space_prefix": "bool",
-    "tokenizer.ggml.bos_token_id": "u32",
-    "tokenizer.ggml.eos_token_id": "u32",
-    "tokenizer.ggml.unknown_token_id": "u32",
-    "tokenizer.ggml.padding_token_id": "u32",
-    "split.no": "u16",
-    "split.count": "u16",
+    "str": "general.name tokenizer.ggml.model tokenizer.ggml.pre tokenizer.chat_template",
+    "bool": "tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token "
+    "tokenizer.ggml.add_space_prefix",
+    "u32": "general.file_type tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id "
+    "tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id",
+    "u16": "split.no split.count",
 }
 
 
 def find_implausible(header: Header, tensors: Sequence[Tensor]) -> str | None:
-    """Return the first thing that keeps llama.cpp from loading a model, or None.
+    """Return what keeps llama.cpp from loading a model, or None; a `Doubt` if nothing is proved.
+
+    A problem that ends without a full stop needs the usual remedy: to get the file again.
 
     Args:
         header: The header of the (first part of the) model.
         tensors: The tensors of all parts.
     """
-    return next(_problems(header, tensors), None)
+    doubts: list[str] = []
+    for problem in _problems(header, tensors):
+        if not isinstance(problem, Doubt):
+            return "; besides, it ".join([*doubts, problem])
+        doubts.append(problem)
+    return Doubt("; besides, it ".join(doubts)) if doubts else None
 
 
 def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     yield from _architecture(header)
-    arch = str(header["general.architecture"])
     yield from _types(header)
-    yield from _scalars(header, arch)
-    yield from _per_layer(header, arch)
-    yield from _experts(header, arch)
+    yield from _scalars(header)
+    yield from _per_layer(header)
+    yield from _experts(header)
     if not tensors:
         yield (
             "has no tensors: it is a vocabulary or a header without weights. Download the model "
             "file itself."
         )
     yield from vocabulary_problems(header)
-    yield from tensor_problems(header, arch, tensors)
-    yield from _heads(header, arch)
+    yield from type_problems(tensors)
+    if header.architecture in ARCHITECTURES:
+        yield from tensor_problems(header, tensors)
+    yield from _heads(header)
 
 
 def _architecture(header: Header) -> Iterator[str]:
-    key = "general.architecture"
+    key, arch = "general.architecture", header.architecture
     if key not in header or header.type_of(key) != ("str",):
-        yield f"does not say what model it is: the key {key!r} is missing. {_AGAIN}"
-        return
-    arch = str(header[key])
-    if arch in PROJECTOR_ARCHITECTURES:
+        yield f"does not say what model it is: the key {key!r} is missing"
+    elif arch == "clip":
         yield (
             "is the image encoder of a model (a projector, mmproj), not a language model. Load "
             "the .gguf file beside it."
@@ -116,47 +111,55 @@ def _architecture(header: Header) -> Iterator[str]:
     elif arch not in ARCHITECTURES:
         near = difflib.get_close_matches(arch, sorted(ARCHITECTURES), n=3, cutoff=0.5)
         likeness = f" (it knows {', '.join(near)})" if near else ""
-        yield (
-            f"has the architecture {arch[:80]!r}, which this llama.cpp does not know{likeness}. "
-            "Upgrade llama-cpp-python if the model is newer than it, or choose another model."
-        )
+        yield Doubt(f"has the architecture {arch[:80]!r}, which helpers does not know{likeness}")
 
 
 def _types(header: Header) -> Iterator[str]:
-    for key, kind in _TYPES.items():
-        if key in header and header.type_of(key) != (kind,):
-            found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
+    for kind, keys in _TYPES.items():
+        for key in keys.split():
+            yield from _wrong_type(header, key, kind)
 
 
-def _scalars(header: Header, arch: str) -> Iterator[str]:
+def _wrong_type(header: Header, key: str, kind: str) -> Iterator[str]:
+    if key in header and header.type_of(key) != (kind,):
+        yield f"is damaged: {key!r} is of type {' of '.join(header.type_of(key))}, not {kind}"
+
+
+def _scalars(header: Header) -> Iterator[str]:
     for name, kind, smallest, largest, required in _SCALARS:
-        key = f"{arch}.{name}"
+        key = f"{header.architecture}.{name}"
         if key not in header:
             if required:
-                yield f"is incomplete: the key {key!r} is missing. {_AGAIN}"
+                yield f"is incomplete: the key {key!r} is missing"
             continue
-        if header.type_of(key) != (kind,):
-            found = " of ".join(header.type_of(key))
-            yield f"is damaged: {key!r} is of type {found}, not {kind}. {_AGAIN}"
-            continue
+        yield from _wrong_type(header, key, kind)
         value = header[key]
         if kind == "str":
             if value not in ROPE_SCALING_TYPES:
-                yield (
-                    f"has {key!r} = {value!r}; llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}. "
-                    + _AGAIN
+                known = ", ".join(ROPE_SCALING_TYPES)
+                yield Doubt(
+                    f"has {key!r} = {value!r}, which helpers does not know (it knows {known})"
                 )
-        elif not smallest <= value <= largest:
-            yield f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}. {_AGAIN}"
+        else:
+            yield from _range(key, [value], smallest, largest)
 
 
-def _per_layer(header: Header, arch: str) -> Iterator[str]:
-    layers = header[f"{arch}.block_count"]
+def _range(key: str, values: Sequence[float], smallest: float, largest: float) -> Iterator[str]:
+    for value in values:
+        if not smallest <= value <= largest:
+            problem = f"has {key!r} = {value:,}, outside {smallest:,} to {largest:,}"
+            # These two limits have grown from version to version.
+            grows = largest in (MAX_LAYERS, MAX_EXPERTS) and smallest <= value <= _ABSURD
+            yield Doubt(problem) if grows else f"{problem}"
+            return
+
+
+def _per_layer(header: Header) -> Iterator[str]:
+    layers = header.n_layers
     # Layers that predict further tokens may be left out of an array.
-    lengths = (layers, layers - header.get(f"{arch}.nextn_predict_layers", 0))
+    lengths = (layers, layers - header.hyper("nextn_predict_layers"))
     for name, largest in _PER_LAYER:
-        key = f"{arch}.{name}"
+        key = f"{header.architecture}.{name}"
         if key not in header:
             continue
         kind = header.type_of(key)
@@ -166,22 +169,19 @@ def _per_layer(header: Header, arch: str) -> Iterator[str]:
             values = header[key]
         else:
             yield (
-                f"is damaged: {key!r} must be one number or {layers} numbers (one for each "
-                f"layer). {_AGAIN}"
+                f"is damaged: {key!r} must be one number or {layers} numbers (one for each layer)"
             )
             return
-        if not all(0 <= value <= largest for value in values):
-            yield f"has {key!r} with a value outside 0 to {largest:,}. {_AGAIN}"
+        yield from _range(key, values, 0, largest)
 
 
-def _experts(header: Header, arch: str) -> Iterator[str]:
+def _experts(header: Header) -> Iterator[str]:
     """The assertions on experts in llama_model_base::load_hparams."""
-    count = header.get(f"{arch}.expert_count", 0)
-    layers = header[f"{arch}.block_count"]
-    used = max(header.per_layer(f"{arch}.expert_used_count", layers))
-    groups = header.get(f"{arch}.expert_group_count", 0)
-    groups_used = header.get(f"{arch}.expert_group_used_count", 0)
-    if arch in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
+    count = header.hyper("expert_count")
+    used = max(header.per_layer("expert_used_count"))
+    groups = header.hyper("expert_group_count")
+    groups_used = header.hyper("expert_group_used_count")
+    if header.architecture in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
         count, used = 0, 0
     good = used <= count and (not count or (used > 0 and groups < count))
     if groups > 1:
@@ -189,41 +189,36 @@ def _experts(header: Header, arch: str) -> Iterator[str]:
     if not good or (not count and groups):
         yield (
             f"has impossible numbers of experts: {count} experts, {used} used, {groups} groups, "
-            f"{groups_used} of them used. {_AGAIN}"
+            f"{groups_used} of them used"
         )
 
 
-def _heads(header: Header, arch: str) -> Iterator[str]:
-    layers = header[f"{arch}.block_count"]
-    if header.get(f"{arch}.nextn_predict_layers", 0) > layers:
-        yield f"has more prediction layers than layers. {_AGAIN}"
-    heads = header.per_layer(f"{arch}.attention.head_count", layers)[0]
+def _heads(header: Header) -> Iterator[str]:
+    arch, hyper = header.architecture, header.hyper
+    if hyper("nextn_predict_layers") > header.n_layers:
+        yield "has more prediction layers than layers"
+    heads = header.n_heads[0]
     if not heads:
         return
-    default = header[f"{arch}.embedding_length"] // heads
-    key = header.get(f"{arch}.attention.key_length", default)
-    value = header.get(f"{arch}.attention.value_length", default)
-    rotated = header.get(f"{arch}.rope.dimension_count", key)
+    default = hyper("embedding_length") // heads
+    key = hyper("attention.key_length", default)
+    value = hyper("attention.value_length", default)
+    rotated = hyper("rope.dimension_count", key)
     # GGML_ASSERT in ggml_compute_forward_rope (ggml-cpu/ops.cpp), and an endless loop for zero.
-    windowed = header.get(f"{arch}.rope.dimension_count_swa", rotated)
-    windowed_key = header.get(f"{arch}.attention.key_length_swa", key)
+    windowed = hyper("rope.dimension_count_swa", rotated)
+    windowed_key = hyper("attention.key_length_swa", key)
     for number, length in ((rotated, key), (windowed, windowed_key)):
-        explicit = f"{arch}.rope.dimension_count" in header or arch in SOME_HEAD_ROTATED
-        impossible = number % 2 or number > length or (not number and arch in SOME_HEAD_ROTATED)
-        if explicit and impossible:
+        if number % 2 or number > length or (not number and arch in PARTLY_ROTATED):
             yield (
-                f"rotates {number} values of each head's {length} ({arch}.rope.dimension_count), "
-                f"which is not an even part of them. {_AGAIN}"
+                f"rotates {number} of each head's {length} values ({arch}.rope.dimension_count); "
+                f"it must be an even number from 2 to {length}"
             )
-    if arch not in FREE_HEAD_LENGTHS and key != value:
-        yield (
-            f"has heads of {key} values for keys and {value} for values, which its architecture "
-            f"({arch}) does not allow. {_AGAIN}"
+    if key != value:
+        yield Doubt(
+            f"has heads of {key} values for keys and {value} for values, which not every "
+            "architecture allows"
         )
     # Windowed layers may have numbers of their own, and then these are not compared.
     own = any(f"{arch}.{name}_swa" in header for name in _WINDOWED)
-    if arch in WHOLE_HEAD_ROTATED and rotated != key and not own:
-        yield (
-            f"has {arch + '.rope.dimension_count'!r} = {rotated}, but its heads have {key} "
-            f"values. {_AGAIN}"
-        )
+    if arch not in PARTLY_ROTATED and rotated != key and not own:
+        yield Doubt(f"has '{arch}.rope.dimension_count' = {rotated}, but its heads have {key}")

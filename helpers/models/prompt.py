@@ -27,7 +27,7 @@ def format_prompt(
     timeout: float = 5.0,
     **variables: Any,
 ) -> str:
-    """Write messages as the prompt that the model was trained on, with its own chat template.
+    """Write messages in the form that the model was trained on, with its own chat template.
 
     The template is rendered in a sandbox in a child process (the first call takes about 0.2 s, the
     next about 1 ms), because it is a program that came with the file.

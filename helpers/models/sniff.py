@@ -1,4 +1,4 @@
-"""What a file is that was to be a model and is not: recognised by its first bytes."""
+"""What a file is when it is not a model: recognised by its first bytes."""
 
 from __future__ import annotations
 

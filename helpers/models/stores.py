@@ -10,6 +10,7 @@ Hub's cache is `models--owner--name/snapshots/commit/file`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,10 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.models.formats import part_names
+
 FOLDER_VARIABLE = "LLAMA_NOTEBOOKS_MODEL_DIR"
 
 _MODEL_LAYER = "application/vnd.ollama.image.model"
-_NOT_FIRST_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # Enough for any real folder; a wrong one (a whole disk) must not be walked for minutes.
 _MAX_FILES = 20_000
 
@@ -56,30 +58,44 @@ def local_models() -> list[LocalModel]:
         >>> [m.name for m in local_models() if m.source == "Ollama"]  # doctest: +SKIP
         ['llama3.2:1b']
     """
-    # The newest snapshot of the Hub's cache comes first; the others of the same name are left out.
     found: dict[tuple[str, str], LocalModel] = {}
-    for stores in (_workshop(), _lm_studio(), _ollama(), _hub_cache()):
-        for model in sorted(stores, key=lambda model: model.name.lower()):
-            found.setdefault((model.source, model.name), model)
-    return list(found.values())
+    folders = _folders()
+    for source, folder in folders:
+        listed = {"Ollama": _ollama, "Hub cache": _hub_cache}.get(source, _files_by_path)(folder)
+        for name, path in listed:
+            # A link to nowhere, or a file that has gone in the meantime, is left out.
+            with contextlib.suppress(OSError):
+                model = LocalModel(name, path.absolute(), source, path.stat().st_size)
+                found.setdefault((source, name), model)
+    sources = [source for source, _ in folders]
+    return sorted(found.values(), key=lambda m: (sources.index(m.source), m.name.lower()))
 
 
 def places() -> list[str]:
     """Say where `local_models` looks, and which of these places exist."""
-    folders: list[tuple[str, Path]] = []
-    workshop = workshop_folder()
-    if workshop is not None:
-        folders.append(("workshop folder", workshop))
-    folders += [("LM Studio", folder) for folder in _lm_studio_folders()]
-    folders += [("Ollama", folder) for folder in _ollama_folders()]
-    folders.append(("Hub cache", hub_cache_folder()))
     lines = [
         f"{source} {folder}" + ("" if folder.is_dir() else " (not there)")
-        for source, folder in folders
+        for source, folder in _folders()
     ]
-    if workshop is None:
+    if workshop_folder() is None:
         lines.insert(0, f"workshop folder (not set: {FOLDER_VARIABLE})")
     return lines
+
+
+def _folders() -> list[tuple[str, Path]]:
+    """Where to look: sources and their folders."""
+    home, workshop = Path.home(), workshop_folder()
+    folders = [("workshop folder", workshop)] if workshop is not None else []
+    folders.append(("LM Studio", home / ".lmstudio" / "models"))
+    folders.append(("LM Studio", home / ".cache" / "lm-studio" / "models"))
+    if value := os.environ.get("OLLAMA_MODELS"):
+        folders.append(("Ollama", Path(os.path.expandvars(value)).expanduser()))
+    else:
+        folders.append(("Ollama", home / ".ollama" / "models"))
+        # The Linux service keeps its models in its own user's home.
+        service = Path("/usr/share/ollama/.ollama/models")
+        folders += [("Ollama", service)] if service.is_dir() else []
+    return [*folders, ("Hub cache", hub_cache_folder())]
 
 
 def workshop_folder() -> Path | None:
@@ -113,58 +129,29 @@ def _gguf_files(folder: Path, depth: int) -> Iterator[Path]:
                 return
             name = entry.name.lower()
             if name.endswith(".gguf"):
-                if not name.startswith("mmproj") and not _NOT_FIRST_PART.search(name):
+                if not name.startswith("mmproj") and name == part_names(name)[0]:
                     yield Path(entry.path)
             elif level < depth and entry.is_dir():
                 pending.append((Path(entry.path), level + 1))
 
 
-def _model(name: str, path: Path, source: str) -> Iterator[LocalModel]:
-    try:
-        yield LocalModel(name, path.absolute(), source, path.stat().st_size)
-    except OSError:
-        return  # a link to nowhere, or gone in the meantime
+def _files_by_path(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in _gguf_files(folder, depth=4):
+        yield path.relative_to(folder).as_posix(), path
 
 
-def _workshop() -> Iterator[LocalModel]:
-    folder = workshop_folder()
-    if folder is not None:
-        for path in _gguf_files(folder, depth=4):
-            yield from _model(path.relative_to(folder).as_posix(), path, "workshop folder")
-
-
-def _lm_studio_folders() -> list[Path]:
-    home = Path.home()
-    return [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
-
-
-def _lm_studio() -> Iterator[LocalModel]:
-    for folder in _lm_studio_folders():
-        for path in _gguf_files(folder, depth=3):
-            yield from _model(path.relative_to(folder).as_posix(), path, "LM Studio")
-
-
-def _ollama_folders() -> list[Path]:
-    if value := os.environ.get("OLLAMA_MODELS"):
-        return [Path(os.path.expandvars(value)).expanduser()]
-    # The Linux service keeps its models in its own user's home.
-    service = Path("/usr/share/ollama/.ollama/models")
-    return [Path.home() / ".ollama" / "models", *([service] if service.is_dir() else [])]
-
-
-def _ollama() -> Iterator[LocalModel]:
-    for folder in _ollama_folders():
-        manifests = folder / "manifests"
-        for path in sorted(manifests.glob("*/*/*/*")):
-            registry, namespace, name, tag = path.relative_to(manifests).parts
-            label = f"{name}:{tag}"
-            if registry != "registry.ollama.ai":
-                label = f"{registry}/{namespace}/{label}"
-            elif namespace != "library":
-                label = f"{namespace}/{label}"
-            blob = _ollama_blob(folder, path)
-            if blob is not None:
-                yield from _model(label, blob, "Ollama")
+def _ollama(folder: Path) -> Iterator[tuple[str, Path]]:
+    manifests = folder / "manifests"
+    for path in sorted(manifests.glob("*/*/*/*")):
+        registry, namespace, name, tag = path.relative_to(manifests).parts
+        label = f"{name}:{tag}"
+        if registry != "registry.ollama.ai":
+            label = f"{registry}/{namespace}/{label}"
+        elif namespace != "library":
+            label = f"{namespace}/{label}"
+        blob = _ollama_blob(folder, path)
+        if blob is not None:
+            yield label, blob
 
 
 def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
@@ -178,12 +165,11 @@ def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
     return folder / "blobs" / str(digests[0]).replace(":", "-")
 
 
-def _hub_cache() -> Iterator[LocalModel]:
-    cache = hub_cache_folder()
+def _hub_cache(cache: Path) -> Iterator[tuple[str, Path]]:
     for repository in sorted(cache.glob("models--*--*")):
         owner_and_name = repository.name.removeprefix("models--").replace("--", "/", 1)
+        # The newest first: the files of the same name in the others are left out.
         snapshots = sorted(repository.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
         for snapshot in reversed(snapshots):
             for path in _gguf_files(snapshot, depth=2):
-                label = f"{owner_and_name}/{path.relative_to(snapshot).as_posix()}"
-                yield from _model(label, path, "Hub cache")
+                yield f"{owner_and_name}/{path.relative_to(snapshot).as_posix()}", path

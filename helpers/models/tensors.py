@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from helpers.models.formats import TENSOR_TYPES
 from helpers.models.header import Header, Tensor
+from helpers.models.verdict import Doubt
 
-_AGAIN = "Download or copy the file again."
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 # Types that exist in ggml and are no type of a weight: intermediate results, indices.
@@ -22,137 +24,117 @@ _RECURRENT = ("ssm.", "wkv.", "shortconv.", "kda.", "full_attention_interval", "
 _PLAIN = frozenset({"llama", "qwen2", "qwen3"})
 
 
-def tensor_problems(header: Header, arch: str, tensors: Sequence[Tensor]) -> Iterator[str]:
+def tensor_problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     """Yield what is wrong with the tensors of a model whose other values are plausible."""
-    layers = int(header[f"{arch}.block_count"])
     by_name = {tensor.name: tensor for tensor in tensors}
-    for tensor in tensors:
-        yield from _type_problems(tensor)
-    yield from _layer_problems(header, arch, layers, by_name)
-    yield from _attention_problems(header, arch, layers, by_name)
-    yield from _embedding_problems(header, arch, by_name)
-    if arch in _PLAIN:
-        yield from _plain_problems(header, arch, layers, by_name)
-
-
-def _type_problems(tensor: Tensor) -> Iterator[str]:
-    """Types for which ggml has no operation: it aborts, or calls a null pointer, when it runs."""
-    if tensor.name.endswith((".ssm_a", ".ssm_d")) and tensor.type != "F32":
-        yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
-    if not tensor.name.endswith((".weight", ".bias")):
-        return
-    if tensor.type in _NOT_FOR_WEIGHTS and not any(table in tensor.name for table in _TABLES):
-        yield f"is damaged: {tensor.name!r} has the type {tensor.type}, not a weight's. {_AGAIN}"
-    one_dimensional = tensor.n_elements == tensor.shape[0]
-    if one_dimensional and tensor.type != "F32" and tensor.name.endswith(("_norm.weight", ".bias")):
-        yield f"is damaged: {tensor.name!r} is stored as {tensor.type}, not as F32. {_AGAIN}"
-
-
-def _layer_problems(
-    header: Header, arch: str, layers: int, by_name: Mapping[str, Tensor]
-) -> Iterator[str]:
-    present = set()
+    blocks = defaultdict[int, list[str]](list)
     for name in by_name:
         if match := _BLOCK.match(name):
-            present.add(int(match[1]))
-    if present and max(present) >= layers:
+            blocks[int(match[1])].append(name)
+    yield from _layer_problems(header, blocks)
+    yield from _attention_problems(header, blocks)
+    yield from _embedding_problems(header, by_name)
+    if header.architecture in _PLAIN:
+        yield from _plain_problems(header, by_name)
+
+
+def type_problems(tensors: Sequence[Tensor]) -> Iterator[str]:
+    """Types for which ggml has no operation: it aborts, or calls a null pointer, when it runs."""
+    for tensor in tensors:
+        name, weight = tensor.name, tensor.name.endswith((".weight", ".bias"))
+        if tensor.type_id not in TENSOR_TYPES:
+            yield Doubt(f"has a tensor {name!r} of the unknown type {tensor.type_id}")
+            return
+        if weight and tensor.type in _NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
+            yield f"is damaged: {name!r} has the type {tensor.type}, which no weight has"
+        one_dimensional = tensor.n_elements == tensor.shape[0]
+        plain = name.endswith((".ssm_a", ".ssm_d")) or (
+            one_dimensional and name.endswith(("_norm.weight", ".bias"))
+        )
+        if plain and tensor.type != "F32":
+            yield f"is damaged: {name!r} is stored as {tensor.type}, not as F32"
+
+
+def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iterator[str]:
+    arch, layers = header.architecture, header.n_layers
+    if not blocks:
+        return
+    if max(blocks) >= layers:
         yield (
-            f"has tensors of layer {max(present)}, but says that it has {layers} layers "
-            f"({arch}.block_count). {_AGAIN}"
+            f"has tensors of layer {max(blocks)}, but says that it has {layers} layers "
+            f"({arch}.block_count)"
         )
     if arch == "deci" or f"{arch}.num_loops" in header or f"{arch}.hrm.layers_per_stack" in header:
         return  # layers without any tensor, or gone through several times
-    wanted = layers - header.get(f"{arch}.nextn_predict_layers", 0)
-    lacking = [index for index in range(wanted) if index not in present]
-    if present and lacking:
+    wanted = layers - header.hyper("nextn_predict_layers")
+    lacking = [index for index in range(wanted) if index not in blocks]
+    if lacking:
         yield (
             f"says that it has {layers} layers, but has no tensor of layer {lacking[0]} "
-            f"({len(lacking)} layers are missing). {_AGAIN}"
+            f"({len(lacking)} layers are missing)"
         )
 
 
-def _attention_problems(
-    header: Header, arch: str, layers: int, by_name: Mapping[str, Tensor]
-) -> Iterator[str]:
+def _attention_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iterator[str]:
     """A layer without its queries: some graphs follow a null pointer (create_tensor_qkv)."""
-    uniform = isinstance(header.get(f"{arch}.attention.head_count"), int)
-    mixed = any(key.startswith(f"{arch}.{kind}") for key in header for kind in _RECURRENT)
-    if not uniform or mixed:
+    uniform = isinstance(header.hyper("attention.head_count"), int)
+    recurrent = tuple(f"{header.architecture}.{kind}" for kind in _RECURRENT)
+    if not uniform or any(key.startswith(recurrent) for key in header):
         return
-    having = {
-        int(match[1]) for name in by_name if (match := _BLOCK.match(name)) and ".attn_q" in name
-    }
-    lacking = [layer for layer in range(layers) if layer not in having]
-    others = {int(match[1]) for name in by_name if (match := _BLOCK.match(name))} - having
-    for layer in lacking:
-        if having and layer in others:
-            yield f"is incomplete: layer {layer} has no tensor for its queries (attn_q). {_AGAIN}"
+    having = {layer for layer, names in blocks.items() if any(".attn_q" in n for n in names)}
+    for layer in sorted(blocks.keys() - having):
+        if having:
+            yield f"is incomplete: layer {layer} has no tensor for its queries (attn_q)"
 
 
-def _embedding_problems(header: Header, arch: str, by_name: Mapping[str, Tensor]) -> Iterator[str]:
+def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[str]:
     tensor = by_name.get("token_embd.weight")
-    if tensor is None or arch in _OTHER_INPUTS:
+    if tensor is None or header.architecture in _OTHER_INPUTS:
         return
-    width = int(header[f"{arch}.embedding_length"])
+    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
     if tensor.shape[0] != width:
         yield (
-            f"says that its embeddings have {width:,} values ({arch}.embedding_length), but "
-            f"token_embd.weight has {tensor.shape[0]:,}. {_AGAIN}"
+            f"says that its embeddings have {width:,} values ({header.architecture}"
+            f".embedding_length), but token_embd.weight has {tensor.shape[0]:,}"
         )
-    n_tokens = _vocabulary_size(header, arch)
     if n_tokens and tensor.n_elements != width * n_tokens:
         yield (
             f"has {n_tokens:,} tokens in its vocabulary, but embeddings for "
-            f"{tensor.n_elements // width:,} (token_embd.weight). {_AGAIN}"
+            f"{tensor.n_elements // width:,} (token_embd.weight)"
         )
 
 
-def _vocabulary_size(header: Header, arch: str) -> int:
-    key = "tokenizer.ggml.tokens"
-    return header.length(key) if key in header else int(header.get(f"{arch}.vocab_size", 0))
-
-
-def _plain_problems(
-    header: Header, arch: str, layers: int, by_name: Mapping[str, Tensor]
-) -> Iterator[str]:
+def _plain_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[str]:
     """Compare with what src/models/ creates for this architecture, layer by layer."""
-    width = int(header[f"{arch}.embedding_length"])
-    heads = header.per_layer(f"{arch}.attention.head_count", layers)
-    kv_key = f"{arch}.attention.head_count_kv"
-    kv_heads = header.per_layer(kv_key, layers) if kv_key in header else heads
-    feed = header.per_layer(f"{arch}.feed_forward_length", layers)
+    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
+    heads, feed = header.n_heads, header.per_layer("feed_forward_length")
     if not heads[0]:
-        yield f"has no attention heads ({arch}.attention.head_count). {_AGAIN}"
+        yield f"has no attention heads ({header.architecture}.attention.head_count)"
         return
-    head = int(header.get(f"{arch}.attention.key_length", width // heads[0]))
-    n_tokens = _vocabulary_size(header, arch)
+    head = int(header.hyper("attention.key_length", width // heads[0]))
     expected = {"token_embd.weight": (width, n_tokens), "output_norm.weight": (width,)}
     if "output.weight" in by_name:
         expected["output.weight"] = (width, n_tokens)
-    for layer in range(layers):
+    for layer, kv_heads in enumerate(header.n_kv_heads):
         block = f"blk.{layer}."
-        query, key = head * heads[layer], head * kv_heads[layer]
-        shapes = {
-            "attn_norm": (width,),
-            "attn_output": (query, width),
-            "ffn_norm": (width,),
-        }
+        query, key = head * heads[layer], head * kv_heads
+        shapes = {"attn_norm": (width,), "attn_output": (query, width), "ffn_norm": (width,)}
         if f"{block}attn_qkv.weight" in by_name:
             shapes["attn_qkv"] = (width, query + 2 * key)
         else:
             shapes |= {"attn_q": (width, query), "attn_k": (width, key), "attn_v": (width, key)}
-        if not header.get(f"{arch}.expert_count"):
+        if not header.hyper("expert_count"):
             shapes |= {"ffn_gate": (width, feed[layer]), "ffn_up": (width, feed[layer])}
             shapes["ffn_down"] = (feed[layer], width)
         expected |= {f"{block}{name}.weight": shape for name, shape in shapes.items()}
     for name, shape in expected.items():
         tensor = by_name.get(name)
         if tensor is None:
-            yield f"is incomplete: the tensor {name!r} is missing. {_AGAIN}"
+            yield f"is incomplete: the tensor {name!r} is missing"
         elif _trimmed(tensor.shape) != _trimmed(shape):
             yield (
                 f"is damaged: the tensor {name!r} has the shape {tensor.shape}, but the header's "
-                f"numbers of heads and widths ask for {shape}. {_AGAIN}"
+                f"numbers of heads and widths ask for {shape}"
             )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from helpers.models.formats import PRE_TOKENIZERS
 from helpers.models.header import Header
+from helpers.models.verdict import Doubt
 
-_AGAIN = "Download or copy the file again."
 _WITH_MERGES = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
 _BYTE_TYPE = 6
 _TOKENIZERS = _WITH_MERGES | {"llama", "bert", "t5", "rwkv", "plamo2", "test", "no_vocab", "none"}
@@ -17,13 +17,10 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
     """What is wrong with the vocabulary in a header, one sentence each."""
     model = header.get("tokenizer.ggml.model")
     if model is None:
-        yield f"is incomplete: it has no vocabulary ('tokenizer.ggml.model'). {_AGAIN}"
+        yield "is incomplete: it has no vocabulary ('tokenizer.ggml.model')"
         return
     if model not in _TOKENIZERS:
-        yield (
-            f"has a tokenizer {model!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
+        yield Doubt(f"has a tokenizer {model!r} that helpers does not know")
     if model in ("no_vocab", "none"):
         yield (
             "has no vocabulary: it is a part of a speech or image model and cannot read text. "
@@ -31,7 +28,7 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
         )
     key = "tokenizer.ggml.tokens"
     if key not in header or header.type_of(key) != ("array", "str") or not header.length(key):
-        yield f"is incomplete: its vocabulary ({key!r}) is missing or empty. {_AGAIN}"
+        yield f"is incomplete: its vocabulary ({key!r}) is missing or empty"
         return
     n_tokens = header.length(key)
     for name, kinds in (("token_type", ("i32",)), ("scores", ("f32", "i32"))):
@@ -41,19 +38,16 @@ def vocabulary_problems(header: Header) -> Iterator[str]:
             and header.type_of(other)[1] in kinds
             and header.length(other) >= n_tokens
         ):
-            yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens. {_AGAIN}"
+            yield f"is damaged: {other!r} does not match the {n_tokens:,} tokens"
     pre = header.get("tokenizer.ggml.pre", "")
     if model in ("gpt2", "hybriddna", "whitespace") and pre and pre not in PRE_TOKENIZERS:
-        yield (
-            f"has a pre-tokenizer {pre!r} that this llama.cpp does not know. Upgrade "
-            "llama-cpp-python if the model is newer than it."
-        )
+        yield Doubt(f"has a pre-tokenizer {pre!r} that helpers does not know")
     merges = "tokenizer.ggml.merges"
     if model in _WITH_MERGES and merges not in header:
-        if header.get("tokenizer.ggml.pre") != "kimi-k2":
-            yield f"is incomplete: its tokenizer needs {merges!r}, which is missing. {_AGAIN}"
+        if not pre or pre in PRE_TOKENIZERS - {"kimi-k2"}:
+            yield f"is incomplete: its tokenizer needs {merges!r}, which is missing"
     elif merges in header and header.type_of(merges) != ("array", "str"):
-        yield f"is damaged: {merges!r} is not an array of strings. {_AGAIN}"
+        yield f"is damaged: {merges!r} is not an array of strings"
     yield from _tokens(header, key, n_tokens)
     yield from _token_types(header, str(model))
 
@@ -62,7 +56,7 @@ def _token_types(header: Header, model: str) -> Iterator[str]:
     """A vocabulary of this kind has no tokens that stand for a byte (token_to_byte aborts)."""
     key = "tokenizer.ggml.token_type"
     if model == "bert" and key in header and _BYTE_TYPE in header[key]:
-        yield f"is damaged: its {model!r} vocabulary has byte tokens ({key}). {_AGAIN}"
+        yield f"is damaged: its {model!r} vocabulary has byte tokens ({key})"
 
 
 def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
@@ -79,11 +73,11 @@ def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
         if lacking:
             yield (
                 f"has a vocabulary without tokens for {len(lacking)} of the 256 bytes, such as "
-                f"<0x{lacking[0]:02X}>: llama.cpp cannot read every text with it. {_AGAIN}"
+                f"<0x{lacking[0]:02X}>: llama.cpp cannot read every text with it"
             )
     if len(distinct) < n_tokens:
         twice = _first_repeated(tokens).decode("utf-8", "replace")
-        yield f"is damaged: the token {twice!r} stands in its vocabulary twice. {_AGAIN}"
+        yield f"is damaged: the token {twice!r} appears in its vocabulary twice"
 
 
 def _first_repeated(tokens: list[bytes]) -> bytes:

@@ -9,11 +9,11 @@ from engine_options import options
 
 from helpers.engine import Engine, Request
 from helpers.engine.core import check_memory, settle
-from helpers.engine.overrides import check_overrides
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.kv_types import KV_TYPES, kv_type
 from helpers.models import default_model, inspect_model
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
+from helpers.models.overrides import check_overrides
 from helpers.native import usable_cores
 
 

@@ -13,17 +13,20 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_builders import tiny_llama
 from header_fuzz import Mutant, mutants
 
 from helpers import ModelFileError, default_model
+from helpers.models import plausible, verdict, vocabulary
 from helpers.models.check import checked_header
 from helpers.models.info import _describe
 
 SEED = 20_261
 COUNT = 2_000
+ASKED = 20  # doubtful ones that are put to llama.cpp in a process each
 NATIVE = 200  # accepted ones that are handed to llama.cpp, a few seconds of them
 
 
@@ -75,7 +78,11 @@ class NativeChild:
             self.process = None
 
 
-def test_2000_damaged_headers_are_refused_or_accepted(tmp_path: Path) -> None:
+def test_2000_damaged_headers_are_refused_or_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fifty of them would be put to llama.cpp: that is the next test's work.
+    monkeypatch.setattr(verdict, "_ask", lambda *_: "refuses it")
     base = tiny_llama(tmp_path / "tiny.gguf").read_bytes()
     path = tmp_path / "damaged.gguf"
     verdicts = collections.Counter[bool]()
@@ -113,6 +120,36 @@ def test_what_is_accepted_never_ends_a_process(tmp_path: Path) -> None:
         child.close()
     assert outcomes.total() == NATIVE
     assert outcomes["ok"] > NATIVE / 2
+
+
+def test_without_lists_what_llama_cpp_takes_never_ends_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plausible, "ARCHITECTURES", frozenset())
+    monkeypatch.setattr(vocabulary, "PRE_TOKENIZERS", frozenset())
+    answers: list[str | None] = []
+    ask = verdict._ask
+
+    def asked(*request: Any) -> str | None:
+        answers.append(ask(*request))
+        return answers[-1]
+
+    monkeypatch.setattr(verdict, "_ask", asked)
+    tiny = tiny_llama(tmp_path / "tiny.gguf")
+    path = tmp_path / "damaged.gguf"
+    child = NativeChild()
+    try:
+        for mutant in mutants(tiny.read_bytes(), SEED + 2, COUNT):
+            mutant.write(path)
+            if judge(path):
+                outcome = child.use(path)
+                assert not outcome.startswith("died"), f"{mutant.what}: {outcome}"
+            if len(answers) >= ASKED:
+                break
+    finally:
+        child.close()
+    # It takes some and refuses some, or the test shows nothing.
+    assert ASKED / 5 < answers.count(None) < ASKED * 4 / 5
 
 
 def test_the_child_reports_a_death(tmp_path: Path) -> None:

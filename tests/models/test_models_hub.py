@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gguf_builders import tiny_llama
+from gguf_builders import Draft, tiny_llama
 from hub_server import Hub
 
 from helpers import ModelFileError, find_model
@@ -102,7 +102,7 @@ def test_a_dropped_connection_is_resumed(hub: Hub, content: bytes) -> None:
 
 def test_what_stays_short_is_no_model(hub: Hub, tmp_path: Path) -> None:
     hub.behaviour[NAME] = "always short"
-    with pytest.raises(ModelFileError, match="broke off"):
+    with pytest.raises(ModelFileError, match="was interrupted"):
         find_model(NAME)
     assert kept_files(tmp_path) == []
     del hub.behaviour[NAME]
@@ -123,9 +123,20 @@ def test_a_page_in_place_of_the_file_is_deleted(hub: Hub, tmp_path: Path) -> Non
     assert kept_files(tmp_path) == []
 
 
+def test_a_model_of_tomorrow_is_kept(hub: Hub, tmp_path: Path, content: bytes) -> None:
+    draft = Draft(content)
+    draft.set_text("tokenizer.ggml.pre", "frobnicate")
+    hub.files[NAME] = draft.write(tmp_path / "new.gguf").read_bytes()
+    for _ in range(2):
+        with pytest.raises(ModelFileError, match="frobnicate"):
+            find_model(NAME)
+        assert kept_files(tmp_path)
+        assert len(hub.downloads()) == 1
+
+
 def test_a_published_file_that_is_no_model_is_deleted(hub: Hub, tmp_path: Path) -> None:
     hub.files[NAME] = b"<!DOCTYPE html><html>" + b"x" * 500
-    with pytest.raises(ModelFileError, match=r"no usable model and was deleted.*web page"):
+    with pytest.raises(ModelFileError, match=r"not a usable model and was deleted.*web page"):
         find_model(NAME)
     assert kept_files(tmp_path) == []
 

@@ -1,29 +1,27 @@
-"""`kv_overrides`: metadata given in place of the file's, held to what the file's own is held to.
+"""`kv_overrides`: metadata that replaces the file's own, held to the same rules.
 
 llama.cpp checks little of it: a `block_count` too large or an epsilon below zero is an assertion
-that ends the process, a value of the wrong type is passed over.
+that ends the process, a value of the wrong type is ignored.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
-from helpers.models.check import checked_header
-from helpers.models.formats import VALUE_NAMES
+from helpers.models.check import checked_header, fingerprint
+from helpers.models.formats import VALUE_FORMATS, VALUE_NAMES
 from helpers.models.header import Header
 from helpers.models.plausible import find_implausible
+from helpers.models.verdict import uphold
 
+# Smallest and largest of each integer type; llama.cpp takes them as signed numbers of 64 bits.
 _BOUNDS = {
-    "u8": (0, 2**8 - 1),
-    "i8": (-(2**7), 2**7 - 1),
-    "u16": (0, 2**16 - 1),
-    "i16": (-(2**15), 2**15 - 1),
-    "u32": (0, 2**32 - 1),
-    "i32": (-(2**31), 2**31 - 1),
-    "u64": (0, 2**63 - 1),
-    "i64": (-(2**63), 2**63 - 1),
+    name: (-(2 ** (8 * size - 1)), 2 ** (8 * size - 1) - 1)
+    if code.islower()
+    else (0, 2 ** min(8 * size, 63) - 1)
+    for name, code, size in VALUE_FORMATS.values()
+    if code in "bhiqBHIQ"
 }
 _CODES = {name: code for code, name in VALUE_NAMES.items()}
 
@@ -42,10 +40,12 @@ def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> None:
     changed = _Overridden(headers[0])
     for key, value in pairs:
         changed.replace(key, value)
+    file = changed.path
     problem = find_implausible(changed, [t for header in headers for t in header.tensors])
+    problem = uphold(problem, file, fingerprint(file), pairs)
     if problem is not None:
         keys = ", ".join(key for key, _ in pairs)
-        raise ValueError(f"kv_overrides ({keys}): with them, the model {problem}")
+        raise ValueError(f"kv_overrides ({keys}): with them, the model {problem.rstrip('.')}.")
 
 
 class _Overridden(Header):
@@ -53,8 +53,8 @@ class _Overridden(Header):
 
     def __init__(self, original: Header) -> None:
         self.__dict__.update(original.__dict__)
-        self._values = copy.copy(original._values)
-        self._types = copy.copy(original._types)
+        self._values = dict(original._values)
+        self._types = dict(original._types)
 
     def replace(self, key: str, value: Any) -> None:
         kind = _kind_of(value)
@@ -64,7 +64,7 @@ class _Overridden(Header):
         elif len(found) > 1 or _family(found[0]) != kind:
             raise ValueError(
                 f"kv_overrides: {key!r} is of type {' of '.join(found)} in the file; "
-                f"{value!r} is of another one, and llama.cpp would pass it over."
+                f"{value!r} is not, and llama.cpp would ignore it."
             )
         else:
             name = found[0]
