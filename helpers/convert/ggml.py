@@ -16,7 +16,7 @@ from helpers.install.steps import say
 from helpers.models.formats import OLD_MAGICS
 from helpers.models.sniff import HEAD_BYTES, describe_foreign_file
 
-_LAUNCHER = Path(__file__).with_name("ggml_child.py")
+_CHILD = Path(__file__).with_name("ggml_child.py")
 _SCRIPT = Path("vendor", "llama.cpp", "convert_llama_ggml_to_gguf.py")
 _REMEDY = "The kernel is unharmed and no file was left. Free some memory, try again."
 # In what the converter says, from its own source, what to do about it.
@@ -125,7 +125,7 @@ def _converter() -> Path:
 def _run(command: list[str], whose: str) -> None:
     """Run the converter; its last line is the reason if it fails."""
     try:
-        with closing(Child(_LAUNCHER, role="converted the file", remedy=_REMEDY)) as child:
+        with closing(Child(_CHILD, role="converted the file", remedy=_REMEDY)) as child:
             child.ask(command)
     except EngineCrashed as error:
         if error.exit_status != 1:  # not the converter's own exception

@@ -119,11 +119,7 @@ class IsolatedCore:
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Send jobs to the child; their sinks are called from this core's reader thread."""
-        if os.getpid() != self.pid:
-            raise HelpersError(
-                "This model's process belongs to the process that this one was forked from. "
-                "Make the LlamaCpp in the process that uses it."
-            )
+        self._check_process()
         with self._lock:
             if self._dead is not None:
                 raise self._dead
@@ -174,7 +170,15 @@ class IsolatedCore:
             for thread in self._threads:
                 thread.join(timeout=5)
 
+    def _check_process(self) -> None:
+        if os.getpid() != self.pid:
+            raise HelpersError(
+                "This model's process belongs to the process that this one was forked from. "
+                "Make the LlamaCpp in the process that uses it."
+            )
+
     def _ask(self, verb: str, argument: object) -> Any:
+        self._check_process()
         replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._lock:
             if self._dead is not None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -189,3 +190,28 @@ def test_a_grammar_is_sent_to_the_child_once(
     assert texts == [f'"{word}"' for word in words]
     assert answer("four") == '"four"' and answer("unmistakable") == '"unmistakable"'
     assert carriers("unmistakable") == 2
+
+
+FORKED = """
+import os, signal, sys
+from helpers import LlamaCpp, default_model
+llm = LlamaCpp(model_path=default_model(), isolate=True, n_ctx=256)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)  # who waits for an answer that cannot come is ended
+    try:
+        llm.get_num_tokens("Hello")
+    except Exception as error:
+        print(type(error).__name__, "forked from" in str(error), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(llm.get_num_tokens("Hello") > 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no forks")
+def test_a_fork_is_told_that_the_model_is_not_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["HelpersError", "True", "True"], done.stderr
