@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
@@ -14,8 +13,8 @@ from helpers.install.backends import BACKENDS
 from helpers.install.environment import _MODEL_VERSION, MODEL
 from helpers.install.installed import canonical
 from helpers.native.library import SUPPORTED
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 CONDA = yaml.safe_load(TEXT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

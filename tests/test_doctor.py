@@ -15,8 +15,7 @@ import pytest
 from helpers import InstallError, backend_report, doctor
 from helpers.doctor import BackendReport
 from helpers.install import installed
-
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:

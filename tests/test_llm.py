@@ -31,6 +31,7 @@ from helpers import (
     default_model,
 )
 from helpers.engine.engine import _cores
+from tests.support import ROOT, alive
 
 FRANCE = "The capital of France is"
 PROMPTS = [
@@ -555,7 +556,6 @@ def test_the_event_loop_is_not_blocked(llm: LlamaCpp) -> None:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parent.parent
     return subprocess.run(
         [
             *(sys.executable, "-X", "utf8", "-W", "error"),
@@ -565,7 +565,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=120,
         check=False,
     )
@@ -627,7 +627,7 @@ def test_closing_frees_the_memory() -> None:
         (child,) = [c for c in process.children() if c not in children]
         assert isolated.invoke(FRANCE)
         assert child.memory_info().rss > 150 * 2**20
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not alive(child)
 
 
 def test_a_closed_model_says_so() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from helpers.errors import InstallError
 from helpers.install import build, cli, paths, steps
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 STDLIB_FILES = [
     ROOT / "helpers" / "__init__.py",
     ROOT / "helpers" / "__main__.py",

@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile_uses import PRELUDE, USES, Exits, Gives, Raises, Says, Use
 
-_ROOT = Path(__file__).resolve().parent.parent
+from tests.hostile_uses import PRELUDE, USES, Exits, Gives, Raises, Says, Use
+from tests.support import ROOT
+
 _MARK = "~outcome~ "
 _SECONDS = 120
 _FRAME = """
@@ -55,7 +56,7 @@ class Pool:
         folder.mkdir()
         code = textwrap.dedent(self._uses[index].code)
         script = f"{PRELUDE}\n_code = {code!r}\n{_FRAME.format(mark=_MARK)}"
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONFAULTHANDLER": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         try:
             return subprocess.run(
                 [sys.executable, "-X", "utf8", "-c", script],

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from helpers import SweepResult
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "helpers", "bench"]
 TINY = ["--prompt-tokens", "8", "--new-tokens", "3", "--repeats", "1", "--ctx", "256"]
 

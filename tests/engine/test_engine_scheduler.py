@@ -10,12 +10,12 @@ import time
 from typing import Any
 
 import pytest
-from engine_options import options
 
 from helpers.engine import Chunk, Engine, Request
 from helpers.engine.engine import _cores
 from helpers.errors import ContextOverflowError, HelpersError
 from helpers.models import ModelInfo, default_model, inspect_model
+from tests.support import options
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_builders import CHAT_TEMPLATE, Draft, tiny_llama
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from helpers import ModelFileError, default_model, format_prompt, inspect_model
 from helpers.models import render
+from tests.models.gguf_builders import CHAT_TEMPLATE, Draft, tiny_llama
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
