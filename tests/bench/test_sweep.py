@@ -233,9 +233,9 @@ def test_ctrl_c_keeps_what_is_there() -> None:
             child.send_signal(signal.SIGINT)
             break
     rest = child.stdout.read()
-    assert child.wait(timeout=20) == 0
+    assert child.wait(timeout=60) == 0
     assert "kept 1 interrupted" in rest
-    assert psutil.wait_procs(mine, timeout=5)[1] == []
+    assert psutil.wait_procs(mine, timeout=60)[1] == []
     child.stdout.close()
 
 
@@ -251,7 +251,7 @@ def test_a_killed_interpreter_leaves_no_orphan() -> None:
     child.kill()
     child.wait()
     child.stdout.close()
-    assert psutil.wait_procs(mine, timeout=10)[1] == []
+    assert psutil.wait_procs(mine, timeout=60)[1] == []
 
 
 def test_two_sweeps_at_once_take_turns() -> None:
