@@ -63,8 +63,8 @@ def plot_memory(
     Raises:
         ValueError: There is nothing to draw.
 
-    >>> plot_memory(predict_memory(n_gpu_layers=0, devices=[]))  # doctest: +SKIP
-    <Figure: Memory, 0 of 31 layers on devices: CPU 199.8 of 23352 MiB, fits>
+    >>> plot_memory(predict_memory(n_gpu_layers=0, devices=[]))
+    <Figure: Memory, 0 of 31 layers on devices: CPU ... fits>
     """
     plans: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"": plan}
     shown = display_names({device: 0 for one in plans.values() for device in one.by_device})
