@@ -1,7 +1,7 @@
 """Run language models on your own machine: llama.cpp through LangChain, measured and safe.
 
 >>> from helpers import LlamaCpp, default_model
->>> LlamaCpp(model_path=default_model()).invoke("Hello")  # doctest: +SKIP
+>>> answer = LlamaCpp(model_path=default_model(), max_tokens=8).invoke("Hello")
 
 The names below are loaded when first used (PEP 562), so that `import helpers` costs nothing and
 `python -m helpers` works with the standard library alone, before anything is installed.

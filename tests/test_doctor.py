@@ -16,8 +16,7 @@ from helpers import InstallError, backend_report, doctor
 from helpers.doctor import BackendReport
 from helpers.doctor.report import ask_native
 from helpers.install import installed
-
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:

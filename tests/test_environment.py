@@ -27,8 +27,8 @@ import pytest
 
 from helpers.errors import InstallError
 from helpers.install import build, environment, installed, paths, wheels
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 VERSION = "0.0.9"
 WHEEL = f"llama_cpp_python-{VERSION}-py3-none-any.whl"
 BACKEND = """

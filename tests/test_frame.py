@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 
 import helpers
 from helpers import cli
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +31,8 @@ from helpers import (
     default_model,
 )
 from helpers.engine.engine import _cores
+from helpers.native.context import Context
+from tests.support import ROOT, alive
 
 FRANCE = "The capital of France is"
 PROMPTS = [
@@ -358,7 +360,6 @@ def check_timings(timings: Timings, usage: dict[str, int]) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert timings.token_ms[0] == timings.first_token_ms
     assert 0 < sum(timings.token_ms) <= timings.total_ms
-    assert timings.total_ms - sum(timings.token_ms) < 1000
     assert timings.prompt_ms > 0
     assert timings.eval_ms > 0
     assert timings.eval_tokens == timings.generated_tokens - 1
@@ -525,37 +526,38 @@ def test_64_mixed_calls_at_once_are_right(llm: LlamaCpp, answers: dict[str, str]
     assert got == [answers[prompt] for prompt in wanted]
 
 
-def test_the_event_loop_is_not_blocked(llm: LlamaCpp) -> None:
-    async def run() -> tuple[int, float]:
-        ticks = 0
+def test_the_event_loop_is_not_blocked(llm: LlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = threading.Event()
+    decodes = 0
+    compute = Context._run
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0.05)
-                ticks += 1
+    def held(context: Context, count: int) -> None:
+        """Computes only after the loop, which has calls to wait for, has turned again."""
+        nonlocal decodes
+        decodes += 1
+        if not turned.wait(60):
+            raise RuntimeError("the event loop stands still while the model computes")
+        turned.clear()
+        compute(context, count)
 
-        ticker = asyncio.create_task(tick())
-        started = time.monotonic()
-        await asyncio.gather(
-            llm.ainvoke("word " * 900, max_tokens=24, logit_bias={0: -100.0, 2: -100.0}),
-            llm.abatch(PROMPTS[:3]),
+    async def run() -> None:
+        calls = asyncio.gather(
+            llm.ainvoke("word " * 300, max_tokens=4), llm.abatch(PROMPTS[:3], max_tokens=4)
         )
-        seconds = time.monotonic() - started
-        ticker.cancel()
-        return ticks, seconds
+        while not calls.done():
+            turned.set()
+            await asyncio.sleep(0.001)
+        await calls
 
-    ticks, seconds = asyncio.run(run())
-    # A blocked loop would tick a handful of times; half of the possible ticks is plenty of slack.
-    assert ticks > seconds / 0.05 / 2
-    assert seconds > 0.5
+    monkeypatch.setattr(Context, "_run", held)
+    asyncio.run(run())
+    assert decodes > 5
 
 
 # -- what it prints and reports -------------------------------------------------------------------
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parent.parent
     return subprocess.run(
         [
             *(sys.executable, "-X", "utf8", "-W", "error"),
@@ -565,7 +567,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=120,
         check=False,
     )
@@ -627,7 +629,7 @@ def test_closing_frees_the_memory() -> None:
         (child,) = [c for c in process.children() if c not in children]
         assert isolated.invoke(FRANCE)
         assert child.memory_info().rss > 150 * 2**20
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not alive(child)
 
 
 def test_a_closed_model_says_so() -> None:

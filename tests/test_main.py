@@ -14,8 +14,8 @@ import pytest
 from helpers import cli
 from helpers.errors import InstallError
 from helpers.install import build, paths, steps
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 STDLIB_FILES = [
     ROOT / "helpers" / "__init__.py",
     ROOT / "helpers" / "__main__.py",

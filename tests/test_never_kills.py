@@ -7,28 +7,31 @@ import collections
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hostile_uses import PRELUDE, USES, Exits, Gives, Raises, Says, Use
 
-_ROOT = Path(__file__).resolve().parent.parent
-_MARK = "~outcome~ "
+from tests.hostile import (
+    concurrency,
+    devices,
+    files,
+    frame,
+    grammars,
+    isolation,
+    lifecycle,
+    parameters,
+    prompts,
+)
+from tests.hostile.base import MARK, Exits, Gives, Raises, Says, Use
+from tests.support import ROOT
+
 _SECONDS = 120
-_FRAME = """
-try:
-    exec(compile(_code, "<hostile use>", "exec"), globals())
-except SystemExit:
-    raise
-except BaseException as caught:
-    _outcome = ("raised", [kind.__name__ for kind in type(caught).__mro__], str(caught))
-else:
-    _outcome = ("gave", globals().get("result"))
-print("\\n" + {mark!r} + ascii(_outcome), flush=True)
-"""
+GROUPS = (
+    grammars, files, parameters, prompts, concurrency, lifecycle, isolation, devices,
+)  # fmt: skip
+USES = [use for group in GROUPS for use in group.use.table]
 
 
 class Pool:
@@ -53,12 +56,11 @@ class Pool:
     def _run(self, index: int) -> subprocess.CompletedProcess[str]:
         folder = self._folder / str(index)
         folder.mkdir()
-        code = textwrap.dedent(self._uses[index].code)
-        script = f"{PRELUDE}\n_code = {code!r}\n{_FRAME.format(mark=_MARK)}"
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONFAULTHANDLER": "1"}
+        use = self._uses[index]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         try:
             return subprocess.run(
-                [sys.executable, "-X", "utf8", "-c", script],
+                [sys.executable, "-X", "utf8", "-m", "tests.hostile", use.group, use.name],
                 cwd=folder,
                 env=environment,
                 capture_output=True,
@@ -94,9 +96,9 @@ def test_ends_by_itself_with_the_expected_outcome(use: Use, pool: Pool) -> None:
         assert use.expected.printed in done.stdout
         return
     assert done.returncode == 0, f"ended with status {done.returncode}\n{tail}"
-    *_, line = [line for line in done.stdout.splitlines() if line.startswith(_MARK)] or [""]
+    *_, line = [line for line in done.stdout.splitlines() if line.startswith(MARK)] or [""]
     assert line, f"no outcome\n{tail}"
-    kind, *details = ast.literal_eval(line.removeprefix(_MARK))
+    kind, *details = ast.literal_eval(line.removeprefix(MARK))
     if isinstance(use.expected, Raises):
         assert kind == "raised", f"nothing was raised, but {details}\n{tail}"
         kinds, message = details
@@ -114,25 +116,20 @@ def test_ends_by_itself_with_the_expected_outcome(use: Use, pool: Pool) -> None:
 
 def test_the_table_is_broad() -> None:
     count = collections.Counter(use.group for use in USES)
-    assert len(USES) >= 40
+    assert sum(count.values()) >= 148
     assert min(count.values()) >= 5
-    assert set(count) == {
-        "grammars", "files", "parameters", "prompts", "concurrency", "lifecycle", "isolation",
-        "devices",
-    }  # fmt: skip
+    # A use is run by the names of its group and itself.
+    assert [group.use.group for group in GROUPS] == [
+        group.__name__.rpartition(".")[2] for group in GROUPS
+    ]
     names = [(use.group, use.name) for use in USES]
     assert len(set(names)) == len(names)
 
 
-def test_a_use_that_kills_is_seen(tmp_path: Path) -> None:
-    """The frame itself: an abort, a wrong answer and a hang must not pass for an outcome."""
-    uses = [
-        Use("frame", "abort", "os.abort()", Gives(None)),
-        Use("frame", "another answer", "result = 2", Gives(1)),
-        Use("frame", "no exception", "result = 1", Raises("ValueError")),
-    ]
-    pool = Pool(uses, tmp_path)
-    for use in uses:
-        with pytest.raises(AssertionError):
-            test_ends_by_itself_with_the_expected_outcome(use, pool)
+@pytest.mark.parametrize("use", frame.use.table, ids=lambda use: use.name)
+def test_a_use_that_does_not_meet_its_expectation_is_seen(use: Use, tmp_path: Path) -> None:
+    """The frame itself: an abort, a wrong answer and the like must not pass for the outcome."""
+    pool = Pool([use], tmp_path)
+    with pytest.raises(AssertionError):
+        test_ends_by_itself_with_the_expected_outcome(use, pool)
     pool.close()

@@ -20,6 +20,7 @@ import pytest
 from helpers import Device, DeviceError, GpuTuner, ModelFileError, practice_accelerator
 from helpers.bench import Cancelled
 from helpers.widgets.tuning import Tuning, kept_file, memory_html
+from tests.support import model_children, wait_for
 
 QUICK: dict[str, Any] = {"prompt_tokens": 16, "new_tokens": 4, "repeats": 1}
 
@@ -40,21 +41,6 @@ def tuner() -> Iterator[GpuTuner]:
     made = GpuTuner(n_ctx=512, **QUICK)
     yield made
     made.close()
-
-
-def workers() -> list[psutil.Process]:
-    """This process's children that hold a model for a trial."""
-    found = []
-    for child in psutil.Process().children():
-        try:
-            if (
-                "helpers.isolation.child" in child.cmdline()
-                and child.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(child)
-        except psutil.NoSuchProcess:
-            pass
-    return found
 
 
 # -- logic ----------------------------------------------------------------------------------------
@@ -92,7 +78,7 @@ def test_a_search_keeps_its_rows_and_can_be_cancelled(device: Device) -> None:
     assert logic.result(512).rows == rows and len(rows) == 2
     with pytest.raises(Cancelled):
         logic.measure(3, 512, 512, "f16", cancel=stop)
-    assert not workers()
+    assert not model_children()
 
 
 def test_the_best_settings_are_found_again(device: Device) -> None:
@@ -184,18 +170,15 @@ def test_the_button_measures_in_a_thread_and_cancel_ends_it(tuner: GpuTuner) -> 
     assert tuner.measure_button.disabled and not tuner.cancel_button.disabled
     assert tuner.measure() is None  # one at a time
     assert "in progress" in tuner.message.value
-    begin = time.monotonic()
-    while not workers() and time.monotonic() - begin < 10:
-        time.sleep(0.01)
+    assert wait_for(model_children)
     tuner.cancel_button.click()
-    clicked = time.monotonic()
-    tuner.wait(10)
-    assert not workers(), f"a trial is left after {time.monotonic() - clicked:.1f} s"
+    tuner.wait(240)
+    assert not model_children()
     assert "Cancelled" in tuner.message.value
     assert tuner.cancel_button.disabled and not tuner.measure_button.disabled
     assert tuner.result.rows == []
     tuner.measure_button.click()
-    tuner.wait(60)
+    tuner.wait(240)
     assert len(tuner.result.rows) == 1
 
 
@@ -205,12 +188,10 @@ def test_a_device_that_vanishes_during_a_trial_is_a_row_with_its_reason() -> Non
     tuner = GpuTuner(devices=[device], n_ctx=512, prompt_tokens=400, new_tokens=100, repeats=3)
     tuner.layers.value = 31
     tuner.measure_button.click()
-    begin = time.monotonic()
-    while "measuring 1" not in tuner.message.value and time.monotonic() - begin < 60:
-        time.sleep(0.01)
+    assert wait_for(lambda: "measuring 1" in tuner.message.value)
     assert accelerator.pid is not None
     os.kill(accelerator.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-    tuner.wait(60)
+    tuner.wait(240)
     (row,) = tuner.result.rows
     assert not row.ok and "RPC server was lost" in row.reason
     assert "gave no result" in tuner.message.value
@@ -227,7 +208,7 @@ def test_two_tuners_take_turns() -> None:
         tuner.measure_button.click()
     seen = 0
     while any(tuner.measure_button.disabled for tuner in tuners):
-        seen = max(seen, len(workers()))
+        seen = max(seen, len(model_children()))
         time.sleep(0.01)
     assert seen == 1
     assert [len(tuner.result.rows) for tuner in tuners] == [1, 1]

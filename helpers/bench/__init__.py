@@ -1,7 +1,6 @@
 """Measured comparisons and sweeps: what this machine does, side by side, in one run.
 
->>> python -m helpers bench            # doctest: +SKIP
->>> python -m helpers bench --sweep    # doctest: +SKIP
+`python -m helpers bench` compares; `python -m helpers bench --sweep` sweeps.
 """
 
 from helpers.bench.best import find_best

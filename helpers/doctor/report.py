@@ -227,8 +227,8 @@ def backend_report(*, load: bool = True) -> BackendReport:
     Raises:
         InstallError: llama-cpp-python is not installed, or cannot be loaded.
 
-    >>> print(backend_report(load=False).backends)  # doctest: +SKIP
-    ('RPC', 'CPU')
+    >>> "CPU" in backend_report(load=False).backends
+    True
     """
     packages = packages_folder()
     if packages is None:

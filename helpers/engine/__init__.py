@@ -1,8 +1,9 @@
 """One loaded model and everything that can be asked of it, without LangChain.
 
 >>> from helpers.engine import Engine, LoadOptions, Request
->>> with Engine(LoadOptions(model_path="model.gguf")) as engine:  # doctest: +SKIP
-...     engine.generate(Request(prompt="Hello", max_tokens=8)).text
+>>> with Engine(LoadOptions(model_path=str(default_model()))) as engine:
+...     engine.generate(Request(prompt="Hello", max_tokens=8)).generated_tokens
+8
 """
 
 from helpers.engine.engine import Engine

@@ -143,7 +143,7 @@ def recorded_backends(path: Path | None = None) -> RecordedTable:
     Raises:
         InstallError: If it is missing or damaged.
 
-    >>> recorded_backends().of("openblas")[0].outcome  # doctest: +SKIP
+    >>> recorded_backends().of("openblas")[0].outcome
     'built and run'
     """
     where = path or _TABLE

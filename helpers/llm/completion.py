@@ -30,7 +30,8 @@ class LlamaCpp(ModelFields, BaseLLM):
     tasks are safe, and every result carries its `Timings`.
 
     >>> from helpers import LlamaCpp, default_model
-    >>> LlamaCpp(model_path=default_model(), max_tokens=8).invoke("Hello")  # doctest: +SKIP
+    >>> LlamaCpp(model_path=default_model(), temperature=0, max_tokens=3).invoke("1, 2, 3,")
+    ' 4,'
     """
 
     streaming: bool = True

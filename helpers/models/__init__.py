@@ -1,7 +1,11 @@
 """Models: which file, is it whole, what is in it, how it wants to be asked.
 
 >>> from helpers import find_model, inspect_model
->>> print(inspect_model(find_model("default")))  # doctest: +SKIP
+>>> print(inspect_model(find_model("default")))
+model          Smollm2 135M ...
+...
+quantization   Q4_1, 5.74 bits per weight
+...
 """
 
 from helpers.models.catalogue import CATALOGUE, CatalogueEntry

@@ -61,8 +61,8 @@ def devices() -> list[Device]:
     Raises:
         InstallError: llama-cpp-python is missing or does not load.
 
-    >>> [device.kind for device in devices()]  # doctest: +SKIP
-    ['cpu']
+    >>> "cpu" in [device.kind for device in devices()]
+    True
     """
     return [_describe(pointer) for pointer in device_pointers()]
 
@@ -70,8 +70,8 @@ def devices() -> list[Device]:
 def registered_backends() -> list[str]:
     """Names of the backends that registered, also those without a device here (RPC).
 
-    >>> registered_backends()  # doctest: +SKIP
-    ['RPC', 'CPU']
+    >>> "CPU" in registered_backends()
+    True
     """
     llama()  # loads and registers the backends
     count = ggml_function("ggml", "ggml_backend_reg_count", _SIZE)

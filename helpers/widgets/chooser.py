@@ -44,7 +44,7 @@ class ModelChooser:
         n_ctx: Tokens of context to begin with.
 
     >>> from helpers import ModelChooser
-    >>> ModelChooser(ram_gib=16, vram_gib=8)  # doctest: +SKIP
+    >>> chooser = ModelChooser(ram_gib=16, vram_gib=8)
     """
 
     def __init__(

@@ -56,15 +56,11 @@ print(json.dumps({name: version(name) for name in ("torch", "transformers", "saf
 # The converter knows tokenizers by the hash of a test text; a tokenizer made here is none of them.
 CONVERT = """
 import sys, runpy
-from pathlib import Path
-
-script = Path(sys.argv[1])
-sys.path[:0] = [str(script.parent), str(script.parent / "gguf-py")]
 import conversion.base
 
 conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 sys.argv = sys.argv[1:]
-runpy.run_path(str(script), run_name="__main__")
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -74,6 +70,7 @@ def main() -> None:
     version = importlib.metadata.version("llama-cpp-python")
     script = source_folder(version, cache_dir()) / "vendor" / "llama.cpp" / "convert_hf_to_gguf.py"
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    modules = os.pathsep.join([str(script.parent), str(script.parent / "gguf-py")])
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "checkpoint"
@@ -85,7 +82,7 @@ def main() -> None:
             target = Path(name) / f"{kind}.gguf"
             command = [python, "-c", CONVERT, str(script), str(folder)]
             command += ["--outfile", str(target), "--outtype", kind]
-            subprocess.run(command, env=env, check=True)
+            subprocess.run(command, env={**env, "PYTHONPATH": modules}, check=True)
             info = inspect_model(target)
             assert (info.n_layers, info.n_embd, info.n_kv_heads) == (2, 64, (2, 2))
             with LlamaCpp(model_path=target, n_gpu_layers=0, temperature=0, max_tokens=8) as llm:

@@ -1,6 +1,6 @@
 """Time and memory of looking at a model file, by the file's size.
 
-`python tests/benchmarks/bench_models.py [FOLDER]`: the large files are sparse and take no space.
+`python -m tests.benchmarks.bench_models [FOLDER]`: the large files are sparse and take no space.
 Each row is the best of five calls in a process of its own.
 """
 
@@ -11,11 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-
-from gguf_builders import Draft
-
 from helpers import default_model
+from tests.models.gguf_builders import Draft
 
 CHILD = """
 import sys, tracemalloc, time

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import ROOT, TOKEN
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser.notebook_page import TOKEN
+from tests.support import ROOT
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

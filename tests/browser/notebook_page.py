@@ -7,7 +7,6 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "browser-test"
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from notebook_page import ROOT, NotebookPage
 from playwright.sync_api import Page
+
+from tests.browser.notebook_page import NotebookPage
+from tests.support import ROOT
 
 
 @pytest.mark.timeout(300)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import nbformat
 import pytest
-from notebook_page import ROOT, SCREENSHOTS, NotebookPage
 from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.notebook_page import SCREENSHOTS, NotebookPage
+from tests.support import ROOT
 
 CELL = """\
 from helpers import GrammarPlayground, LlamaCpp, default_model

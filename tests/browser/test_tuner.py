@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
-from notebook_page import ROOT, SCREENSHOTS, NotebookPage
 from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.notebook_page import SCREENSHOTS, NotebookPage
+from tests.support import ROOT, model_children
 
 NOTEBOOK = "30_tune_gpu_layers.ipynb"
 CELL = """\
@@ -51,18 +52,6 @@ class Tuner:
         self.box.screenshot(path=SCREENSHOTS / f"tuner_{name}.png")
 
 
-def trials() -> list[int]:
-    """Processes on this machine that hold a model for a trial of the browser's kernel."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = process.info["cmdline"] or []
-        if "helpers.isolation.child" in line and process.info["status"] != psutil.STATUS_ZOMBIE:
-            parents = {parent.pid for parent in process.parents()}
-            if os.getpid() in parents:
-                found.append(process.pid)
-    return found
-
-
 @pytest.mark.timeout(400)
 def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> None:
     notebook = NotebookPage(page, lab, NOTEBOOK)
@@ -71,7 +60,7 @@ def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> N
     assert notebook.errors() == []
     tuner = Tuner(page)
     tuner.box.scroll_into_view_if_needed()
-    held = trials()  # models that the notebook's own cells keep
+    held = model_children(recursive=True)  # models that the notebook's own cells keep
 
     # The memory answers while the slider moves.
     tuner.slide("Home")
@@ -99,13 +88,13 @@ def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> N
     # Cancel during a search: it stops, and the trial's process is gone.
     tuner.button("Find the best").press("Enter")
     deadline = time.monotonic() + 60
-    while len(trials()) <= len(held):
+    while len(model_children(recursive=True)) <= len(held):
         assert time.monotonic() < deadline, "no trial has begun"
         page.wait_for_timeout(20)
     tuner.button("Cancel").press("Enter")
     expect(tuner.box).to_contain_text("Cancelled", timeout=10_000)
     expect(tuner.button("Cancel")).to_be_disabled()
-    assert sorted(trials()) == sorted(held)
+    assert set(model_children(recursive=True)) == set(held)
     tuner.picture("cancelled")
     notebook.screenshot("tune_gpu_layers")
     assert notebook.errors() == []

@@ -6,27 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engine_options import options
 
 from helpers.engine import Engine
 from helpers.isolation import make_core
 from helpers.models import default_model
 from helpers.native import usable_cores
+from tests.support import options
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     with Engine(options()) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def isolated() -> Iterator[Engine]:
     with Engine(options(isolate=True), make_core) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def raw() -> Iterator[Any]:
     """llama-cpp-python's `Llama` with the engine's settings."""
     import llama_cpp

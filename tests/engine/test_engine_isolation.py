@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from engine_options import options
 
 from helpers.engine import Completion, Engine, Request
 from helpers.errors import (
@@ -26,13 +25,10 @@ from helpers.grammars import Grammar
 from helpers.isolation import core as isolation
 from helpers.isolation import make_core
 from helpers.isolation.core import frame, read_frame
+from tests.support import alive, child_of, options
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))
-
-
-def child_of(engine: Engine) -> int:
-    return engine._core.child_pid  # type: ignore[attr-defined,no-any-return]
 
 
 def greedy(prompt: str, **changes: object) -> Request:
@@ -104,7 +100,7 @@ def test_close_ends_the_child() -> None:
     engine = Engine(options(isolate=True, n_ctx=256), make_core)
     child = psutil.Process(child_of(engine))
     engine.close()
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not alive(child)
     with pytest.raises(HelpersError, match="has been closed"):
         engine.generate(greedy(STORY))
 
@@ -134,8 +130,7 @@ def test_a_failed_load_leaves_no_child(tmp_path_factory: pytest.TempPathFactory)
     before = set(psutil.Process().children())
     with pytest.raises(ModelFileError, match="LoRA"):
         Engine(options(isolate=True, lora_path=options().model_path), make_core)
-    after = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    assert set(after) <= before
+    assert {child for child in psutil.Process().children() if alive(child)} <= before
 
 
 @pytest.mark.parametrize("cut", [0, 3, 8, 12])

@@ -7,12 +7,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from engine_options import options
 
 from helpers import LlamaCpp
 from helpers.engine import Engine, Request
 from helpers.errors import ModelFileError
 from helpers.isolation import make_core
+from tests.support import options
 
 N_EMBD = 576
 

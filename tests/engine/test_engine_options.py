@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import pytest
-from engine_options import options
 
 from helpers.engine import Engine, Request
 from helpers.engine.core import check_memory, settle
@@ -15,6 +14,7 @@ from helpers.models import default_model, inspect_model
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.overrides import check_overrides
 from helpers.native import usable_cores
+from tests.support import options
 
 
 def test_defaults_are_the_fast_safe_ones() -> None:

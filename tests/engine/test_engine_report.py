@@ -3,10 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from engine_options import options
 
 from helpers.engine import Engine, LoadReport
 from helpers.native import read_buffers, read_flash_attention, read_offloaded
+from tests.support import options
 
 # Lines as llama.cpp prints them when layers are placed on a GPU and on two remote devices.
 GPU_LOG = """\

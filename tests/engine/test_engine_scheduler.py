@@ -10,12 +10,13 @@ import time
 from typing import Any
 
 import pytest
-from engine_options import options
 
 from helpers.engine import Chunk, Engine, Request
 from helpers.engine.engine import _cores
 from helpers.errors import ContextOverflowError, HelpersError
 from helpers.models import default_model, inspect_model
+from helpers.native.context import Context
+from tests.support import options, wait_for
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))
@@ -58,38 +59,41 @@ def test_64_mixed_prompts_side_by_side_answer_as_if_alone(engine: Engine) -> Non
     assert max(len(engine.tokenize(str(request.prompt))) for request in requests) < 64
 
 
-def test_a_batch_needs_fewer_decodes_than_its_answers_alone(engine: Engine) -> None:
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sequences each decode of this process computes, as they come."""
+    seen: list[int] = []
+    one, several = Context.decode, Context.decode_runs
+
+    def decode(context: Context, *arguments: Any, **named: Any) -> None:
+        seen.append(1)
+        one(context, *arguments, **named)
+
+    def decode_runs(context: Context, runs: Any) -> list[int]:
+        seen.append(len(runs))
+        return several(context, runs)
+
+    monkeypatch.setattr(Context, "decode", decode)
+    monkeypatch.setattr(Context, "decode_runs", decode_runs)
+    return seen
+
+
+def test_a_batch_needs_fewer_decodes_than_its_answers_alone(
+    engine: Engine, decodes: list[int]
+) -> None:
     requests = [
         Request(prompt=f"{i}. {STORY}", temperature=0, max_tokens=n, logit_bias=NO_END)
-        for i, n in enumerate([2, 10, 2, 10, 2, 10, 2, 10, 2, 10, 2, 10])
+        for i, n in enumerate([2, 10] * 6)
     ]
-    seen: list[tuple[float, int]] = []
-    alive: set[int] = set()
-
+    alone = [engine.generate(request).generated_tokens for request in requests]
+    one_by_one = list(decodes)
+    assert set(one_by_one) == {1} and len(one_by_one) >= sum(alone)
+    decodes.clear()
+    together = [done.generated_tokens for done in engine.generate_many(requests)]
+    assert together == alone == [2, 10] * 6
     # A sequence that ends makes room at once: never more than eight, and more than that in all.
-    from helpers.engine.sequence import Job
-
-    done = threading.Event()
-    ended = 0
-
-    def sink_for(index: int) -> Any:
-        def sink(event: Any) -> None:
-            nonlocal ended
-            if isinstance(event, Chunk):
-                alive.add(index)
-                seen.append((time.perf_counter(), len(alive)))
-            else:
-                alive.discard(index)
-                ended += 1
-                if ended == len(requests):
-                    done.set()
-
-        return sink
-
-    engine._core.submit([Job(request, sink_for(i)) for i, request in enumerate(requests)])
-    assert done.wait(60)
-    assert max(count for _, count in seen) == 8
-    assert sum(count == 8 for _, count in seen) > 1
+    assert max(decodes) == 8 and decodes.count(8) > 1
+    assert len(decodes) < len(one_by_one) / 2
 
 
 def test_answers_keep_the_order_of_the_requests(engine: Engine) -> None:
@@ -187,12 +191,7 @@ def test_a_dropped_stream_ends_its_generation() -> None:
         next(stream)
         del stream
         core: Any = engine._core
-        for _ in range(200):
-            if not core._scheduler._lane.active:
-                break
-            time.sleep(0.01)
-        else:
-            pytest.fail("it still generates")
+        assert wait_for(lambda: not core._scheduler._lane.active), "it still generates"
 
 
 def test_cancelled_tasks_end_their_generations() -> None:
@@ -229,7 +228,7 @@ def test_close_ends_running_and_waiting_calls_with_an_error() -> None:
     time.sleep(0.3)
     engine.close()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=60)
     assert len(errors) == 3
     assert all("was closed" in str(error) for error in errors)
     with pytest.raises(HelpersError, match="has been closed"):

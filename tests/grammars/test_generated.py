@@ -11,12 +11,12 @@ from itertools import product
 from typing import Any
 
 import pytest
-from random_grammars import random_grammar
 
 from helpers.engine import Completion, Engine, LoadOptions, Request
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
 from helpers.models import default_model
+from tests.grammars.random_grammars import random_grammar
 
 GRAMMARS = 100
 SAMPLING: list[dict[str, float]] = [

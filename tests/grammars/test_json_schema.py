@@ -338,9 +338,7 @@ def test_deep_and_wide_schemas_end_in_a_grammar_or_an_error() -> None:
 
 
 def test_patterns_that_ruin_backtracking_do_no_harm() -> None:
-    import time
-
-    start = time.perf_counter()
+    # One that backtracks would not come back within this suite's limit for a test.
     for pattern in ("^(a+)+$", "^(a|aa)*b?$", "(x+x+)+y", "^(([a-z])+.)+[A-Z]([a-z])+$"):
         grammar = Grammar.from_json_schema({"type": "string", "pattern": pattern})
         for text in ("a" * 300 + "!", "x" * 300):
@@ -348,7 +346,6 @@ def test_patterns_that_ruin_backtracking_do_no_harm() -> None:
             assert not grammar.matches(json.dumps(text))
     schema = {"enum": ["a" * 60 + "!", "aaa"], "pattern": "^(a+)+$"}
     assert judged(schema, "aaa") and not judged(schema, "a" * 60 + "!")
-    assert time.perf_counter() - start < 20
 
 
 def test_texts_that_nest_without_end_are_judged() -> None:

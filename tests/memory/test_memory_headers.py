@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import Device, inspect_model, predict_memory, suggest_gpu_layers
 from helpers.load_options import LoadOptions
 from helpers.memory.placement import CPU, expert_mib, place_layers, weights_mib
 from helpers.memory.simulate import simulate_load
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
+from tests.models.gguf_builders import Draft, sparse_model, tiny_llama
 
 MIB = 2**20
 Q4_0, Q6_K, Q8_0 = 2, 14, 8

@@ -7,11 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from helpers import (
@@ -29,6 +27,7 @@ from helpers.children import Child
 from helpers.load_options import LoadOptions
 from helpers.memory.planner import Planner
 from helpers.native import practice_split
+from tests.support import gone
 
 PROMPT = "The capital of France is"
 
@@ -42,18 +41,6 @@ def device() -> Iterator[Device]:
 def model(device: Device, **settings: Any) -> LlamaCpp:
     settings = {"n_ctx": 512, "temperature": 0, "max_tokens": 12, **settings}
     return LlamaCpp(model_path=default_model(), devices=[device], **settings)
-
-
-def gone(pid: int, seconds: float = 5) -> bool:
-    """Whether a process ends within some seconds (a zombie has ended)."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.05)
-                continue
-        return True
-    return False
 
 
 def test_layers_move_and_the_text_stays(device: Device) -> None:
@@ -189,6 +176,7 @@ def test_a_server_that_dies_in_the_middle_is_an_exception() -> None:
 CHILD = """
 import os, signal, sys
 from helpers import practice_accelerator
+from tests.support import gone
 accelerator = practice_accelerator()
 accelerator.start()
 print(accelerator.pid, flush=True)

@@ -11,13 +11,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf_builders import Draft, tiny_llama
 
 from helpers import Device, DeviceError, inspect_model, predict_memory, suggest_gpu_layers
 from helpers.engine import LoadOptions, core
 from helpers.models import CATALOGUE, ModelInfo
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, sliding_windows
 from helpers.native import Context, Model, read_buffers, read_caches
+from tests.models.gguf_builders import Draft, tiny_llama
 
 MIB = 2**20
 WIDTH = 64

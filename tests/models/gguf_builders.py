@@ -283,3 +283,21 @@ def tensor_bytes(shape: list[int], kind: int) -> int:
     for dimension in shape:
         elements *= dimension
     return elements // block * size
+
+
+def split_model(whole_file: Path, folder: Path, count: int = 3) -> list[Path]:
+    """Cut a model into parts, as llama.cpp's gguf-split does."""
+    whole = Draft(whole_file.read_bytes())
+    share = -(-len(whole.tensors) // count)
+    paths = []
+    for number in range(count):
+        part = Draft(whole_file.read_bytes())
+        part.tensors = whole.tensors[number * share : (number + 1) * share]
+        if number:
+            part.keys = []
+        part.set("split.no", "H", 2, number)
+        part.set("split.count", "H", 2, count)
+        part.set("split.tensors.count", "i", 5, len(whole.tensors))
+        part.place_tensors()
+        paths.append(part.write(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf"))
+    return paths

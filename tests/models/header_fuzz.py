@@ -7,7 +7,7 @@ import random
 import struct
 from pathlib import Path
 
-from gguf_builders import Draft, tensor_bytes
+from tests.models.gguf_builders import Draft, tensor_bytes
 
 EDGES = (0, 1, 2, 3, 7, 31, 63, 64, 255, 512, 513, 4096, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 BIG_EDGES = (*EDGES, 2**32, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)

@@ -9,7 +9,6 @@ import llama_cpp
 import numpy as np
 import psutil
 import pytest
-from gguf_builders import tiny_llama
 
 from helpers import (
     EngineCrashed,
@@ -25,6 +24,7 @@ from helpers import (
 )
 from helpers.convert import Quantized, ggml, log_probabilities, practice_ggml
 from helpers.convert.output import check_room
+from tests.models.gguf_builders import tiny_llama
 
 TEXT = (
     "The sun is a star at the centre of our solar system. Light from the sun takes about eight "

@@ -89,7 +89,7 @@ def test_recipes_agree_with_llama_cpp_s_own_quantizer(
     tmp_path: Path, recipe: str, width: int
 ) -> None:
     # 288 is no multiple of 256: the recipes fall back to other types, as for the embedded model.
-    from gguf_builders import tiny_llama
+    from tests.models.gguf_builders import tiny_llama
 
     layers = 16
     source = tiny_llama(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import gguf
 import pytest
-from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import HelpersError, ModelFileError, check_model_file, default_model
 from helpers.models.formats import ARCHITECTURES
+from tests.models.gguf_builders import Draft, sparse_model, split_model, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -270,26 +270,8 @@ def test_an_undamaged_draft_passes(tmp_path: Path, tiny: Path) -> None:
     check_model_file(Draft(tiny.read_bytes()).write(tmp_path / "same.gguf"))
 
 
-def _split(tiny: Path, folder: Path, count: int = 3) -> list[Path]:
-    """Cut a model into parts, as llama.cpp's gguf-split does."""
-    whole = Draft(tiny.read_bytes())
-    share = -(-len(whole.tensors) // count)
-    paths = []
-    for number in range(count):
-        part = Draft(tiny.read_bytes())
-        part.tensors = whole.tensors[number * share : (number + 1) * share]
-        if number:
-            part.keys = []
-        part.set("split.no", "H", 2, number)
-        part.set("split.count", "H", 2, count)
-        part.set("split.tensors.count", "i", 5, len(whole.tensors))
-        part.place_tensors()
-        paths.append(part.write(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf"))
-    return paths
-
-
 def test_split_models(tmp_path: Path, tiny: Path) -> None:
-    paths = _split(tiny, tmp_path)
+    paths = split_model(tiny, tmp_path)
     check_model_file(paths[0])
     with pytest.raises(ModelFileError, match=r"not the first.*m-00001-of-00003"):
         check_model_file(paths[1])
@@ -303,7 +285,7 @@ def test_split_models(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_parts_of_different_models_do_not_pass(tmp_path: Path, tiny: Path) -> None:
-    paths = _split(tiny, tmp_path)
+    paths = split_model(tiny, tmp_path)
     paths[2].write_bytes(paths[1].read_bytes())
     with pytest.raises(ModelFileError, match="says it is part 1"):
         check_model_file(paths[0])

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from gguf_builders import tiny_llama
 
 from helpers import ModelFileError, default_model, find_model, local_models
+from tests.models.gguf_builders import tiny_llama
 
 
 @pytest.fixture(scope="module")

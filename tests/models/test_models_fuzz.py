@@ -1,7 +1,7 @@
 """2,000 damaged headers at full file size: refused or accepted, and what is accepted never kills.
 
 By hand with more seeds and with the embedded model's header:
-`python tests/models/test_models_fuzz.py --seed 5 --count 4000 [--embedded]`.
+`python -m tests.models.test_models_fuzz --seed 5 --count 4000 [--embedded]`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_builders import tiny_llama
-from header_fuzz import Mutant, mutants
 
 from helpers import ModelFileError, default_model
 from helpers.models import plausible, verdict, vocabulary
 from helpers.models.check import checked_header
 from helpers.models.info import _describe
+from tests.models.gguf_builders import tiny_llama
+from tests.models.header_fuzz import Mutant, mutants
 
 SEED = 20_261
 COUNT = 2_000

@@ -12,12 +12,12 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf_builders import Draft, tiny_llama
 from llama_cpp import _ggml
 
 from helpers import ModelFileError, default_model
 from helpers.models.formats import FILE_TYPES, TENSOR_TYPES
 from helpers.models.header import read_header
+from tests.models.gguf_builders import Draft, tiny_llama
 
 EVERY_VALUE = {
     "u8": (255, gguf.GGUFValueType.UINT8),

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gguf_builders import Draft, tiny_llama
-from hub_server import Hub
 
 from helpers import ModelFileError, find_model
 from helpers.models.hub import HubName, match_quantization, parse_hub_name
+from tests.models.gguf_builders import Draft, split_model, tiny_llama
+from tests.models.hub_server import Hub
 
 NAME = "maker/Tiny-GGUF/Tiny-Q4_K_M.gguf"
 
@@ -80,11 +80,9 @@ def test_an_ambiguous_or_missing_recipe_lists_the_files(hub: Hub) -> None:
 
 
 def test_all_parts_of_a_split_model_come(hub: Hub, tmp_path: Path, content: bytes) -> None:
-    from test_models_check import _split
-
     whole = tmp_path / "tiny.gguf"
     whole.write_bytes(content)
-    for part in _split(whole, tmp_path):
+    for part in split_model(whole, tmp_path):
         hub.files[f"maker/Big-GGUF/Q4_0/{part.name}"] = part.read_bytes()
     path = find_model("maker/Big-GGUF:Q4_0")
     assert path.name == "m-00001-of-00003.gguf"

@@ -8,10 +8,10 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from gguf_builders import Draft, sparse_model, tiny_llama
 
 import helpers
 from helpers import ModelFileError, ModelInfo, default_model, inspect_model
+from tests.models.gguf_builders import Draft, sparse_model, tiny_llama
 
 
 @pytest.fixture(scope="module")

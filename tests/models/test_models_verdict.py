@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import LlamaCpp, ModelFileError, check_model_file, inspect_model
 from helpers.children import Child
 from helpers.models import formats, plausible, verdict, vocabulary
 from helpers.models.header import read_header
 from helpers.models.overrides import check_overrides
+from tests.models.gguf_builders import Draft, sparse_model, tiny_llama
 
 VERSION = importlib.metadata.version("llama-cpp-python")
 
@@ -219,4 +219,4 @@ def test_without_llama_cpp_the_hint_is_left(
 def test_a_question_without_an_end_is_given_up(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _edited(tiny, lambda draft: draft.set_text("tokenizer.ggml.pre", "frobnicate"))
     monkeypatch.setattr(verdict, "_SECONDS", 1e-6)
-    assert "did not finish with it within 0.5 s" in _refusal(path)
+    assert "did not finish with it within 1e-06 s" in _refusal(path)

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from gguf_builders import tiny_llama
 
 from helpers import LlamaCpp, default_model, inspect_model, recommend
 from helpers.models import CATALOGUE
+from tests.models.gguf_builders import tiny_llama
 
 MIB = 2**20
 CHILD = """

@@ -1,4 +1,4 @@
-"""What all tests share: sockets closed to other machines, and versions in the header."""
+"""What all tests and examples share: no other machines, the public names, versions on top."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ def _no_other_machines() -> None:
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
 
 
+@pytest.fixture(autouse=True)
+def _example(request: pytest.FixtureRequest) -> None:
+    """Let an example of a docstring use the public names, in a folder that may be written to."""
+    if isinstance(request.node, pytest.DoctestItem):
+        import helpers
+
+        names = {name: getattr(helpers, name) for name in helpers.__all__}
+        request.getfixturevalue("doctest_namespace").update(names)
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+
+
 def pytest_report_header() -> list[str]:
+    """Say which versions are tested."""
     versions = []
     for name in _SHOWN:
         try:

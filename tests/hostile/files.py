@@ -1,0 +1,147 @@
+"""Files that are no model, or not the model they were."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.hostile.base import MODEL, Gives, Raises, Uses, damaged, error, make, works, written
+
+use = Uses("files")
+
+
+def _file(name: str, path: Callable[[], str], *words: str, posix: bool = False) -> None:
+    use(name, Raises("ModelFileError", *words), posix=posix)(lambda: make(model_path=path()))
+
+
+def _pipe() -> str:
+    os.mkfifo("m.gguf")
+    return "m.gguf"
+
+
+def _link_to_itself() -> str:
+    Path("m.gguf").symlink_to("m.gguf")
+    return "m.gguf"
+
+
+def _written(name: str, raw: bytes, *words: str) -> None:
+    _file(name, lambda: written(raw), *words)
+
+
+# TODO
+_file("missing", lambda: "missing.gguf", "no file", "missing.gguf")
+
+# TODO
+_file("a folder", lambda: ".", "folder")
+
+# TODO
+_file("a path with NUL", lambda: "a\0b.gguf", "cannot be the path")
+
+# TODO
+_written("empty", b"", "empty")
+
+# TODO
+_written("a page instead of a model", b"<!DOCTYPE html><html>" + b" " * 4096, "HTML")
+
+# TODO
+_written(
+    "a Git LFS pointer",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n",
+    "LFS",
+)
+
+# TODO
+_written("old GGML", b"tjgg\x03\x00\x00\x00" + b"\x00" * 4096, "convert")
+
+# TODO
+_written("another magic", b"NOPE" * 1024, "not GGUF", "NOPE")
+
+# TODO
+_written("zeros", b"\x00" * 8192, "zero")
+
+# TODO
+_written("absurd counts", b"GGUF\x03\x00\x00\x00" + b"\xff" * 4096, "m.gguf")
+
+# TODO
+_file(
+    "truncated",
+    lambda: written(Path(MODEL).read_bytes()[:50_000_000]),
+    "truncated",
+    "bytes are missing",
+)
+
+# TODO
+_file(
+    "unknown architecture",
+    lambda: damaged(lambda raw: raw.replace(b"llama", b"lamma", 1)),
+    "architecture",
+    "lamma",
+)
+
+# TODO
+_file("a device without end", lambda: "/dev/zero", "not an ordinary file", posix=True)
+
+# TODO
+_file("a pipe", _pipe, "not an ordinary file", posix=True)
+
+# TODO
+_file("a link to itself", _link_to_itself, "cannot be", posix=True)
+
+
+@use("any byte of the header flipped", Gives(True))
+def any_byte_of_the_header_flipped() -> object:
+    head = Path(MODEL).read_bytes()
+    draw = random.Random(3)
+    result = set()
+    for _ in range(12):
+        place = draw.randrange(1500)
+        changed = bytearray(head)
+        changed[place] ^= 1 << draw.randrange(8)
+        Path("m.gguf").write_bytes(changed)
+        answer = error(lambda: type(make(model_path="m.gguf").invoke("x")).__name__)
+        result.add(answer.split(":")[0])
+    return result <= {"ModelFileError", "str"}
+
+
+@use("replaced while it is loaded", Gives((True, "ModelFileError")), posix=True)
+def replaced_while_it_is_loaded() -> object:
+    shutil.copy(MODEL, "m.gguf")
+    llm = make(model_path="m.gguf")
+    Path("other").write_bytes(b"rubbish")
+    Path("other").replace("m.gguf")
+    return works(llm), error(lambda: make(model_path="m.gguf")).split(":")[0]
+
+
+@use("a name that is not ASCII", Gives(True))
+def a_name_that_is_not_ascii() -> object:
+    Path("모델 ü").mkdir()
+    shutil.copy(MODEL, "모델 ü/언어 🦙.gguf")
+    return works(make(model_path="모델 ü/언어 🦙.gguf"))
+
+
+@use("a path from the home folder", Gives(True))
+def a_path_from_the_home_folder() -> object:
+    os.environ["HOME"] = os.environ["USERPROFILE"] = str(Path.cwd())
+    shutil.copy(MODEL, "m.gguf")
+    return works(make(model_path="~/m.gguf"))
+
+
+@use("rubbish as a LoRA adapter", Raises("ModelFileError", "LoRA", "l.gguf"))
+def rubbish_as_a_lora_adapter() -> object:
+    Path("l.gguf").write_bytes(b"GGUF" + b"\xff" * 999)
+    make(lora_path="l.gguf")
+
+
+@use("a model as a LoRA adapter", Raises("ModelFileError", "LoRA", "adapter"))
+def a_model_as_a_lora_adapter() -> object:
+    make(lora_path=MODEL)
+
+
+@use(
+    "a LoRA adapter that is not there", Raises("ModelFileError", "no LoRA adapter", "nowhere.gguf")
+)
+def a_lora_adapter_that_is_not_there() -> object:
+    make(lora_path="nowhere.gguf")
