@@ -13,9 +13,9 @@ import matplotlib.image
 import pytest
 
 import helpers
-from helpers import ModelChooser, recommend
+from helpers import Device, ModelChooser, recommend
 from helpers.models import CATALOGUE
-from helpers.widgets.choice import choose, code_for
+from helpers.widgets.choice import choose, code_for, video_memory
 
 
 @pytest.fixture
@@ -110,10 +110,27 @@ def test_it_begins_with_this_machine() -> None:
     chooser.box.close()
 
 
+def test_a_mac_has_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac = Device("MTL0", "Apple M2", "gpu", "MTL", 10_923, 10_922)
+    assert video_memory([mac]) == (10_923 / 1024, True)
+    card = Device("CUDA0", "a card", "gpu", "CUDA", 8192, 8000)
+    assert video_memory([card, card]) == (16, False)
+    assert video_memory([Device("CPU", "", "cpu", "CPU", 16_384, 9000)]) == (0, False)
+    monkeypatch.setattr("helpers.widgets.chooser.devices", lambda: [mac])
+    chooser = ModelChooser(ram_gib=16)
+    assert chooser.unified.value and chooser.vram.value == 10.5
+    assert chooser.choice == choose(16, 10.5, "chat", 4096, unified=True)
+    once = str(chooser)
+    chooser.unified.value = False
+    assert chooser.choice == choose(16, 10.5, "chat", 4096)
+    assert str(chooser) != once
+    chooser.box.close()
+
+
 def test_it_can_be_used_without_a_mouse_and_without_eyes(chooser: ModelChooser) -> None:
     parts = chooser.box.children
     controls = [part for part in parts if not isinstance(part, widgets.HTML)]
-    assert len(controls) == 5
+    assert len(controls) == 6
     assert all(type(part).__module__.startswith("ipywidgets") for part in parts)
     assert all(part.description and not part.disabled for part in controls)
     assert 'role="status"' in chooser.message.value

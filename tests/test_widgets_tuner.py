@@ -253,5 +253,5 @@ def test_what_is_read_where_there_are_no_widgets(tuner: GpuTuner) -> None:
 def test_bad_beginnings() -> None:
     with pytest.raises(ModelFileError):
         GpuTuner("no-such-model.gguf")
-    with pytest.raises(TypeError, match="no Device"):
+    with pytest.raises(TypeError, match="not a Device"):
         GpuTuner(devices=["CUDA0"])  # type: ignore[list-item]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import os
 import time
@@ -15,8 +16,8 @@ from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.load_options import LoadOptions
-from helpers.memory.cache import kv_mib_by_layer
 from helpers.models import ModelInfo, check_model_file, inspect_model
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.native import (
     Context,
     Model,
@@ -128,27 +129,32 @@ def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
     assert options.n_ctx is not None
     if options.isolate and options.n_gpu_layers != 0:
         return  # (partly) in device memory: the child finds out, and may die of it
-    context = sum(
-        kv_mib_by_layer(
-            info,
-            options.n_ctx,
-            options.type_k,  # type: ignore[arg-type]
-            options.type_v,  # type: ignore[arg-type]
-            n_seq=n_seq,
-            swa_full=options.swa_full,
-            n_ubatch=options.n_ubatch,
+    layers = layer_caches(info)
+
+    def context_mib(n_ctx: int) -> float:
+        return sum(
+            kv_mib_by_layer(
+                layers,
+                n_ctx,
+                options.type_k,  # type: ignore[arg-type]
+                options.type_v,  # type: ignore[arg-type]
+                n_seq=n_seq,
+                swa_full=options.swa_full,
+                n_ubatch=options.n_ubatch,
+            )
         )
-    )
+
+    context = context_mib(options.n_ctx)
     weights = 0.0 if options.use_mmap or n_seq > 1 else info.file_size / _MIB
     available = available_mib()
     if context + weights > available:
-        per_token = context / options.n_ctx / n_seq
-        fitting = int(max(0.0, available * 0.8 - weights) / per_token / n_seq)
+        room = available * 0.8 - weights
+        fitting = 256 * bisect.bisect_right(range(256, options.n_ctx, 256), room, key=context_mib)
         raise DeviceError(
             f"n_ctx={options.n_ctx} needs {context:,.0f} MiB for the KV cache"
             + (f" of {n_seq} sequences" if n_seq > 1 else "")
             + (f" beside {weights:,.0f} MiB of weights" if weights else "")
-            + f", but {available:,.0f} MiB are available. Set n_ctx={fitting // 256 * 256} or "
+            + f", but {available:,.0f} MiB are available. Set n_ctx={fitting} or "
             'less, or type_k="q8_0" and type_v="q8_0" for about half the cache.'
         )
 

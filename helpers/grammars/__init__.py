@@ -12,20 +12,19 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .explain import Explanation
-    from .grammar import Grammar
-    from .mask import Matcher
-    from .trace import TokenChoice, TracedToken, trace_choices
-    from .vocabulary import Vocabulary
+    from helpers.grammars.explain import Explanation
+    from helpers.grammars.grammar import Grammar
+    from helpers.grammars.mask import Matcher, Vocabulary
+    from helpers.grammars.mask.trace import TokenChoice, TracedToken, trace_choices
 
 _MODULE_OF = {
     "Explanation": "explain",
     "Grammar": "grammar",
     "Matcher": "mask",
-    "TokenChoice": "trace",
-    "TracedToken": "trace",
-    "Vocabulary": "vocabulary",
-    "trace_choices": "trace",
+    "TokenChoice": "mask.trace",
+    "TracedToken": "mask.trace",
+    "Vocabulary": "mask",
+    "trace_choices": "mask.trace",
 }
 
 __all__ = [

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GrammarError
-from . import checks, gbnf, syntax
-from .explain import Explanation, explain_rules
+from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
-    from .mask import Backend, Matcher
-    from .recognizer import Program
-    from .vocabulary import Vocabulary
+    from helpers.grammars.explain import Explanation
+    from helpers.grammars.gbnf.source import GbnfSource
+    from helpers.grammars.gbnf.syntax import Rules
+    from helpers.grammars.mask import Matcher, Vocabulary
+    from helpers.grammars.schema.source import SchemaSource
 
 
 class Grammar:
     """A checked grammar; made by one of the `from_…` methods, never changed afterwards.
 
-    Attributes:
-        warnings: What is odd but harmless, such as rules that are never used.
-        relaxed: What a schema asks for and the grammar does not enforce; empty unless it was made
-            with `strict=False`.
+    It holds what it was written in, read and checked, and asks that.
 
     >>> answer = Grammar.from_string('root ::= "yes" | "no"')
     >>> answer.matches("yes"), answer.matches("maybe")
     (True, False)
     """
 
-    def __init__(self, *, rules: syntax.Rules, source: str) -> None:
-        self._rules = rules
+    def __init__(self, source: GbnfSource | SchemaSource) -> None:
         self._source = source
-        self._program: Program | None = None
-        self.warnings: tuple[str, ...] = ()
-        self.relaxed: tuple[str, ...] = ()
 
     @classmethod
     def from_string(cls, gbnf_text: str) -> Grammar:
@@ -49,12 +44,9 @@ class Grammar:
         Raises:
             GrammarError: With line, column and what was expected, if anything is wrong with it.
         """
-        parsed = gbnf.parse(gbnf_text)
-        warnings = checks.check(parsed)
-        made = cls(rules=parsed.rules, source=gbnf_text)
-        made.warnings = tuple(warnings)
-        made._check_usable()
-        return made
+        from helpers.grammars.gbnf.source import GbnfSource
+
+        return cls(GbnfSource(gbnf_text))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Grammar:
@@ -67,23 +59,23 @@ class Grammar:
             The grammar.
 
         Raises:
-            GrammarError: If the file cannot be read, or is no correct grammar.
+            GrammarError: If the file cannot be read, or is not a correct grammar.
         """
+        from helpers.grammars.gbnf.parser import MAX_LENGTH
+
         file = Path(path)
         try:
             with file.open("rb") as stream:
-                # One byte more than would be read as a grammar; nobody's disk is slurped in.
-                data = stream.read(4 * gbnf.MAX_LENGTH + 1)
+                # One byte more than any grammar may have: a huge file is not read as a whole.
+                data = stream.read(4 * MAX_LENGTH + 1)
             text = data.decode("utf-8-sig")
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise GrammarError(f"Cannot read the grammar {file}: {reason}.") from error
         except UnicodeDecodeError as error:
             raise GrammarError(
                 f"{file} is not a text in UTF-8 (byte {error.start}); save it as UTF-8."
             ) from error
-        except ValueError as error:  # a NUL in the path
-            raise GrammarError(f"Cannot read the grammar {file!r}: {error}.") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise GrammarError(f"Cannot read the grammar {str(file)!r}: {reason}.") from error
         try:
             return cls.from_string(text)
         except GrammarError as error:
@@ -114,9 +106,9 @@ class Grammar:
         >>> person.matches('{"age": 7}'), person.matches('{"age": "7"}')
         (True, False)
         """
-        from .json_schema import JsonGrammar, load_schema
+        from helpers.grammars.schema.source import SchemaSource, load_schema
 
-        return JsonGrammar(load_schema(schema), strict=strict)
+        return cls(SchemaSource(load_schema(schema), strict=strict))
 
     @classmethod
     def from_pydantic(cls, model: Any, *, strict: bool = True) -> Grammar:
@@ -139,10 +131,10 @@ class Grammar:
         >>> Grammar.from_pydantic(list[Literal["red", "blue"]]).matches('["red"]')
         True
         """
-        from .json_schema import JsonGrammar
-        from .pydantic_schema import pydantic_schema
+        from helpers.grammars.schema.from_pydantic import pydantic_schema
+        from helpers.grammars.schema.source import SchemaSource
 
-        return JsonGrammar(pydantic_schema(model), strict=strict)
+        return cls(SchemaSource(pydantic_schema(model), strict=strict))
 
     @classmethod
     def from_typescript(
@@ -166,26 +158,60 @@ class Grammar:
         >>> point.matches('{"x": 1.5}'), point.matches('{"y": 2}')
         (True, False)
         """
-        from .json_schema import JsonGrammar
-        from .typescript import typescript_schema
+        from helpers.grammars.schema.source import SchemaSource
+        from helpers.grammars.typescript.types import typescript_schema
 
-        return JsonGrammar(typescript_schema(source, root), strict=strict)
+        return cls(SchemaSource(typescript_schema(source, root), strict=strict))
 
     @property
     def gbnf(self) -> str | None:
-        """The grammar in GBNF, or None where GBNF cannot say it."""
-        return self._source
+        """The grammar in GBNF, or None where GBNF cannot express it."""
+        return self._source.gbnf
 
     @property
-    def rules(self) -> syntax.Rules | None:
+    def rules(self) -> Rules | None:
         """The grammar as GBNF rules, or None where it has none."""
-        return self._rules
+        return self._source.rules
+
+    @property
+    def schema(self) -> Any:
+        """The JSON Schema that the grammar was made from, or None where it was another notation."""
+        return self._source.schema
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd but harmless, such as rules that are never used."""
+        return self._source.warnings
+
+    @property
+    def relaxed(self) -> tuple[str, ...]:
+        """What a schema asks for and the grammar does not enforce.
+
+        Empty unless the grammar was made with `strict=False`.
+        """
+        return self._source.relaxed
+
+    @cached_property
+    def key(self) -> str:
+        """A name for the grammar's content: the SHA-256 of its notation and text, in hexadecimal.
+
+        Grammars of equal content have equal keys, in any process and after pickling, so a process
+        that has received a grammar once can be sent its key from then on.
+
+        >>> text = 'root ::= "yes" | "no"'
+        >>> Grammar.from_string(text).key == Grammar.from_string(text).key
+        True
+        """
+        kind, relaxed = self._source.kind, "relaxed" if self.relaxed else ""
+        content = f"{kind}\n{relaxed}\n{self._source.content()}"
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def matches(self, text: str, *, any_order: bool = False) -> bool:
         """Whether a text is a complete text of this grammar.
 
         A grammar made from a schema judges a text as the model would have to write it: JSON with
-        any whitespace and any escapes, object keys in the schema's order.
+        any whitespace, any escapes and any spelling of numbers, object keys in the schema's order
+        (first `properties`, then other required names, then the rest).
 
         Args:
             text: The text.
@@ -197,7 +223,7 @@ class Grammar:
         Raises:
             GrammarError: If the grammar names tokens, or is too ambiguous for a text this long.
         """
-        return self.explain(text).matches
+        return self._source.matches(text, any_order=any_order)
 
     def explain(self, text: str) -> Explanation:
         """Where a text stops matching, and what was expected there.
@@ -216,7 +242,7 @@ class Grammar:
             yep
               ^
         """
-        return explain_rules(self._compiled_program(), text)
+        return self._source.explain(text)
 
     def problems(self, text: str) -> list[str]:
         """What is wrong with a text beyond what the grammar enforces.
@@ -225,36 +251,29 @@ class Grammar:
             text: The text.
 
         Returns:
-            One line per fault. Grammars made from a schema ask the `jsonschema` package, which
+            One line per problem. Grammars made from a schema ask the `jsonschema` package, which
             also checks what is `relaxed`; others have nothing to add to `explain`.
-        """
-        found = self.explain(text)
-        return [] if found.matches else [found.message]
 
-    def matcher(self, vocabulary: Vocabulary, *, backend: Backend = "auto") -> Matcher:
+        Raises:
+            GrammarError: If the schema itself cannot be used for validation.
+        """
+        return self._source.problems(text)
+
+    def matcher(self, vocabulary: Vocabulary) -> Matcher:
         """A fresh matcher for one sequence of a model.
 
         Args:
             vocabulary: The model's tokens.
-            backend: `llguidance`, or `native` for llama.cpp's own sampler (slower, the same
-                language, only for grammars that are GBNF). `auto` is llguidance, which can
-                express all of GBNF.
 
         Returns:
             The matcher, at the beginning of a text.
 
         Raises:
-            GrammarError: If the backend refuses the grammar.
+            GrammarError: If llguidance refuses the grammar for these tokens.
         """
-        from .mask import GuidanceMatcher
+        from helpers.grammars.mask import Matcher
 
-        if backend != "native":
-            return GuidanceMatcher(vocabulary, self)
-        if self.rules is None:
-            raise GrammarError("This grammar cannot be written as GBNF for llama.cpp's sampler.")
-        from .native_mask import NativeMatcher
-
-        return NativeMatcher(vocabulary, self.rules)
+        return Matcher(vocabulary, self)
 
     def guidance(self, vocabulary: Vocabulary | None = None, *, forcing: bool = False) -> str:
         """The grammar in the form that llguidance reads.
@@ -266,29 +285,12 @@ class Grammar:
         Returns:
             A Lark grammar.
         """
-        from .lark import to_lark
-
-        head = "" if forcing else '%llguidance {"no_forcing": true}\n'
-        return head + to_lark(self._rules, vocabulary.token_number if vocabulary else None)
-
-    def _compiled_program(self) -> Program:
-        if self._program is None:
-            from .recognizer import Program
-
-            self._program = Program(self._rules)
-        return self._program
-
-    def _check_usable(self) -> None:
-        """Let llguidance read the grammar once, so that nothing is left to fail at generation."""
-        if any(isinstance(node, syntax.Token) for node in syntax.walk(self._rules)):
-            return  # token numbers mean something only to a model
-        from .vocabulary import check_guidance
-
-        check_guidance(self.guidance())
+        return self._source.guidance(vocabulary, forcing=forcing)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None}
+        return {"_source": self._source}
 
     def __repr__(self) -> str:
-        shown = self._source if len(self._source) < 60 else self._source[:57] + "..."
-        return f"<Grammar {shown!r}>"
+        shown = self._source.content()
+        shown = shown if len(shown) < 60 else shown[:57] + "..."
+        return f"<Grammar {'of the schema ' + shown if self.gbnf is None else repr(shown)}>"

@@ -49,6 +49,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._core: Any = None
         self._jobs: dict[int, Any] = {}
+        self._grammars: dict[str, Any] = {}
 
     def do_load(self, number: int, options: Any) -> None:
         """Load the model and report what it took."""
@@ -71,8 +72,20 @@ class _Worker:
         except Exception as error:
             self._reply("reply", number, error)
 
-    def do_submit(self, requests: list[tuple[int, Any]]) -> None:
-        """Queue requests; each event goes back with the request's number."""
+    def do_submit(
+        self,
+        requests: list[tuple[int, Any, str | None]],
+        grammars: dict[str, Any],
+        forgotten: list[str],
+    ) -> None:
+        """Queue requests; each event goes back with the request's number.
+
+        Args:
+            requests: Their numbers, themselves without their grammars, and the grammars' keys.
+            grammars: Those that are new here, by key.
+            forgotten: Keys that will not be named again.
+        """
+        self._grammars |= grammars
         from helpers.engine.options import Chunk
         from helpers.engine.sequence import Job
 
@@ -85,9 +98,13 @@ class _Worker:
             return sink
 
         jobs = []
-        for number, request in requests:
+        for number, request, key in requests:
+            if key is not None:
+                request = replace(request, grammar=self._grammars[key])
             self._jobs[number] = job = Job(request, sink_for(number))
             jobs.append(job)
+        for key in forgotten:
+            del self._grammars[key]
         try:
             self._core.submit(jobs)
         except HelpersError as error:

@@ -30,6 +30,9 @@ from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileEr
 from helpers.load_options import LoadOptions
 
 _HEADER = struct.Struct("<Q")
+_GRAMMARS_KEPT = 64
+"""Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
+
 BEGIN = b"\0llama-notebooks worker\0"
 """What a child writes first: before it, start-up code of other packages may have printed."""
 
@@ -97,6 +100,7 @@ class IsolatedCore:
         self._numbers: dict[Job, int] = {}
         self._replies: dict[int, queue.SimpleQueue[Any]] = {}
         self._next = 0
+        self._grammars: dict[str | None, bool] = {}  # what the child has, the last one used last
         self._lock = threading.RLock()
         self._dead: BaseException | None = None
         self._last_words: deque[str] = deque(maxlen=40)
@@ -141,8 +145,20 @@ class IsolatedCore:
                 raise self._dead
             first = self._next + 1
             numbered = dict(enumerate(jobs, first))
+            known, fresh = dict(self._grammars), {}
+            requests = []
+            for number, job in numbered.items():
+                grammar = job.request.grammar
+                key = None if grammar is None else grammar.key
+                if grammar is not None and known.pop(key, None) is None:
+                    fresh[key] = grammar
+                if key is not None:
+                    known[key] = True  # again, as the last one used
+                requests.append((number, replace(job.request, grammar=None), key))
+            forgotten = list(known)[: max(0, len(known) - _GRAMMARS_KEPT)]
             # Pickled here, so that what cannot be pickled is the caller's exception.
-            raw = frame(("submit", [(number, job.request) for number, job in numbered.items()]))
+            raw = frame(("submit", requests, fresh, forgotten))
+            self._grammars = {key: True for key in known if key not in forgotten}
             self._next += len(numbered)
             self._jobs.update(numbered)
             self._numbers.update({job: number for number, job in numbered.items()})

@@ -2,25 +2,28 @@
 
 The rules are those of `llama_model_base::load_tensors` (src/llama-model.cpp): the last
 `n_gpu_layers` layers go to devices, the output layer counting as the last of all; the input
-embeddings always stay with the processor.
+embeddings always stay on the CPU.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from helpers.models import ModelInfo, Tensor
+from helpers.models.info import INPUT_TENSORS
 from helpers.native import Device, cpu_features
 
 CPU = "CPU"
 
+_EMBEDDINGS = "token_embd.weight"
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _EXPERTS = "exps."
-_INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
 _ALIGNMENT = 128
 """Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
 _MIB = 1024 * 1024
@@ -31,15 +34,7 @@ _MIB = 1024 * 1024
 _REPACKED: dict[str, dict[str, int]] = {
     "AVX2": {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8},
     "AVX512": {"Q2_K": 8},
-    "DOTPROD": {
-        "Q4_0": 4,
-        "Q4_K": 8,
-        "Q5_K": 8,
-        "Q6_K": 8,
-        "Q8_0": 4,
-        "IQ4_NL": 4,
-        "MXFP4": 4,
-    },
+    "DOTPROD": {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 4, "IQ4_NL": 4, "MXFP4": 4},
 }
 
 
@@ -52,7 +47,7 @@ def place_layers(
     split_mode: int = 1,
     main_gpu: int = 0,
 ) -> tuple[str, ...]:
-    """Say which device holds each layer.
+    """Which device holds each layer.
 
     Args:
         n_blocks: Transformer blocks of the model.
@@ -78,7 +73,7 @@ def place_layers(
     if split_mode == 0:
         if main_gpu >= len(devices):
             raise ValueError(
-                f"main_gpu={main_gpu} is no device: there are {len(devices)}, counted from 0."
+                f"main_gpu={main_gpu} is not a device: there are {len(devices)}, counted from 0."
             )
         devices, tensor_split = [devices[main_gpu]], None
     shares = list(tensor_split or ())[: len(devices)]
@@ -114,23 +109,22 @@ def weights_mib(
     Returns:
         MiB by device name.
     """
-    sizes: dict[str, int] = {}
-    stretch: dict[str, list[int]] = {}
-    output = placement[-1]
+    sizes: Counter[str] = Counter()
+    stretches: dict[str, list[int]] = {}
     for tensor in info.tensors:
+        is_input = tensor.name.startswith(INPUT_TENSORS)
         for device in _homes(info, tensor, placement, n_cpu_moe):
-            repacked = device == CPU and _is_repacked(tensor)
+            repacked = device == CPU and not is_input and _repackable(tensor)
             if device in mapped and info.n_parts == 1 and not repacked:
-                ends = stretch.setdefault(device, [tensor.offset, 0])
-                ends[0] = min(ends[0], tensor.offset)
-                ends[1] = max(ends[1], tensor.offset + tensor.n_bytes)
+                ends = (tensor.offset, tensor.offset + tensor.n_bytes)
+                stretches.setdefault(device, []).extend(ends)
             else:
-                padded = -(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT
-                sizes[device] = sizes.get(device, 0) + padded
-    for device, (begin, end) in stretch.items():
-        sizes[device] = sizes.get(device, 0) + end - begin
-    if output == CPU and info.tied_output:
-        sizes[CPU] = sizes.get(CPU, 0) + _second_copy(info)
+                sizes[device] += -(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT
+        if tensor.name == _EMBEDDINGS and info.tied_output and placement[-1] == CPU:
+            # For the output layer the CPU stores them once more, rearranged.
+            sizes[CPU] += tensor.n_bytes * _repackable(tensor)
+    for device, stretch in stretches.items():
+        sizes[device] += max(stretch) - min(stretch)
     return {device: size / _MIB for device, size in sizes.items()}
 
 
@@ -147,25 +141,15 @@ def _homes(
     if match and int(match[1]) < info.n_layers:
         stays = int(match[1]) < n_cpu_moe and _EXPERTS in tensor.name
         return (CPU if stays else placement[int(match[1])],)
-    if tensor.name.startswith(_INPUT):
-        if info.tied_output and tensor.name == "token_embd.weight" and placement[-1] != CPU:
+    if tensor.name.startswith(INPUT_TENSORS):
+        if info.tied_output and tensor.name == _EMBEDDINGS and placement[-1] != CPU:
             return (CPU, placement[-1])
         return (CPU,)
     return (placement[-1],)
 
 
-def _second_copy(info: ModelInfo) -> int:
-    """Bytes of tied embeddings that the CPU stores once more, rearranged for the output layer."""
-    tensor = next((t for t in info.tensors if t.name == "token_embd.weight"), None)
-    return tensor.n_bytes if tensor is not None and _repackable(tensor) else 0
-
-
-def _is_repacked(tensor: Tensor) -> bool:
-    """Whether the CPU stores a tensor rearranged: matrices, not the embeddings' table."""
-    return not tensor.name.startswith(_INPUT) and _repackable(tensor)
-
-
 def _repackable(tensor: Tensor) -> bool:
+    """Whether the CPU stores a tensor rearranged when it multiplies with it."""
     rows = _repacked_types().get(tensor.type)
     return (
         rows is not None
@@ -198,9 +182,5 @@ def reclaimable_mib(
 
 @functools.cache
 def _repacked_types() -> dict[str, int]:
-    features = cpu_features()
-    found: dict[str, int] = {}
-    for feature, types in _REPACKED.items():
-        if feature in features:
-            found |= types
-    return found
+    known = [types.items() for feature, types in _REPACKED.items() if feature in cpu_features()]
+    return dict(itertools.chain(*known))

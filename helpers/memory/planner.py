@@ -8,18 +8,16 @@ from dataclasses import replace
 import psutil
 
 from helpers.load_options import LoadOptions
-from helpers.memory.cache import kv_mib_by_layer, padded_context
 from helpers.memory.placement import CPU, expert_mib, place_layers, reclaimable_mib, weights_mib
 from helpers.memory.plan import MemoryPlan
 from helpers.memory.simulate import Simulation, simulate_load
-from helpers.memory.targets import free_mib
+from helpers.memory.targets import METAL, free_mib
 from helpers.models import inspect_model
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, padded_context
 from helpers.native import Device, available_mib
 from helpers.native import devices as all_devices
 
 _MIB = 1024 * 1024
-_MAPPED_BACKENDS = ("Metal", "MTL")
-"""Backends that, like the CPU, use the mapped file where it is (`buffer_from_host_ptr`)."""
 
 
 class Planner:
@@ -86,7 +84,8 @@ class Planner:
         by_device = {name: {"weights": 0.0, "kv": 0.0, "compute": 0.0} for name in names}
         mapped = [CPU] if options.use_mmap else []
         if options.use_mmap:
-            mapped += [d.name for d in self.devices if d.backend in _MAPPED_BACKENDS]
+            # Like the CPU, Metal uses the mapped file where it is (`buffer_from_host_ptr`).
+            mapped += [d.name for d in self.devices if d.backend in METAL]
         for name, mib in weights_mib(
             info, placement, mapped=mapped, n_cpu_moe=options.n_cpu_moe
         ).items():
@@ -145,7 +144,7 @@ class Planner:
     def _computed_kv(self, options: LoadOptions) -> tuple[float, ...]:
         """MiB of cache by block for one sequence, as the header tells."""
         return kv_mib_by_layer(
-            self.info,
+            layer_caches(self.info),
             options.n_ctx or 0,
             options.type_k,  # type: ignore[arg-type]
             options.type_v,  # type: ignore[arg-type]

@@ -8,6 +8,9 @@ from helpers.errors import DeviceError
 from helpers.native import Device, ask
 from helpers.native import devices as all_devices
 
+METAL = ("Metal", "MTL")
+"""What llama.cpp has called the backend of Apple's GPUs, whose memory is the system's own."""
+
 
 def offload_devices() -> tuple[Device, ...]:
     """This machine's devices that take layers, in the order in which llama.cpp uses them."""
@@ -28,8 +31,8 @@ def checked_devices(devices: Sequence[Device]) -> tuple[Device, ...]:
     for device in devices:
         if not isinstance(device, Device):
             raise TypeError(
-                f"devices has {device!r}, which is no Device. Take them from helpers.devices() or "
-                "helpers.practice_accelerator()."
+                f"devices has {device!r}, which is not a Device. Take them from "
+                "helpers.devices() or helpers.practice_accelerator()."
             )
         if not device.offloads and device.kind != "cpu":
             raise DeviceError(f"The device {device.name} ({device.kind}) cannot hold layers.")

@@ -18,7 +18,7 @@ from helpers.tables import FactSheet
 _LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.")
 # Tensors of the input layer, which llama.cpp always keeps on the CPU, and of the output layer,
 # which counts as one more layer to offload (src/llama-arch.cpp, LLM_TENSOR_INFOS).
-_INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
+INPUT_TENSORS = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "altup_")
 _OUTPUT = ("output", "cls", "dec.output", "enc.output")
 _GUESSED = 1024
 _MIB = 2**20
@@ -260,7 +260,7 @@ def _sizes(tensors: tuple[Tensor, ...], layers: int) -> _Sizes:
         match = _LAYER.match(tensor.name)
         if match and int(match[1]) < layers:
             by_layer[int(match[1])] += tensor.n_bytes
-        elif tensor.name.startswith(_INPUT):
+        elif tensor.name.startswith(INPUT_TENSORS):
             embedding += tensor.n_bytes
         elif tensor.name.startswith(_OUTPUT):
             output += tensor.n_bytes

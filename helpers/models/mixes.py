@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from helpers.models.formats import TENSOR_TYPES
+from helpers.models.kv_cache import LayerCache, sliding_windows
 
 _SIZES = {kind.name: kind for kind in TENSOR_TYPES.values()}
 _BASE = {
@@ -31,7 +32,7 @@ _FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
 @dataclass(frozen=True)
-class Shape:
+class Hyperparameters:
     """The numbers that a decoder's tensors follow from (as in a GGUF header).
 
     Attributes:
@@ -46,8 +47,8 @@ class Shape:
         tied: The output layer is the embeddings.
         n_experts: Experts of a layer, 0 without.
         n_experts_used: Experts used for a token.
-        sliding_window: Tokens that windowed layers see, 0 without.
-        window_period: Every n-th layer sees everything; 0 without windows.
+        sliding_window: Tokens that windowed layers see, 0 without; which these are is known from
+            the architecture.
     """
 
     architecture: str
@@ -62,7 +63,6 @@ class Shape:
     n_experts: int = 0
     n_experts_used: int = 0
     sliding_window: int = 0
-    window_period: int = 0
 
     def matrices(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield (kind, layer, row length, values) of every matrix; layer -1 is outside the blocks.
@@ -111,18 +111,11 @@ class Shape:
             total += values // stored.block * stored.size
         return total
 
-    def kv_bytes(self, n_ctx: int, bits: float = 16.0) -> int:
-        """Bytes of the KV cache of one sequence.
-
-        Layers with a sliding window keep no more than the window (llama.cpp adds a batch to it,
-        512 here, and rounds up to 256).
-        """
-        window = -(-(self.sliding_window + 512) // 256) * 256
-        tokens = 0
-        for layer in range(self.n_layers):
-            windowed = self.window_period and (layer + 1) % self.window_period != 0
-            tokens += min(n_ctx, window) if windowed else n_ctx
-        return int(tokens * 2 * self.n_kv_heads * self.head_length * bits / 8)
+    def layer_caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps of a context, for `kv_mib_by_layer`."""
+        width = self.n_kv_heads * self.head_length
+        windows = sliding_windows(self.architecture, self.n_layers, self.sliding_window)
+        return tuple(LayerCache(width, width, window) for window in windows)
 
     def _type(self, recipe: str, kind: str, layer: int, row: int) -> str:
         base = _BASE[recipe]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Recommendation:
         weights_mib: MiB of the weights.
         kv_mib: MiB of the KV cache at `n_ctx`.
         total_mib: Both and the compute buffers.
-        n_ctx: Tokens of context that were reckoned with.
+        n_ctx: Tokens of context that this is computed for.
         reason: Why it is here, in words.
     """
 
@@ -59,36 +60,28 @@ class Recommendation:
         return f"{self.rank}. {self.name}: {self.total_mib:,.0f} MiB, {self.reason}"
 
 
-@dataclass(frozen=True)
-class _Fit:
-    entry: CatalogueEntry
-    quantization: str
-    placement: str
-    n_gpu_layers: int
-    weights: float
-    kv: float
-    total: float
-    spare: float
-    speed: float
-    score: float
-
-
 def recommend(
-    ram_mib: float, vram_mib: float = 0, purpose: str = "chat", *, n_ctx: int = 4096
+    ram_mib: float,
+    vram_mib: float = 0,
+    purpose: str = "chat",
+    *,
+    n_ctx: int = 4096,
+    unified: bool = False,
 ) -> list[Recommendation]:
     """Rank the catalogue's models that fit a machine, each with its best quantization that fits.
 
-    A model is better the larger it is (of a mixture of experts counts the mean of all and of the
-    used weights), worse with fewer bits, and much worse when it would write slower than people
-    read; for "teaching" the smallest come first. Sizes are computed
+    A larger model ranks higher (a mixture of experts by the geometric mean of all weights and those
+    that a token uses), one with fewer bits lower, and one that would write slower than people read
+    much lower; for "teaching" the smallest come first. Sizes are computed
     (`CatalogueEntry.weights_mib`), speeds only estimated, for the ranking.
 
     Args:
         ram_mib: Memory of the machine in MiB; 1.5 GiB of it are left to the system.
-        vram_mib: Memory of the graphics card in MiB; 0 without one. On a machine with unified
-            memory (Apple silicon) give it as `ram_mib`, and here about two thirds of it.
+        vram_mib: Memory of the graphics card in MiB; 0 without one. With unified memory: what the
+            GPU may take of it, on Apple silicon about two thirds.
         purpose: "chat", "code", "reasoning", "languages" or "teaching".
-        n_ctx: Tokens of context to reckon with (a model's own limit if that is less).
+        n_ctx: Tokens of context to plan for (a model's own limit if that is less).
+        unified: The GPU's memory is a part of `ram_mib` (Apple silicon).
 
     Returns:
         Best first; empty if nothing fits.
@@ -105,84 +98,77 @@ def recommend(
         raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
     if ram_mib < 0 or vram_mib < 0 or n_ctx < 1:
         raise ValueError("ram_mib and vram_mib must not be negative, and n_ctx at least 1")
-    best: list[_Fit] = []
+    ram, vram = max(ram_mib - _RAM_RESERVE, 0), max(vram_mib - _VRAM_RESERVE, 0)
+    best = []
     for entry in CATALOGUE.values():
         fits = [
             fit
             for quantization in entry.quantizations
-            if (fit := _fit(entry, quantization, ram_mib, vram_mib, purpose, n_ctx)) is not None
+            if (fit := _fit(entry, quantization, ram, vram, unified, purpose, n_ctx)) is not None
         ]
         if fits:
-            best.append(max(fits, key=lambda fit: fit.score))
-    best.sort(key=lambda fit: -fit.score)
-    return [_recommendation(rank, fit, purpose, n_ctx) for rank, fit in enumerate(best, start=1)]
+            best.append(max(fits, key=lambda fit: fit[0]))
+    best.sort(key=lambda fit: -fit[0])
+    return [dataclasses.replace(fit, rank=rank) for rank, (_, fit) in enumerate(best, start=1)]
 
 
 def _fit(
     entry: CatalogueEntry,
     quantization: str,
-    ram_mib: float,
-    vram_mib: float,
+    ram: float,
+    vram: float,
+    unified: bool,
     purpose: str,
     n_ctx: int,
-) -> _Fit | None:
-    weights = entry.weights_mib(quantization)
-    kv = entry.kv_mib(min(n_ctx, entry.n_ctx_train))
-    compute = _COMPUTE_BASE + 512 * entry.shape.n_vocab * 4 / 2**20
+) -> tuple[float, Recommendation] | None:
+    """Score and recommendation, yet without a rank; None if it does not fit."""
+    hparams = entry.hparams
+    n_ctx = min(n_ctx, entry.n_ctx_train)
+    weights, kv = entry.weights_mib(quantization), entry.kv_mib(n_ctx)
+    compute = _COMPUTE_BASE + 512 * hparams.n_vocab * 4 / 2**20
     total = weights + kv + compute
-    ram, vram = max(ram_mib - _RAM_RESERVE, 0), max(vram_mib - _VRAM_RESERVE, 0)
-    layers = entry.shape.n_layers + 1
+    layers = hparams.n_layers + 1
     # The embeddings stay in RAM; counting them with the layers errs on the safe side.
     per_layer = (weights + kv) / layers
     on_gpu = min(layers, int((vram - compute) / per_layer)) if vram > compute else 0
     if on_gpu == layers:
-        placement, spare = "gpu", vram - total
-    elif on_gpu > 0:
-        placement, spare = "gpu and cpu", ram + on_gpu * per_layer - total
+        placement, where = "gpu", "fits the graphics card whole"
+        spare = (min(ram, vram) if unified else vram) - total
     else:
-        placement, spare = "cpu", ram - total
+        placement, where = "cpu", "runs from RAM"
+        if on_gpu:
+            placement, where = "gpu and cpu", f"{on_gpu} of {layers} layers fit the card"
+        spare = ram - total + (0 if unified else on_gpu * per_layer)
     if spare < 0:
         return None
-    read = weights * entry.shape.active_share() / layers
-    seconds = read * (on_gpu / _VRAM_SPEED + (layers - on_gpu) / _RAM_SPEED)
-    speed = 1 / seconds
-    size = entry.n_params / 1e9 * math.sqrt(entry.shape.active_share())
-    score = math.log2(size) - _LOSS.get(quantization, 0.0)
-    score += 0.8 if purpose in entry.purposes else -0.8
-    # Below this people wait; each halving of the speed counts as two halvings of the size.
+    share = hparams.active_share()
+    speed = layers / (weights * share * (on_gpu / _VRAM_SPEED + (layers - on_gpu) / _RAM_SPEED))
+    billions = entry.n_params / 1e9
+    size = math.log2(billions * math.sqrt(share))
+    score = size - _LOSS.get(quantization, 0.0) + (0.8 if purpose in entry.purposes else -0.8)
+    # Slower than this and people wait: each halving of the speed counts as two of the size.
     score += 2 * min(math.log2(speed / _READING_SPEED), 0)
     if purpose == "teaching":
         # Here the answer does not matter: what loads and runs at once comes first.
-        score = -math.log2(size)
-    return _Fit(entry, quantization, placement, on_gpu, weights, kv, total, spare, speed, score)
-
-
-def _recommendation(rank: int, fit: _Fit, purpose: str, n_ctx: int) -> Recommendation:
-    entry = fit.entry
-    where = {
-        "gpu": "fits the graphics card whole",
-        "gpu and cpu": f"{fit.n_gpu_layers} of {entry.shape.n_layers + 1} layers fit the card",
-        "cpu": "runs from RAM",
-    }[fit.placement]
-    reasons = [f"{entry.n_params / 1e9:.2g} billion weights in {fit.quantization}"]
-    if entry.shape.n_experts:
-        reasons.append(f"of which a token uses {entry.shape.active_share():.0%}")
-    reasons.append(f"{where} with {fit.spare:,.0f} MiB to spare")
-    if fit.speed < _READING_SPEED:
+        score = -size
+    reasons = [f"{billions:.2g} billion weights in {quantization}"]
+    if hparams.n_experts:
+        reasons.append(f"of which a token uses {share:.0%}")
+    reasons.append(f"{where} with {spare:,.0f} MiB to spare")
+    if speed < _READING_SPEED:
         reasons.append("slow here: a model that reads fewer weights would answer sooner")
-    made = "made for" if purpose in entry.purposes else "not made for"
-    reasons.append(f"{made} {purpose}")
+    reasons.append(f"{'made for' if purpose in entry.purposes else 'not made for'} {purpose}")
     reasons.append(f"licence {entry.licence}")
-    return Recommendation(
-        rank=rank,
-        name=f"{entry.name}:{fit.quantization}" if not entry.embedded else entry.name,
+    return score, Recommendation(
+        rank=0,
+        name=entry.name if entry.embedded else f"{entry.name}:{quantization}",
         model=entry,
-        quantization=fit.quantization,
-        placement=fit.placement,
-        n_gpu_layers=fit.n_gpu_layers,
-        weights_mib=round(fit.weights, 1),
-        kv_mib=round(fit.kv, 1),
-        total_mib=round(fit.total, 1),
-        n_ctx=min(n_ctx, entry.n_ctx_train),
+        quantization=quantization,
+        placement=placement,
+        n_gpu_layers=on_gpu,
+        weights_mib=round(weights, 1),
+        kv_mib=round(kv, 1),
+        total_mib=round(total, 1),
+        n_ctx=n_ctx,
         reason="; ".join(reasons),
     )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from helpers.grammars.trace import TokenChoice, TracedToken
+    from helpers.grammars.mask.trace import TokenChoice, TracedToken
 
 _WORDS = {True: "✓ allowed", False: "✗ refused", None: "? part of a character"}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.patches import Patch, Rectangle
 
+from helpers.memory import MemoryPlan
 from helpers.native import display_names
 from helpers.plots.style import (
     EVAL,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.engine import LoadReport
+
 _KINDS = {
     "weights": Step("weights", PROMPT.colour, ""),
     "kv": Step("KV cache", EVAL.colour, "...."),
@@ -32,24 +35,20 @@ _KINDS = {
 }
 _RED = "#E0453A"  # 3:1 or more on white and on #111
 _FAR = 2.5
-"""A limit further away than this many times the longest bar is told, not drawn."""
-
-
-class HasMemory(Protocol):
-    """A `MemoryPlan` (which also says what is free) or a `LoadReport`."""
-
-    @property
-    def by_device(self) -> Mapping[str, Mapping[str, float]]:
-        """MiB by device and kind (`weights`, `kv`, `compute`)."""
+"""A limit further away than this many times the longest bar is stated, not drawn."""
 
 
 def plot_memory(
-    plan: HasMemory | Mapping[str, HasMemory], *, title: str | None = None, ax: Axes | None = None
+    plan: MemoryPlan | LoadReport | Mapping[str, MemoryPlan | LoadReport],
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw what a model takes on each device, against what is free there.
 
     Each device is a bar of weights, KV cache and compute buffers. Where the free memory is known
-    it is a vertical line; what goes beyond it is framed in red, crossed, and said in words.
+    it is a vertical line. A bar is framed in red where the plan says that it does not fit
+    (`MemoryPlan.lacking_mib`): what is too much is crossed, and said in words.
 
     Args:
         plan: A `MemoryPlan`, or a `LoadReport` (drawn without limits); or several by name, such as
@@ -64,9 +63,9 @@ def plot_memory(
         ValueError: There is nothing to draw.
 
     >>> plot_memory(predict_memory(n_gpu_layers=0, devices=[]))  # doctest: +SKIP
-    <Figure: Memory, 0 of 31 layers on devices: CPU 199.8 of 23352 MiB, fits>
+    <Figure: Memory, 0 of 31 layers on devices: CPU 200 of 23,352 MiB free, ✓ fits>
     """
-    plans: Mapping[str, Any] = plan if isinstance(plan, Mapping) else {"": plan}
+    plans = plan if isinstance(plan, Mapping) else {"": plan}
     shown = display_names({device: 0 for one in plans.values() for device in one.by_device})
     bars = [
         _Bar(f"{shown[device]}\n{name}" if name else shown[device], device, kinds, one)
@@ -95,7 +94,7 @@ def plot_memory(
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("MiB")
     first = next(iter(plans.values()))
-    heading = title or _heading(first)
+    heading = title or f"Memory, {first.n_gpu_layers} of {first.n_layers} layers on devices"
     style_axes(ax, heading)
     _legend(ax, limits=bool(drawn), margins=any(bar.margin for bar in bars))
     told = ", ".join(f"{bar.label} {bar.words()}".replace("\n", " ") for bar in bars)
@@ -106,32 +105,30 @@ class _Bar:
     """One device of one plan."""
 
     def __init__(
-        self, label: str, device: str, kinds: Mapping[str, float], plan: HasMemory
+        self, label: str, device: str, kinds: Mapping[str, float], plan: MemoryPlan | LoadReport
     ) -> None:
         self.label, self.device, self.kinds = label, device, kinds
         self.needed = sum(kinds.values())
-        self.free: float | None = (getattr(plan, "free_mib", None) or {}).get(device)
-        self.margin: float = (getattr(plan, "margin_mib", None) or {}).get(device, 0.0)
-
-    @property
-    def lacks(self) -> float:
-        """MiB that are missing, the margin counted."""
-        return 0.0 if self.free is None else max(0.0, self.needed + self.margin - self.free)
+        self.free: float | None = None
+        self.margin = self.lacks = self.reclaimable = 0.0
+        if isinstance(plan, MemoryPlan):
+            self.free, self.margin = plan.free_mib[device], plan.margin_mib[device]
+            self.lacks = plan.lacking_mib.get(device, 0.0)
+            self.reclaimable = plan.reclaimable_mib.get(device, 0.0)
 
     def words(self) -> str:
         if self.free is None:
             return f"{self.needed:,.1f} MiB"
         text = f"{self.needed:,.0f} of {self.free:,.0f} MiB free"
-        return f"{text}\n✗ {self.lacks:,.0f} MiB too few" if self.lacks else f"{text}, ✓ fits"
-
-
-def _heading(plan: Any) -> str:
-    layers, of = getattr(plan, "n_gpu_layers", None), getattr(plan, "n_layers", None)
-    return "Memory" if layers is None else f"Memory, {layers} of {of} layers on devices"
+        if self.lacks:
+            return f"{text}\n✗ {self.lacks:,.0f} MiB too few"
+        if self.needed + self.margin > self.free:
+            text += f"\n({self.reclaimable:,.0f} can be dropped)"
+        return f"{text}, ✓ fits"
 
 
 def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
-    """The words behind a bar, and the line where its device's memory ends."""
+    """The words beside a bar, and the line where its device's memory ends."""
     end = bar.needed
     if bar.free is not None and bar.free <= span:
         limit = max(bar.free, 0.0)
@@ -146,8 +143,8 @@ def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
         frame = Rectangle((0, place - 0.3), bar.needed, 0.6, fill=False)
         frame.set(edgecolor=_RED, linewidth=2.2)
         ax.add_patch(frame)
-        usable = max((bar.free or 0.0) - bar.margin, 0.0)
-        over = Rectangle((usable, place - 0.3), bar.needed - usable, 0.6, fill=False)
+        too_much = min(bar.lacks, bar.needed)
+        over = Rectangle((bar.needed - too_much, place - 0.3), too_much, 0.6, fill=False)
         over.set(edgecolor=_RED, hatch="xx", linewidth=0)
         ax.add_patch(over)
     ax.annotate(

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import HelpersError
-from helpers.grammars import syntax
+from helpers.grammars.gbnf import syntax
 from helpers.plots.style import INK
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def plot_rules(grammar: Grammar, *names: str) -> RulesDrawing:
     parts: list[str] = []
     width, top, nodes = 0, 0, 0
     for name in names or tuple(rules)[:_MAX_RULES]:
-        nodes += len(syntax.walk({name: rules[name]}))
+        nodes += sum(1 for _ in syntax.walk(rules[name]))
         if nodes > _MAX_NODES and not names:
             break
         body, right, height = _one_rule(railroad, rules[name], top + _NAME_HEIGHT)

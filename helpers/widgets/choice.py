@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from helpers.memory.targets import METAL
 from helpers.models import CATALOGUE, Recommendation, recommend
+from helpers.native import Device
 from helpers.tables import Cells, html_table
 
 if TYPE_CHECKING:
@@ -74,13 +77,21 @@ class Choice:
         )
 
 
-def choose(ram_gib: float, vram_gib: float, purpose: str, n_ctx: int) -> Choice:
+def video_memory(devices: Sequence[Device]) -> tuple[float, bool]:
+    """GiB of the graphics cards among some devices, and whether they are a part of the RAM."""
+    cards = [device for device in devices if device.kind == "gpu"]
+    return sum(card.total_mib for card in cards) / 1024, any(c.backend in METAL for c in cards)
+
+
+def choose(
+    ram_gib: float, vram_gib: float, purpose: str, n_ctx: int, *, unified: bool = False
+) -> Choice:
     """Ask `recommend`, and name what is missing from its answer.
 
     Raises:
         ValueError: As `recommend`.
     """
-    fitting = recommend(ram_gib * 1024, vram_gib * 1024, purpose, n_ctx=n_ctx)
+    fitting = recommend(ram_gib * 1024, vram_gib * 1024, purpose, n_ctx=n_ctx, unified=unified)
     names = {one.model.name for one in fitting}
     return Choice(tuple(fitting), tuple(name for name in CATALOGUE if name not in names))
 

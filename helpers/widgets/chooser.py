@@ -11,7 +11,7 @@ import psutil
 from helpers.models import Recommendation
 from helpers.models.recommendation import PURPOSES
 from helpers.native import devices
-from helpers.widgets.choice import Choice, choose, code_for
+from helpers.widgets.choice import Choice, choose, code_for, video_memory
 from helpers.widgets.shell import picture
 
 _GIB = 2**30
@@ -29,6 +29,7 @@ class ModelChooser:
     Attributes:
         ram: Slider: memory of the machine in GiB.
         vram: Slider: memory of the graphics card in GiB, 0 without one.
+        unified: Checkbox: the GPU's memory is a part of the RAM, as on Apple silicon.
         purpose: Dropdown: what the model is for.
         context: Slider: tokens of context.
         pick: Dropdown: one of the models that fit; the best at first.
@@ -38,6 +39,7 @@ class ModelChooser:
     Args:
         ram_gib: Memory to begin with; None: this machine's.
         vram_gib: Memory of the graphics card to begin with; None: this machine's.
+        unified: That memory is a part of the RAM; None: if this machine's is.
         purpose: Purpose to begin with.
         n_ctx: Tokens of context to begin with.
 
@@ -51,11 +53,18 @@ class ModelChooser:
         vram_gib: float | None = None,
         purpose: str = "chat",
         n_ctx: int = 4096,
+        unified: bool | None = None,
     ) -> None:
         ram = psutil.virtual_memory().total / _GIB if ram_gib is None else ram_gib
-        vram = _own_vram_gib() if vram_gib is None else vram_gib
+        own_vram, own_unified = video_memory(devices())
+        vram = own_vram if vram_gib is None else vram_gib
         self.ram = _slider("RAM, GiB", ram, 256)
         self.vram = _slider("video memory, GiB", vram, 192)
+        self.unified = widgets.Checkbox(
+            value=own_unified if unified is None else unified,
+            description="the GPU's memory is a part of the RAM",
+            indent=False,
+        )
         self.purpose = widgets.Dropdown(
             options=PURPOSES, value=purpose, description="purpose", layout=_WIDE, style=_LABEL
         )
@@ -75,21 +84,12 @@ class ModelChooser:
         self.choice: Choice | None = None
         self._picked: str | None = None
         self._updating = False
+        controls = [self.ram, self.vram, self.unified, self.purpose, self.context]
         self.box = widgets.VBox(
-            [
-                self.ram,
-                self.vram,
-                self.purpose,
-                self.context,
-                self.message,
-                self.plot,
-                self.pick,
-                self.code,
-                self.table,
-            ]
+            [*controls, self.message, self.plot, self.pick, self.code, self.table]
         )
         self._update()
-        for control in (self.ram, self.vram, self.purpose, self.context):
+        for control in controls:
             control.observe(self._update, names="value")
         self.pick.observe(self._pick_changed, names="value")
 
@@ -102,7 +102,11 @@ class ModelChooser:
     def _update(self, _change: object = None) -> None:
         try:
             self.choice = choose(
-                self.ram.value, self.vram.value, self.purpose.value, self.context.value
+                self.ram.value,
+                self.vram.value,
+                self.purpose.value,
+                self.context.value,
+                unified=self.unified.value,
             )
             figure = self.choice.figure() if self.choice.fitting else None
             table = self.choice.table() if self.choice.fitting else ""
@@ -154,10 +158,6 @@ def _slider(label: str, value: float, most: int) -> Any:
         layout=_WIDE,
         style=_LABEL,
     )
-
-
-def _own_vram_gib() -> float:
-    return sum(device.total_mib for device in devices() if device.kind == "gpu") / 1024
 
 
 def _status(text: str) -> str:

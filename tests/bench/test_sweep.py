@@ -401,7 +401,7 @@ def test_a_place_that_cannot_be_written_shows_before_the_first_trial(tmp_path: P
         ({"n_gpu_layers": [True]}, TypeError, "must be a whole number"),
         ({"n_batch": [0]}, ValueError, "n_batch=0 is out of range"),
         ({"n_threads": [0]}, ValueError, "n_threads=0 is out of range"),
-        ({"type_kv": ["f17"]}, ValueError, "'f17' is no KV cache type. Use one of f32, f16"),
+        ({"type_kv": ["f17"]}, ValueError, "'f17' is not a KV cache type. Use one of f32, f16"),
         ({"type_kv": [8]}, TypeError, "must be a name, such as 'f16'"),
         ({"repeats": 0}, ValueError, "repeats=0 is out of range: 1 to 1000"),
         ({"repeats": None}, TypeError, "repeats=None must be a whole number"),

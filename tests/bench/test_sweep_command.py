@@ -44,7 +44,7 @@ def test_the_table_is_printed_and_the_file_goes_on(tmp_path: Path) -> None:
     [
         (["--sweep", "--repeats", "0"], "error: repeats=0 is out of range"),
         (["--sweep", "--layers", "0,x"], "invalid list of whole numbers value: '0,x'"),
-        (["--sweep", "--kv", "f17"], "'f17' is no KV cache type"),
+        (["--sweep", "--kv", "f17"], "'f17' is not a KV cache type"),
         (["--sweep", "--device", "CUDA9"], "there is no such device"),
         (["--sweep", "--goal", "fast"], "invalid goal value"),
         (["--best", "--max-trials", "0"], "max_trials=0 is out of range"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from helpers import (
     HelpersError,
+    MemoryPlan,
     SweepResult,
     Timings,
     plot_compare,
@@ -19,6 +19,7 @@ from helpers import (
     predict_memory,
 )
 from helpers.bench import SweepRow
+from helpers.engine import LoadReport
 from helpers.plots import SEED_FIGURES
 
 
@@ -132,14 +133,18 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 # --- plot_memory ---------------------------------------------------------------------------------
 
 
-def plan(free: float) -> Any:
-    return SimpleNamespace(
+def plan(free: float, reclaimable: float = 0.0) -> MemoryPlan:
+    return MemoryPlan(
+        model="m.gguf",
+        n_ctx=4096,
+        n_batch=512,
         by_device={
             "CPU": {"weights": 90.0, "kv": 10.0, "compute": 5.0},
             "CUDA0": {"weights": 600.0, "kv": 300.0, "compute": 100.0},
         },
         free_mib={"CPU": 20_000.0, "CUDA0": free},
         margin_mib={"CPU": 0.0, "CUDA0": 128.0},
+        reclaimable_mib={"CUDA0": reclaimable},
         n_gpu_layers=20,
         n_layers=31,
     )
@@ -172,9 +177,21 @@ def test_the_limit_is_drawn_and_what_is_beyond_it_is_framed_and_said(free: int, 
     assert "end of free memory" in legend(figure) and "to stay free" in legend(figure)
 
 
+@pytest.mark.parametrize(("free", "lacks"), [(2000, 0), (1000, 0), (828, 0), (700, 128)])
+def test_the_verdict_is_the_plan_s(free: int, lacks: int) -> None:
+    told = plan(free, reclaimable=300.0)
+    assert told.fits == (not lacks) and told.lacking_mib.get("CUDA0", 0) == lacks
+    figure = plot_memory(told)
+    crossed = [patch for patch in figure.axes[0].patches if patch.get_hatch() == "xx"]
+    assert [patch.get_width() for patch in crossed] == [lacks] * bool(lacks)
+    assert ("too few" in texts(figure)) == (not told.fits)
+    assert ("(300 can be dropped), ✓ fits" in texts(figure)) == (told.fits and free < 1128)
+
+
 def test_a_real_plan_and_a_report_stand_below_each_other() -> None:
     predicted = predict_memory(n_gpu_layers=0, devices=[], n_ctx=512)
-    report = SimpleNamespace(by_device=predicted.by_device)
+    measured = {device: dict(kinds) for device, kinds in predicted.by_device.items()}
+    report = LoadReport("m.gguf", "llama", 512, 512, 0, 31, by_device=measured)
     figure = plot_memory({"predicted": predicted, "measured": report})
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["CPU\npredicted", "CPU\nmeasured"]
@@ -183,9 +200,9 @@ def test_a_real_plan_and_a_report_stand_below_each_other() -> None:
     )
     assert first == second == pytest.approx(list(predicted.by_device["CPU"].values()))
     assert "MiB free" in texts(figure)
-    assert plot_memory(report).axes[0].get_title(loc="left") == "Memory"
+    assert "free" not in texts(plot_memory(report))
     with pytest.raises(ValueError, match="nothing to draw"):
-        plot_memory(SimpleNamespace(by_device={}))
+        plot_memory({})
 
 
 # --- plot_compare --------------------------------------------------------------------------------

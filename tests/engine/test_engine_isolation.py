@@ -22,6 +22,7 @@ from helpers.errors import (
     ModelFileError,
 )
 from helpers.grammars import Grammar
+from helpers.isolation import core as isolation
 from helpers.isolation import make_core
 from helpers.isolation.core import _crashed, frame, read_frame
 
@@ -166,3 +167,39 @@ def test_arguments_that_cannot_be_pickled_fail_at_the_call(isolated: Engine) -> 
     with pytest.raises(TypeError, match="stays here"):
         isolated.generate(Request(prompt=Local("x")))
     assert isolated.generate(greedy(STORY, max_tokens=1)).generated_tokens == 1
+
+
+def test_a_grammar_is_sent_to_the_child_once(
+    isolated: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+
+    def recording(message: object) -> bytes:
+        sent.append(frame(message))
+        return sent[-1]
+
+    def grammar(word: str) -> Grammar:
+        return Grammar.from_json_schema({"enum": [word]})  # a new object each time
+
+    def carriers(word: str) -> int:
+        return sum(word.encode() in raw for raw in sent)
+
+    def answer(word: str) -> str:
+        request = Request(prompt="Say it:", temperature=0, max_tokens=16, grammar=grammar(word))
+        return isolated.generate(request).text
+
+    monkeypatch.setattr(isolation, "frame", recording)
+    for _ in range(3):
+        assert answer("unmistakable") == '"unmistakable"'
+    assert carriers("unmistakable") == 1
+    # A batch of more grammars than are kept: each is at hand when its request is.
+    monkeypatch.setattr(isolation, "_GRAMMARS_KEPT", 2)
+    words = ["one", "two", "three", "four"]
+    requests = [
+        Request(prompt="Say it:", temperature=0, max_tokens=8, grammar=grammar(word))
+        for word in words
+    ]
+    texts = [completion.text for completion in isolated.generate_many(requests)]
+    assert texts == [f'"{word}"' for word in words]
+    assert answer("four") == '"four"' and answer("unmistakable") == '"unmistakable"'
+    assert carriers("unmistakable") == 2

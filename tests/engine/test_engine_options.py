@@ -12,8 +12,8 @@ from helpers.engine.core import check_memory, settle
 from helpers.engine.overrides import check_overrides
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.kv_types import KV_TYPES, kv_type
-from helpers.memory.cache import kv_mib_by_layer
 from helpers.models import default_model, inspect_model
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.native import usable_cores
 
 
@@ -115,7 +115,8 @@ def test_every_kv_type_generates(name: str) -> None:
 @pytest.mark.parametrize("name", ["f32", "f16", "q8_0", "q4_0"])
 def test_predicted_kv_cache_is_the_reported_one(name: str) -> None:
     number = KV_TYPES[name]
-    predicted = sum(kv_mib_by_layer(inspect_model(default_model()), 1024, number, number))
+    layers = layer_caches(inspect_model(default_model()))
+    predicted = sum(kv_mib_by_layer(layers, 1024, number, number))
     with Engine(options(type_k=name, type_v=name)) as engine:
         assert engine.load_report.by_device["CPU"]["kv"] == pytest.approx(predicted, abs=0.01)
 

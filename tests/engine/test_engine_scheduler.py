@@ -15,7 +15,7 @@ from engine_options import options
 from helpers.engine import Chunk, Engine, Request
 from helpers.engine.engine import _cores
 from helpers.errors import ContextOverflowError, HelpersError
-from helpers.models import ModelInfo, default_model, inspect_model
+from helpers.models import default_model, inspect_model
 
 STORY = "Once upon a time, there was a"
 NO_END = ((0, -100.0), (1, -100.0), (2, -100.0))
@@ -307,11 +307,10 @@ def test_too_little_memory_for_so_many_sequences_means_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from helpers.engine import core as core_module
-    from helpers.memory.cache import kv_mib_by_layer
+    from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 
     engine = Engine(options(n_ctx=512))
-    info: ModelInfo = inspect_model(default_model())
-    two = 2.5 * sum(kv_mib_by_layer(info, 512))
+    two = 2.5 * sum(kv_mib_by_layer(layer_caches(inspect_model(default_model())), 512))
     monkeypatch.setattr(core_module, "available_mib", lambda: two)
     request = Request(prompt=STORY, temperature=0, max_tokens=None, stop=("a",))
     texts = {done.text for done in engine.generate_many([request] * 8)}

@@ -13,8 +13,8 @@ import helpers.grammars
 MODULES = [
     "helpers.grammars",
     *(
-        f"helpers.grammars.{found.name}"
-        for found in pkgutil.iter_modules(helpers.grammars.__path__)
+        found.name
+        for found in pkgutil.walk_packages(helpers.grammars.__path__, "helpers.grammars.")
     ),
     "helpers.widgets.grammar_trials",
     "helpers.widgets.playground",

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
 FOLDER = Path(__file__).parents[2] / "grammars"
 FILES = sorted(FOLDER.glob("*.gbnf"))
@@ -48,7 +48,7 @@ def test_a_file_says_what_it_accepts_and_does_so(file: Path) -> None:
     for example, accepted in cases:
         assert grammar.matches(example) is accepted, grammar.explain(example)
         # llguidance judges the same.
-        matcher = check_guidance(grammar.guidance())
+        matcher = compile_guidance(grammar.guidance())
         data = byte_tokenizer().tokenize_bytes(example.encode())
         complete = matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
         assert complete is accepted

@@ -10,13 +10,13 @@ import pytest
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.gbnf import parse
-from helpers.grammars.syntax import show_rules
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+from helpers.grammars.gbnf.parser import parse
+from helpers.grammars.gbnf.syntax import show
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
 
 def by_guidance(grammar: Grammar, text: str) -> bool:
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     data = byte_tokenizer().tokenize_bytes(text.encode())
     return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
 
@@ -48,7 +48,9 @@ LANGUAGES = [
 @pytest.mark.parametrize(("text", "inside", "outside"), LANGUAGES)
 def test_the_language_is_the_written_one(text: str, inside: list[str], outside: list[str]) -> None:
     grammar = Grammar.from_string(text)
-    again = Grammar.from_string(show_rules(parse(text).rules))
+    again = Grammar.from_string(
+        "".join(f"{name} ::= {show(node)}\n" for name, node in parse(text).rules.items())
+    )
     for sample in inside + outside:
         assert grammar.matches(sample) is (sample in inside), grammar.explain(sample)
         assert again.matches(sample) is (sample in inside)
@@ -257,7 +259,7 @@ def random_text(grammar: Grammar, rng: random.Random) -> str | None:
     """A text that llguidance would let a model write, byte by byte."""
     import numpy as np
 
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     written = b""
     for _ in range(40):
         if matcher.is_accepting() and rng.random() < 0.2:

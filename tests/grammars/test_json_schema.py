@@ -314,7 +314,7 @@ def test_explain_points_at_the_place() -> None:
 
 def test_schemas_may_come_as_text_and_faults_have_their_place() -> None:
     assert Grammar.from_json_schema('{"type": "null"}').matches("null")
-    with pytest.raises(GrammarError, match="no JSON") as caught:
+    with pytest.raises(GrammarError, match="not JSON") as caught:
         Grammar.from_json_schema('{\n "type": }')
     assert (caught.value.line, caught.value.column) == (2, 10)
     for odd in (3, None, [], "3"):
@@ -465,9 +465,9 @@ def written(grammar: Grammar, rng: random.Random) -> str | None:
     """A text that llguidance lets a model write, byte by byte, ends preferred."""
     import numpy as np
 
-    from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+    from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
-    matcher = check_guidance(grammar.guidance())
+    matcher = compile_guidance(grammar.guidance())
     text = b""
     for _ in range(150):
         if matcher.is_accepting():

@@ -17,7 +17,7 @@ from pydantic import UUID4, BaseModel, ConfigDict, Field, HttpUrl, NaiveDatetime
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
-from helpers.grammars.vocabulary import byte_tokenizer, check_guidance
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def test_what_a_model_may_write_parses(model: Any, inside: list[Any], outside: l
     rng = random.Random(str(model))
     parsed = 0
     for _ in range(12):
-        matcher = check_guidance(grammar.guidance())
+        matcher = compile_guidance(grammar.guidance())
         text = b""
         while len(text) < 400 and not (matcher.is_accepting() and rng.random() < 0.5):
             bits = np.unpackbits(
@@ -143,7 +143,7 @@ def test_what_a_model_may_write_parses(model: Any, inside: list[Any], outside: l
 
 def test_the_schema_is_kept_and_strictness_applies() -> None:
     grammar = Grammar.from_pydantic(Cat)
-    assert grammar.schema["properties"]["lives"]["maximum"] == 9  # type: ignore[attr-defined]
+    assert grammar.schema["properties"]["lives"]["maximum"] == 9
     with pytest.raises(GrammarError) as caught:
         Grammar.from_pydantic(Annotated[str, Field(pattern="(?i)a")])
     assert caught.value.keyword == "pattern"

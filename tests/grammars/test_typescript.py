@@ -104,7 +104,7 @@ FAULTS = [
     ("type A<T> = { x: A<T[]> | null }\ntype R = A<string>", 1, 20, ""),
     ("interface A extends A { a: 1 }", 1, 21, "extends itself"),
     ("enum E { A = 'a', B }\ntype T = E", 1, 19, "needs a value"),
-    ("enum E { A }\ntype T = E.B", 2, 10, "no member"),
+    ("enum E { A }\ntype T = E.B", 2, 10, "not a member"),
     ("", 1, 1, "no type"),
 ]
 
@@ -132,7 +132,7 @@ def test_comments_become_descriptions() -> None:
         "/** A person\n * of note */\ninterface P {\n  /* given */ name: string; // and family\n"
         "  // in years\n  age: number\n}"
     )
-    (schema,) = grammar.schema["$defs"].values()  # type: ignore[attr-defined]
+    (schema,) = grammar.schema["$defs"].values()
     assert schema["description"] == "A person of note"
     assert schema["properties"]["name"]["description"] == "given"
     assert schema["properties"]["age"]["description"] == "in years"

@@ -13,9 +13,9 @@ from gguf_builders import Draft, sparse_model, tiny_llama
 
 from helpers import Device, inspect_model, predict_memory, suggest_gpu_layers
 from helpers.load_options import LoadOptions
-from helpers.memory.cache import kv_mib_by_layer
 from helpers.memory.placement import CPU, expert_mib, place_layers, weights_mib
 from helpers.memory.simulate import simulate_load
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 
 MIB = 2**20
 Q4_0, Q6_K, Q8_0 = 2, 14, 8
@@ -95,21 +95,8 @@ def test_the_formula_for_compute_buffers_is_near_what_llama_cpp_says(
     assert truth < guessed.by_device["CUDA0"]["compute"] * 1.25 < 3 * truth
     # The cache of the whole model is what the simulated load lays out.
     assert asked.by_device[CPU]["kv"] == pytest.approx(
-        sum(kv_mib_by_layer(inspect_model(path), 4096))
+        sum(kv_mib_by_layer(layer_caches(inspect_model(path)), 4096))
     )
-
-
-def test_windowed_layers(tmp_path: Path) -> None:
-    draft = Draft(tiny_llama(tmp_path / "t.gguf", layers=6).read_bytes())
-    draft.set("llama.attention.sliding_window", "I", 4, 1000)
-    draft.set("llama.attention.sliding_window_pattern", "I", 4, 3)
-    info = inspect_model(draft.write(tmp_path / "w.gguf"), check=False)
-    # 2 heads x (16 + 16) values x 2 bytes a token; every third layer sees everything.
-    full, window = (128 * cells / MIB for cells in (8192, 1536))  # 1000 + 512, padded to 256
-    sizes = kv_mib_by_layer(info, 8192, swa_full=False)
-    assert sizes == pytest.approx([window, window, full] * 2)
-    assert kv_mib_by_layer(info, 8192) == pytest.approx([full] * 6)
-    assert kv_mib_by_layer(info, 512, swa_full=False) == pytest.approx([128 * 512 / MIB] * 6)
 
 
 def test_recurrent_layers_keep_a_state_of_fixed_size(tmp_path: Path) -> None:
@@ -118,12 +105,12 @@ def test_recurrent_layers_keep_a_state_of_fixed_size(tmp_path: Path) -> None:
         draft.set(f"llama.ssm.{name}", "I", 4, value)
     draft.set("llama.ssm.group_count", "I", 4, 1)
     draft.set_array("llama.attention.head_count_kv", "i", 5, [0, 0, 0, 2])
-    info = inspect_model(draft.write(tmp_path / "r.gguf"), check=False)
+    layers = layer_caches(inspect_model(draft.write(tmp_path / "r.gguf"), check=False))
     state = 4 * (3 * (128 + 2 * 16) + 16 * 128) / MIB
     for n_ctx in (256, 4096):
         attention = 128 * n_ctx / MIB
-        assert kv_mib_by_layer(info, n_ctx) == pytest.approx([state] * 3 + [attention])
-    assert kv_mib_by_layer(info, 256, n_seq=3)[0] == pytest.approx(3 * state)
+        assert kv_mib_by_layer(layers, n_ctx) == pytest.approx([state] * 3 + [attention])
+    assert kv_mib_by_layer(layers, 256, n_seq=3)[0] == pytest.approx(3 * state)
 
 
 @pytest.mark.parametrize(

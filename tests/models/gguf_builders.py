@@ -32,6 +32,8 @@ def byte_vocabulary() -> tuple[list[str], list[int], list[str]]:
 def tiny_llama(
     path: Path,
     *,
+    architecture: str = "llama",
+    norms: dict[str, int] | None = None,
     layers: int = 2,
     width: int = 64,
     heads: int = 4,
@@ -40,9 +42,12 @@ def tiny_llama(
     edit: Callable[[gguf.GGUFWriter], object] | None = None,
     **options: Any,
 ) -> Path:
-    """Write a llama with random weights (about 0.4 MB) that llama.cpp loads and runs."""
+    """Write a llama with random weights (about 0.4 MB) that llama.cpp loads and runs.
+
+    An architecture that is a llama with further `norms` (name: width) in each block does as well.
+    """
     tokens, types, merges = byte_vocabulary()
-    writer = gguf.GGUFWriter(path, "llama", **options)
+    writer = gguf.GGUFWriter(path, architecture, **options)
     writer.add_name("Tiny")
     writer.add_block_count(layers)
     writer.add_context_length(256)
@@ -74,8 +79,8 @@ def tiny_llama(
     kv_width = width // heads * kv_heads
     for layer in range(layers):
         block = f"blk.{layer}"
-        writer.add_tensor(f"{block}.attn_norm.weight", np.ones(width, np.float32))
-        writer.add_tensor(f"{block}.ffn_norm.weight", np.ones(width, np.float32))
+        for norm, size in {"attn_norm": width, "ffn_norm": width, **(norms or {})}.items():
+            writer.add_tensor(f"{block}.{norm}.weight", np.ones(size, np.float32))
         add(f"{block}.attn_q.weight", width, width)
         add(f"{block}.attn_k.weight", kv_width, width)
         add(f"{block}.attn_v.weight", kv_width, width)

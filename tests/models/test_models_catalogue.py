@@ -11,7 +11,8 @@ import pytest
 from helpers import default_model, inspect_model, recommend
 from helpers.models import CATALOGUE
 from helpers.models.formats import ARCHITECTURES
-from helpers.models.mixes import Shape
+from helpers.models.kv_cache import kv_mib_by_layer
+from helpers.models.mixes import Hyperparameters
 
 # Sizes of the files on the Hub in GB (10^9 bytes), as their pages say, and the model's weights in
 # billions, as its makers say.
@@ -49,7 +50,7 @@ def test_every_entry_is_complete() -> None:
     for name, entry in CATALOGUE.items():
         assert name == entry.name == name.lower()
         assert entry.quantization in entry.quantizations
-        assert entry.shape.architecture in ARCHITECTURES
+        assert entry.hparams.architecture in ARCHITECTURES
         assert entry.repository.count("/") == 1
         assert entry.licence and entry.languages and entry.purposes and entry.source
         assert len(entry.needs()) == len(entry.quantizations)
@@ -71,11 +72,11 @@ def test_the_embedded_model_to_the_byte() -> None:
     info = inspect_model(default_model())
     entry = CATALOGUE["smollm2-135m"]
     matrices = sum(tensor.n_bytes for tensor in info.tensors if len(tensor.shape) == 2)
-    assert entry.shape.weight_bytes("Q4_1") == matrices
-    shape = entry.shape
-    assert (shape.n_layers, shape.n_embd, shape.n_vocab) == (30, info.n_embd, info.n_vocab)
-    assert (shape.n_heads, shape.n_kv_heads) == (info.n_heads[0], info.n_kv_heads[0])
-    assert (shape.head_length, shape.n_ff) == (info.key_length, info.n_ff[0])
+    assert entry.hparams.weight_bytes("Q4_1") == matrices
+    ours = entry.hparams
+    assert (ours.n_layers, ours.n_embd, ours.n_vocab) == (30, info.n_embd, info.n_vocab)
+    assert (ours.n_heads, ours.n_kv_heads) == (info.n_heads[0], info.n_kv_heads[0])
+    assert (ours.head_length, ours.n_ff) == (info.key_length, info.n_ff[0])
 
 
 # Recipes by their numbers in llama.h (LLAMA_FTYPE_MOSTLY_…).
@@ -104,9 +105,11 @@ def test_recipes_agree_with_llama_cpp_s_own_quantizer(
     )
     assert status == 0
     info = inspect_model(target)
-    shape = Shape("llama", layers, width, 4, 2, width // 4, 2 * width, info.n_vocab, tied=True)
+    made = Hyperparameters(
+        "llama", layers, width, 4, 2, width // 4, 2 * width, info.n_vocab, tied=True
+    )
     matrices = sum(tensor.n_bytes for tensor in info.tensors if len(tensor.shape) == 2)
-    assert shape.weight_bytes(recipe) == matrices
+    assert made.weight_bytes(recipe) == matrices
     assert info.quantization == recipe
 
 
@@ -119,12 +122,13 @@ def test_cache_by_hand() -> None:
     assert CATALOGUE["gemma-3-12b"].kv_mib(32_768) == expected
     # Without a window, shorter than the window, and in 8 bits.
     assert CATALOGUE["gemma-3-12b"].kv_mib(512) == 2 * 8 * 256 * 2 * 48 * 512 / 2**20
-    assert CATALOGUE["qwen3-8b"].shape.kv_bytes(4096, bits=8.5) == 576 * 2**20 * 8.5 / 16
+    layers = CATALOGUE["qwen3-8b"].hparams.layer_caches()
+    assert sum(kv_mib_by_layer(layers, 4096, 8, 8)) == 576 * 8.5 / 16
 
 
 def test_share_of_experts() -> None:
-    assert CATALOGUE["qwen3-30b-a3b"].shape.active_share() == pytest.approx(3.3 / 30.5, abs=0.01)
-    assert CATALOGUE["qwen3-8b"].shape.active_share() == 1.0
+    assert CATALOGUE["qwen3-30b-a3b"].hparams.active_share() == pytest.approx(3.3 / 30.5, abs=0.01)
+    assert CATALOGUE["qwen3-8b"].hparams.active_share() == 1.0
 
 
 @pytest.mark.parametrize("ram", [2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000])
@@ -137,8 +141,21 @@ def test_recommendations_fit(ram: int, vram: int) -> None:
         room = vram if item.placement == "gpu" else ram + (vram if item.n_gpu_layers else 0)
         assert item.weights_mib + item.kv_mib < item.total_mib < room
         assert (item.n_gpu_layers > 0) == (item.placement != "cpu")
-        assert item.n_gpu_layers <= item.model.shape.n_layers + 1
+        assert item.n_gpu_layers <= item.model.hparams.n_layers + 1
         assert item.name in str(item) and "MiB to spare" in item.reason
+
+
+@pytest.mark.parametrize("ram", [8_192, 16_384, 32_768, 65_536])
+def test_one_memory_is_counted_once(ram: int) -> None:
+    # A Mac's GPU may take two thirds of the one memory there is.
+    mac = recommend(ram, ram * 2 / 3, unified=True)
+    assert mac and all(item.total_mib < ram - 1500 for item in mac)
+    names = {item.model.name for item in mac}
+    # With a card of its own the same figures hold more, and no less.
+    assert names <= {item.model.name for item in recommend(ram, ram * 2 / 3)}
+    # What fits without a GPU fits here.
+    assert {item.model.name for item in recommend(ram)} == names
+    assert mac[0].n_gpu_layers > 0
 
 
 def test_more_memory_gives_larger_models() -> None:
@@ -157,7 +174,7 @@ def test_purpose_and_context_count() -> None:
 
 
 def test_a_mixture_beats_a_dense_model_without_a_gpu() -> None:
-    assert recommend(64_000)[0].model.shape.n_experts > 0
+    assert recommend(64_000)[0].model.hparams.n_experts > 0
     assert "of which a token uses" in recommend(64_000)[0].reason
 
 

@@ -1,7 +1,7 @@
 """Decides whether a text belongs to a GBNF grammar, and where it stops doing so.
 
-A recogniser of its own, independent of llguidance and of llama.cpp: it judges `Grammar.matches`,
-explains failures without a model, and is the tests' oracle for both matchers. It is a
+A recogniser independent of llguidance and of llama.cpp: it judges `Grammar.matches`,
+explains failures without a model, and is the tests' oracle for matchers. It is a
 nondeterministic pushdown machine whose stacks share their common parts (a graph-structured stack,
 Tomita 1985): the work grows with the length of the text, not with the number of ways to read it.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from ..errors import GrammarError
-from .syntax import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import (
     Chars,
     Choice,
     Literal,
@@ -36,8 +36,6 @@ _CHAR, _CALL, _SPLIT, _END, _ACCEPT, _TOKEN = range(6)
 class _Instruction:
     kind: int
     next: int = -1
-    low: int = 0
-    high: int = 0
     starts: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     rule: str = ""
@@ -45,8 +43,6 @@ class _Instruction:
     label: str = ""
 
     def takes(self, code: int) -> bool:
-        if not self.starts:
-            return self.low <= code <= self.high
         at = bisect_right(self.starts, code) - 1
         return at >= 0 and code <= self.ends[at]
 
@@ -57,7 +53,6 @@ class Program:
     def __init__(self, rules: Rules) -> None:
         self.code: list[_Instruction] = [_Instruction(_END), _Instruction(_ACCEPT)]
         self.entry: dict[str, int] = {}
-        self.has_tokens = False
         # Groups that repeat become rules of their own, so that only a call is copied.
         self.pending: list[tuple[str, Node]] = list(rules.items())
         while self.pending:
@@ -72,20 +67,14 @@ class Program:
         """Add the instructions of `node`; they go on at `after`; give back where they begin."""
         if isinstance(node, Literal):
             for at in range(len(node.text) - 1, -1, -1):
-                code = ord(node.text[at])
-                label = quote(node.text[at:])
+                code, label = (ord(node.text[at]),), quote(node.text[at:])
                 after = self._emit(_Instruction(_CHAR, after, code, code, label=label))
             return after
         if isinstance(node, Chars):
             starts = tuple(low for low, _ in node.ranges)
             ends = tuple(high for _, high in node.ranges)
-            return self._emit(
-                _Instruction(
-                    _CHAR, after, starts=starts or (0,), ends=ends or (-1,), label=show(node)
-                )
-            )
+            return self._emit(_Instruction(_CHAR, after, starts, ends, label=show(node)))
         if isinstance(node, Token):
-            self.has_tokens = True
             return self._emit(_Instruction(_TOKEN, after, label=show(node)))
         if isinstance(node, Ref):
             return self._emit(_Instruction(_CALL, after, rule=node.name))
@@ -138,7 +127,7 @@ class Recognizer:
     Args:
         program: The compiled grammar.
 
-    >>> from helpers.grammars.gbnf import parse
+    >>> from helpers.grammars.gbnf.parser import parse
     >>> reader = Recognizer(Program(parse('root ::= "a" root | "b"').rules))
     >>> [reader.step(char) for char in "aab"], reader.accepting
     ([True, True, True], True)
@@ -161,7 +150,7 @@ class Recognizer:
             char: The character.
 
         Returns:
-            Whether any text of the grammar goes on like this. If not, nothing has changed.
+            Whether any text of the grammar continues like this. If not, nothing has changed.
 
         Raises:
             GrammarError: If the grammar is too ambiguous for a text this long.
@@ -179,27 +168,9 @@ class Recognizer:
         self._close(seeds, {})
         return True
 
-    def stack_count(self) -> int:
-        """How many stacks llama.cpp's sampler would keep at this place."""
-        counts: dict[_Call | None, int] = {None: 1}
-
-        def count(call: _Call) -> int:
-            # Callers are older than what they call, so the chain is as deep as the text nests.
-            todo = [call]
-            while todo:
-                top = todo[-1]
-                missing = [c for _, c in top.returns if c not in counts]
-                if missing:
-                    todo.extend(c for c in missing if c is not None)
-                    continue
-                counts[todo.pop()] = sum(counts[c] for _, c in top.returns)
-            return counts[call]
-
-        return sum(count(call) for _, call in self.waiting)
-
-    def expected(self) -> list[str]:
+    def expected(self) -> tuple[str, ...]:
         """What could come next, as GBNF, each once."""
-        return sorted({self.program.code[at].label for at, _ in self.waiting})
+        return tuple(sorted({self.program.code[at].label for at, _ in self.waiting}))
 
     def _close(self, seeds: list[tuple[int, _Call]], calls: dict[str, _Call]) -> None:
         """Follow everything that needs no character, from the given places."""

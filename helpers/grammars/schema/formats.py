@@ -2,7 +2,7 @@
 
 `format` is an annotation unless a schema's user asks for more; here the specification's own
 formats are enforced, as the `jsonschema` package does with its format checker, and any other name
-is an annotation. Two formats are no regular languages and are refused: `regex` and the
+is an annotation. Two formats are not regular languages and are refused: `regex` and the
 `idn-hostname` (its rules need Unicode tables).
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from .ecma import search
-from .syntax import Node
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.schema.ecma import search
 
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"({_OCTET}\.){{3}}{_OCTET}"
@@ -140,7 +140,7 @@ def format_node(name: str) -> Node | None:
     Returns:
         A node for whole texts, or None where the name is only an annotation or irregular.
 
-    >>> from helpers.grammars.regex import compiled
+    >>> from helpers.grammars.schema.regex import compiled
     >>> date = compiled(format_node("date"))
     >>> bool(date.fullmatch("2024-02-29")), bool(date.fullmatch("2023-02-29"))
     (True, False)

@@ -1,15 +1,15 @@
 """The parts that a GBNF grammar is made of, as values, and how they are written down again.
 
 A grammar is a dictionary from rule names to one of the nodes below. Every maker of grammars ends
-here, and every user of them (recogniser, llguidance, native sampler) starts here.
+here, and every user of them (recogniser, llguidance) starts here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 MAX_CODE_POINT = 0x10FFFF
-_SURROGATES = (0xD800, 0xDFFF)
 
 Ranges = tuple[tuple[int, int], ...]
 """Code points as inclusive ranges: sorted, apart from each other, without NUL and surrogates."""
@@ -73,6 +73,7 @@ Node = Literal | Chars | Token | Ref | Sequence | Choice | Repeat
 Rules = dict[str, Node]
 
 EMPTY = Literal("")
+SHORT_BOUNDS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
 def sequence(items: list[Node]) -> Node:
@@ -98,11 +99,13 @@ def children(node: Node) -> tuple[Node, ...]:
     return ()
 
 
-def make_ranges(pairs: list[tuple[int, int]], *, negated: bool = False) -> Ranges:
+def make_ranges(
+    pairs: list[tuple[int, int]], *, negated: bool = False, nul: bool = False
+) -> Ranges:
     """Sort and join ranges, complement them if asked, and drop what no text can hold.
 
-    NUL ends a C string, so llama.cpp can never produce it; surrogates are no characters. Leaving
-    both out on both sides (`[^a]` too) keeps the two matchers to the same language.
+    Surrogates are not characters. NUL ends a C string, so llama.cpp can never produce it; a JSON
+    string can hold it.
     """
     joined: list[tuple[int, int]] = []
     for low, high in sorted(pairs):
@@ -111,25 +114,15 @@ def make_ranges(pairs: list[tuple[int, int]], *, negated: bool = False) -> Range
         else:
             joined.append((low, high))
     if negated:
-        joined = _complement(joined)
-    kept: list[tuple[int, int]] = []
-    for low, high in joined:
-        for first, last in ((1, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, MAX_CODE_POINT)):
-            if low <= last and high >= first:
-                kept.append((max(low, first), min(high, last)))
-    return tuple(kept)
-
-
-def _complement(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    gaps: list[tuple[int, int]] = []
-    start = 0
-    for low, high in ranges:
-        if low > start:
-            gaps.append((start, low - 1))
-        start = high + 1
-    if start <= MAX_CODE_POINT:
-        gaps.append((start, MAX_CODE_POINT))
-    return gaps
+        starts = [0, *(high + 1 for _, high in joined)]
+        ends = [*(low - 1 for low, _ in joined), MAX_CODE_POINT]
+        joined = [pair for pair in zip(starts, ends, strict=True) if pair[0] <= pair[1]]
+    return tuple(
+        (max(low, first), min(high, last))
+        for low, high in joined
+        for first, last in ((0 if nul else 1, 0xD7FF), (0xE000, MAX_CODE_POINT))
+        if low <= last and high >= first
+    )
 
 
 ANY_CHAR = Chars(make_ranges([(0, MAX_CODE_POINT)]))
@@ -186,41 +179,32 @@ def show(node: Node) -> str:
         return " ".join(_grouped(item, inside=Sequence) for item in node.items)
     if isinstance(node, Choice):
         return " | ".join(show(option) for option in node.options)
-    return _grouped(node.item, inside=Repeat) + _bounds(node.low, node.high)
+    return _grouped(node.item, inside=Repeat) + show_bounds(node.low, node.high)
 
 
 def _grouped(node: Node, *, inside: type[Sequence] | type[Repeat]) -> str:
     loose = isinstance(node, Choice) or (
         inside is Repeat
-        # llama.cpp repeats nothing but the last symbol, and an empty literal is no symbol.
+        # llama.cpp repeats nothing but the last symbol, and an empty literal is not a symbol.
         and (isinstance(node, Sequence | Repeat) or node == EMPTY)
     )
     return f"({show(node)})" if loose else show(node)
 
 
-def _bounds(low: int, high: int | None) -> str:
-    if (low, high) == (0, None):
-        return "*"
-    if (low, high) == (1, None):
-        return "+"
-    if (low, high) == (0, 1):
-        return "?"
+def show_bounds(low: int, high: int | None) -> str:
+    """Write how often something repeats, in the notation that grammars and regexes share."""
+    for short, bounds in SHORT_BOUNDS.items():
+        if bounds == (low, high):
+            return short
     if high is None:
         return f"{{{low},}}"
     return f"{{{low}}}" if low == high else f"{{{low},{high}}}"
 
 
-def show_rules(rules: Rules) -> str:
-    """Write a whole grammar as GBNF that llama.cpp's own parser reads."""
-    return "".join(f"{name} ::= {show(node)}\n" for name, node in rules.items())
-
-
-def walk(rules: Rules) -> list[Node]:
-    """Every node of every rule."""
-    found: list[Node] = []
-    todo = list(rules.values())
+def walk(node: Node) -> Iterator[Node]:
+    """A node and all nodes inside it, in order."""
+    todo = [node]
     while todo:
         node = todo.pop()
-        found.append(node)
-        todo.extend(children(node))
-    return found
+        yield node
+        todo.extend(reversed(children(node)))

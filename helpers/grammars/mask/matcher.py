@@ -1,8 +1,8 @@
-"""Which tokens may come next: a grammar held against one model's vocabulary.
+"""The state of one sequence under a grammar.
 
 A `Vocabulary` is prepared once per model. `Matcher` is the state of one sequence. Ask `allows` for
 the token that the model would have chosen anyway (microseconds); only when it is refused is the
-whole mask worth its price (about two milliseconds).
+whole mask worth its cost (about two milliseconds).
 
 >>> from helpers.grammars import Grammar
 >>> matcher = Grammar.from_string('root ::= "yes" | "no"').matcher(vocabulary)  # doctest: +SKIP
@@ -11,44 +11,52 @@ whole mask worth its price (about two milliseconds).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GrammarError
-from .vocabulary import Compiled, Vocabulary
+from helpers.errors import GrammarError
+from helpers.grammars.mask.vocabulary import Compiled, Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-__all__ = ["Backend", "GuidanceMatcher", "Matcher", "Vocabulary"]
 
-Backend = Literal["auto", "llguidance", "native"]
-
-
-class Matcher(ABC):
+class Matcher:
     """The state of one sequence under a grammar.
+
+    Args:
+        vocabulary: The model's tokens.
+        grammar: The grammar.
 
     Attributes:
         vocabulary: The vocabulary its tokens are from.
         finished: Whether an end-of-generation token has been accepted.
+
+    Raises:
+        GrammarError: If llguidance refuses the grammar.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, grammar: Compiled) -> None:
         self.vocabulary = vocabulary
         self.finished = False
+        self._grammar = grammar
+        self._state = vocabulary.prototype(grammar, forcing=False).deep_copy()
+        # A second state, made when `forced` is first asked: see `Vocabulary.prototype`.
+        self._forcing: LLMatcher | None = None
+        self._tokens: list[int] = []
 
     @property
-    @abstractmethod
     def is_accepting(self) -> bool:
         """Whether the text so far is complete: the generation may end here."""
+        return bool(self._state.is_accepting())
 
     @property
-    @abstractmethod
     def must_end(self) -> bool:
         """Whether the text so far is complete and nothing can follow but the end."""
+        self._check(self._state)
+        return bool(self._state.is_stopped())
 
     @property
     def is_finished(self) -> bool:
@@ -69,7 +77,12 @@ class Matcher(ABC):
         """
         if self.finished or not 0 <= token < self.vocabulary.size:
             return False
-        return self.is_accepting if self.vocabulary.is_eog(token) else self._allows(token)
+        if self.vocabulary.is_eog(token):
+            return self.is_accepting
+        if self._state.validate_tokens([token]) == 1:
+            return True
+        self._check(self._state)
+        return False
 
     def accept(self, token: int) -> None:
         """Advance by one token.
@@ -85,8 +98,11 @@ class Matcher(ABC):
             raise ValueError(f"Token {token} may not come here; ask allows() before accept().")
         if self.vocabulary.is_eog(token):
             self.finished = True
-        else:
-            self._accept(token)
+            return
+        for state in filter(None, (self._state, self._forcing)):
+            if not state.consume_token(token):
+                self._check(state)
+        self._tokens.append(token)
 
     def mask(self) -> NDArray[np.uint32]:
         """One bit per token, 1 where it may come next.
@@ -101,7 +117,10 @@ class Matcher(ABC):
         if self.finished:
             return words
         if not self.must_end:
-            self._fill(words)
+            self.vocabulary.check_open()
+            bits = np.frombuffer(self._state.compute_bitmask(), dtype="<u4")
+            self._check(self._state)
+            words[:] = bits[: words.size]
         accepting = self.is_accepting
         for token in self.vocabulary.eog:
             bit = np.uint32(1 << (token % 32))
@@ -121,73 +140,12 @@ class Matcher(ABC):
         logits[bits[: self.vocabulary.size] == 0] = -np.inf
         logits[self.vocabulary.size :] = -np.inf
 
-    @abstractmethod
     def forced(self) -> list[int]:
         """Tokens that have to come next, whatever the model thinks; not yet accepted.
 
         Returns:
-            Zero or more tokens, in order, as the model's tokenizer would cut the forced text.
+            Zero or more tokens, in order, as the model's tokenizer would split the forced text.
         """
-
-    @abstractmethod
-    def fork(self) -> Matcher:
-        """A copy that goes its own way."""
-
-    @abstractmethod
-    def rollback(self, count: int) -> None:
-        """Take back the last `count` accepted tokens."""
-
-    def _unfinish(self, count: int, accepted: int) -> int:
-        """Take back an end token if there is one; give back how many others to take back."""
-        if not 0 <= count <= accepted + self.finished:
-            raise ValueError(f"Cannot take back {count} tokens; {accepted} were accepted.")
-        if count and self.finished:
-            self.finished = False
-            count -= 1
-        return count
-
-    @abstractmethod
-    def _allows(self, token: int) -> bool: ...
-
-    @abstractmethod
-    def _accept(self, token: int) -> None: ...
-
-    @abstractmethod
-    def _fill(self, words: NDArray[np.uint32]) -> None: ...
-
-
-class GuidanceMatcher(Matcher):
-    """A matcher on llguidance: fast, and the default.
-
-    Args:
-        vocabulary: The model's tokens.
-        grammar: The grammar.
-
-    Raises:
-        GrammarError: If llguidance refuses the grammar.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, grammar: Compiled) -> None:
-        super().__init__(vocabulary)
-        self._grammar = grammar
-        self._state = vocabulary.prototype(grammar, forcing=False).deep_copy()
-        # A second state, made when `forced` is first asked: see `Vocabulary.prototype`.
-        self._forcing: LLMatcher | None = None
-        self._tokens: list[int] = []
-
-    @property
-    def is_accepting(self) -> bool:
-        """Whether the text so far is complete: the generation may end here."""
-        return bool(self._state.is_accepting())
-
-    @property
-    def must_end(self) -> bool:
-        """Whether the text so far is complete and nothing can follow but the end."""
-        self._check(self._state)
-        return bool(self._state.is_stopped())
-
-    def forced(self) -> list[int]:
-        """Tokens that have to come next, whatever the model thinks; not yet accepted."""
         self.vocabulary.check_open()
         if self.is_finished:
             return []
@@ -202,9 +160,9 @@ class GuidanceMatcher(Matcher):
                 return tokens[:count]
         return tokens
 
-    def fork(self) -> GuidanceMatcher:
+    def fork(self) -> Matcher:
         """A copy that goes its own way."""
-        copy = GuidanceMatcher(self.vocabulary, self._grammar)
+        copy = Matcher(self.vocabulary, self._grammar)
         copy._state = self._state.deep_copy()
         copy._forcing = self._forcing and self._forcing.deep_copy()
         copy._tokens = list(self._tokens)
@@ -212,31 +170,18 @@ class GuidanceMatcher(Matcher):
         return copy
 
     def rollback(self, count: int) -> None:
-        """Take back the last `count` accepted tokens."""
-        count = self._unfinish(count, len(self._tokens))
+        """Take back the last `count` accepted tokens, an end token included."""
+        accepted = len(self._tokens)
+        if not 0 <= count <= accepted + self.finished:
+            raise ValueError(f"Cannot take back {count} tokens; {accepted} were accepted.")
+        if count and self.finished:
+            self.finished = False
+            count -= 1
         if count:
             del self._tokens[-count:]
             for state in filter(None, (self._state, self._forcing)):
                 state.rollback(count)
                 self._check(state)
-
-    def _allows(self, token: int) -> bool:
-        if self._state.validate_tokens([token]) == 1:
-            return True
-        self._check(self._state)
-        return False
-
-    def _accept(self, token: int) -> None:
-        for state in filter(None, (self._state, self._forcing)):
-            if not state.consume_token(token):
-                self._check(state)
-        self._tokens.append(token)
-
-    def _fill(self, words: NDArray[np.uint32]) -> None:
-        self.vocabulary.check_open()
-        bits = np.frombuffer(self._state.compute_bitmask(), dtype="<u4")
-        self._check(self._state)
-        words[:] = bits[: words.size]
 
     def _check(self, state: LLMatcher) -> None:
         if state.is_error():

@@ -1,45 +1,48 @@
-"""Intersection, complement and emptiness of shapes: the logic behind `allOf`, `not` and `oneOf`.
+"""Intersection, complement and emptiness of domains: the logic behind `allOf`, `not` and `oneOf`.
 
-Everything here is exact or raises `CannotSay`: a grammar must not accept what its schema refuses.
+Everything here is exact or raises `Inexpressible`: no grammar may accept what its schema
+refuses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import regex
-from .scalars import (
-    CannotSay,
-    least,
-    meet_numbers,
-    meet_texts,
-    no_number,
-    other_numbers,
-    other_texts,
-)
-from .shapes import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.guidance import byte_tokenizer
+from helpers.grammars.schema import regex
+from helpers.grammars.schema.domains import (
     ANYTHING,
     NEVER,
     Arr,
     Bool,
+    Domain,
     Link,
     Links,
     Null,
     Num,
     Obj,
-    Shape,
     Simple,
     Str,
     Union,
 )
-from .syntax import Node
+from helpers.grammars.schema.scalars import (
+    Inexpressible,
+    complement_numbers,
+    complement_strings,
+    intersect_numbers,
+    intersect_strings,
+    is_empty_range,
+    least,
+)
 
 MAX_OPTIONS = 256
-"""Alternatives of one shape: products of conditions double quickly."""
+"""Alternatives of one domain: products of conditions double quickly."""
 
 
 class Algebra:
-    """Computes with shapes of one schema.
+    """Computes with domains of one schema.
 
     Args:
         links: The schema's links.
@@ -55,8 +58,8 @@ class Algebra:
 
     # -- intersection -----------------------------------------------------------------------
 
-    def both(self, one: Shape | None, other: Shape | None) -> Shape:
-        """The shape of values that have both shapes; now, or later if links are involved."""
+    def intersect(self, one: Domain | None, other: Domain | None) -> Domain:
+        """The values in both domains; computed later if links are involved."""
         if one is None or one is ANYTHING or one == other:
             return other if other is not None else ANYTHING
         if other is None or other is ANYTHING:
@@ -64,70 +67,81 @@ class Algebra:
         if one == NEVER or other == NEVER:
             return NEVER
         if _has_link(one) or _has_link(other):
-            return self.links.link(("both", one, other), lambda: self.both_now(one, other))
-        return self.both_now(one, other)
+            return self.links.link(
+                ("intersect", one, other), lambda: self.intersect_now(one, other)
+            )
+        return self.intersect_now(one, other)
 
-    def without(self, shape: Shape, other: Shape) -> Union:
-        """The shape of values that have the first and not the second; empty cases are dropped."""
-        kept = self.both_now(shape, self.complement(other)).options
+    def difference(self, domain: Domain, other: Domain) -> Union:
+        """The values in the first domain but not the second; empty cases are dropped."""
+        kept = self.intersect_now(domain, self.complement(other)).options
         return Union(tuple(option for option in kept if not self.is_empty(Union((option,)), 4)))
 
-    def both_now(self, one: Shape, other: Shape) -> Union:
-        """The same, worked out at the top at once."""
-        found: dict[Simple | Link, None] = {}  # as a list without doubles
-        others = self.links.open(other).options
-        for left in self.links.open(one).options:
+    def intersect_now(self, one: Domain, other: Domain) -> Union:
+        """The same, computed at once at the top level."""
+        found: dict[Simple | Link, None] = {}  # an ordered set
+        others = self.links.resolve(other).options
+        for left in self.links.resolve(one).options:
             for right in others:
                 if type(left) is type(right):
-                    option = self._meet(left, right)
+                    option = self._intersect(left, right)
                     if option is not None:
                         found[option] = None
             if len(found) > MAX_OPTIONS:
                 reason = f"the conditions multiply to more than {MAX_OPTIONS} alternatives"
-                raise CannotSay("allOf", reason)
+                raise Inexpressible("allOf", reason)
         return Union(tuple(found))
 
-    def _meet(self, one: Simple | Link, other: Simple | Link) -> Simple | None:
+    def _intersect(self, one: Simple | Link, other: Simple | Link) -> Simple | None:
         if isinstance(one, Null):
             return one
         if isinstance(one, Bool) and isinstance(other, Bool):
             values = one.values & other.values
             return Bool(values) if values else None
         if isinstance(one, Num) and isinstance(other, Num):
-            return meet_numbers(one, other)
+            return intersect_numbers(one, other)
         if isinstance(one, Str) and isinstance(other, Str):
-            return meet_texts(one, other)
+            return intersect_strings(one, other)
         if isinstance(one, Arr) and isinstance(other, Arr):
-            return self._meet_arrays(one, other)
+            return self._intersect_arrays(one, other)
         assert isinstance(one, Obj) and isinstance(other, Obj)
-        return self._meet_objects(one, other)
+        return self._intersect_objects(one, other)
 
-    def _meet_arrays(self, one: Arr, other: Arr) -> Arr | None:
+    def _intersect_arrays(self, one: Arr, other: Arr) -> Arr | None:
         count = max(len(one.first), len(other.first))
-        first = tuple(self.both(_item(one, at), _item(other, at)) for at in range(count))
-        rest = None if one.rest is None and other.rest is None else self.both(one.rest, other.rest)
+        first = tuple(self.intersect(_item(one, at), _item(other, at)) for at in range(count))
+        rest = (
+            None
+            if one.rest is None and other.rest is None
+            else self.intersect(one.rest, other.rest)
+        )
         low, high = max(one.low, other.low), least(one.high, other.high)
         if high is not None and high < low:
             return None
         contains = tuple(dict.fromkeys(one.contains + other.contains))
         unique = one.unique or other.unique
-        return Arr(first, rest, low, high, unique, contains, _place(one, other, "unique"))
+        where = one.where if one.unique or not other.where else other.where
+        return Arr(first, rest, low, high, unique, contains, where)
 
-    def _meet_objects(self, one: Obj, other: Obj) -> Obj | None:
+    def _intersect_objects(self, one: Obj, other: Obj) -> Obj | None:
         names = dict.fromkeys([name for name, _ in (*one.members, *other.members)])
-        members = tuple((n, self.both(one.member(n), other.member(n))) for n in names)
-        by_pattern: list[tuple[Node, Shape]] = []
+        members = tuple((n, self.intersect(one.member(n), other.member(n))) for n in names)
+        by_pattern: list[tuple[Node, Domain]] = []
         theirs = dict(other.by_pattern)
-        for pattern, shape in one.by_pattern:
+        for pattern, domain in one.by_pattern:
             if pattern in theirs:
-                by_pattern.append((pattern, self.both(shape, theirs.pop(pattern))))
+                by_pattern.append((pattern, self.intersect(domain, theirs.pop(pattern))))
             else:
-                self._apart(pattern, [p for p, _ in other.by_pattern])
-                by_pattern.append((pattern, self.both(shape, other.rest)))
-        for pattern, shape in theirs.items():
-            self._apart(pattern, [p for p, _ in one.by_pattern])
-            by_pattern.append((pattern, self.both(shape, one.rest)))
-        rest = None if one.rest is None and other.rest is None else self.both(one.rest, other.rest)
+                self._check_disjoint(pattern, [p for p, _ in other.by_pattern])
+                by_pattern.append((pattern, self.intersect(domain, other.rest)))
+        for pattern, domain in theirs.items():
+            self._check_disjoint(pattern, [p for p, _ in one.by_pattern])
+            by_pattern.append((pattern, self.intersect(domain, one.rest)))
+        rest = (
+            None
+            if one.rest is None and other.rest is None
+            else self.intersect(one.rest, other.rest)
+        )
         required = tuple(dict.fromkeys(one.required + other.required))
         low, high = max(one.low, other.low), least(one.high, other.high)
         if high is not None and max(low, len(required)) > high:
@@ -135,30 +149,32 @@ class Algebra:
         where = other.where if other.low or other.high is not None else one.where
         return Obj(members, tuple(by_pattern), rest, required, low, high, where)
 
-    def _apart(self, pattern: Node, others: list[Node]) -> None:
+    def _check_disjoint(self, pattern: Node, others: list[Node]) -> None:
         for other in others:
             if other != pattern and self.may_overlap([pattern, other]):
-                raise CannotSay("patternProperties", "two patterns may fit the same name")
+                raise Inexpressible("patternProperties", "two patterns may fit the same name")
 
     # -- complement -------------------------------------------------------------------------
 
-    def complement(self, shape: Shape) -> Shape:
-        """The shape of all other values.
+    def complement(self, domain: Domain) -> Domain:
+        """All other values.
 
         Raises:
-            CannotSay: If they have none.
+            Inexpressible: If no domain describes them.
         """
-        result: Shape = ANYTHING
-        options = self.links.open(shape).options
+        result: Domain = ANYTHING
+        options = self.links.resolve(domain).options
         for kind in (Null, Bool, Num, Str, Arr, Obj):
             mine = [option for option in options if isinstance(option, kind)]
             for option in mine:
                 others = tuple(o for o in ANYTHING.options if not isinstance(o, kind))
                 assert not isinstance(option, Link)
-                result = self.both_now(result, Union((*others, *self._rest_of(option))))
+                result = self.intersect_now(
+                    result, Union((*others, *self._complement_option(option)))
+                )
         return result
 
-    def _rest_of(self, option: Simple) -> Iterable[Simple]:
+    def _complement_option(self, option: Simple) -> Iterable[Simple]:
         """The values of the same type that are not in `option`."""
         if isinstance(option, Null):
             return ()
@@ -166,51 +182,51 @@ class Algebra:
             rest = frozenset({True, False}) - option.values
             return (Bool(rest),) if rest else ()
         if isinstance(option, Num):
-            return other_numbers(option)
+            return complement_numbers(option)
         if isinstance(option, Str):
-            return other_texts(option)
+            return complement_strings(option)
         if isinstance(option, Arr):
-            return self._other_arrays(option)
-        return self._other_objects(option)
+            return self._complement_arrays(option)
+        return self._complement_objects(option)
 
-    def _other_arrays(self, option: Arr) -> list[Simple]:
+    def _complement_arrays(self, option: Arr) -> list[Simple]:
         if option.unique:
-            raise CannotSay("not", "the opposite of uniqueItems")
+            raise Inexpressible("not", "the negation of uniqueItems")
         found: list[Simple] = []
         if option.low:
             found.append(Arr(high=option.low - 1))
         if option.high is not None:
             found.append(Arr(low=option.high + 1))
-        for at, shape in enumerate(option.first):
-            if not _is_anything(shape):
-                other = self._complement_or_none(shape, bool(found))
+        for at, domain in enumerate(option.first):
+            if not _is_anything(domain):
+                other = self._complement_or_none(domain, bool(found))
                 if other is not None:
                     found.append(Arr((*(ANYTHING,) * at, other), None, at + 1))
         if option.rest is not None and not _is_anything(option.rest):
-            # Some element beyond the first ones is of another shape; which one, is not bounded
-            # unless there can be none at all.
+            # Some element beyond the first ones is not in the rest's domain; which one is
+            # not bounded, unless there can be none at all.
             if option.rest != NEVER:
                 count = len(option.first)
                 if count:
-                    raise CannotSay("not", "the opposite of items after prefixItems")
+                    raise Inexpressible("not", "the negation of items after prefixItems")
                 other = self.complement(option.rest)
                 found.append(Arr(contains=((other, 1, None),), where=option.where))
             else:
                 found.append(Arr(low=len(option.first) + 1))
-        for shape, low, high in option.contains:
+        for domain, low, high in option.contains:
             if low == 1 and high is None:
-                found.append(Arr(rest=self.complement(shape)))
+                found.append(Arr(rest=self.complement(domain)))
             else:
-                raise CannotSay("not", "the opposite of minContains or maxContains")
+                raise Inexpressible("not", "the negation of minContains or maxContains")
         return found
 
-    def _other_objects(self, option: Obj) -> list[Simple]:
+    def _complement_objects(self, option: Obj) -> list[Simple]:
         found: list[Simple] = []
         for name in option.required:
             found.append(Obj(members=((name, NEVER),)))
-        for name, shape in option.members:
-            if not _is_anything(shape):
-                other = self._complement_or_none(shape, bool(found))
+        for name, domain in option.members:
+            if not _is_anything(domain):
+                other = self._complement_or_none(domain, bool(found))
                 if other is not None:
                     found.append(Obj(members=((name, other),), required=(name,)))
         if option.low:
@@ -218,50 +234,48 @@ class Algebra:
         if option.high is not None:
             found.append(Obj(low=option.high + 1, where=option.where))
         if option.by_pattern or not _is_anything(option.rest):
-            # Some member of an unknown name is of another shape: no finite number of cases.
+            # Some member of an unknown name is not in its domain: no finite number of cases.
             if not found:
-                raise CannotSay("not", "the opposite of additionalProperties")
+                raise Inexpressible("not", "the negation of additionalProperties")
             self.narrowed = True
         return found
 
-    def _complement_or_none(self, shape: Shape, needless: bool) -> Shape | None:
-        """The complement; None if it cannot be said and other cases are there already.
+    def _complement_or_none(self, domain: Domain, optional: bool) -> Domain | None:
+        """The complement; None if it is inexpressible and other cases are there already.
 
         Leaving a case out makes a grammar narrower than its schema, never wider.
         """
         try:
-            return self.complement(shape)
-        except (CannotSay, RecursionError):
-            if not needless:
+            return self.complement(domain)
+        except (Inexpressible, RecursionError):
+            if not optional:
                 raise
             self.narrowed = True
             return None
 
     # -- disjointness -----------------------------------------------------------------------
 
-    def disjoint(self, one: Shape | None, other: Shape | None, depth: int = 6) -> bool:
-        """Whether surely no value has both shapes; cheaper than to intersect them."""
+    def disjoint(self, one: Domain | None, other: Domain | None, depth: int = 6) -> bool:
+        """Whether certainly no value is in both domains; cheaper than intersecting them."""
         if depth == 0 or one is None or other is None:
             return self.is_empty(one) or self.is_empty(other)
         try:
-            lefts, rights = self.links.open(one).options, self.links.open(other).options
-        except RecursionError:  # still being worked out: not known
+            lefts, rights = self.links.resolve(one).options, self.links.resolve(other).options
+        except RecursionError:  # still being computed: not known
             return False
         return all(
-            self._apart_options(left, right, depth)
+            self._options_disjoint(left, right, depth)
             for left in lefts
             for right in rights
             if type(left) is type(right)
         )
 
-    def _apart_options(self, one: Simple | Link, other: Simple | Link, depth: int) -> bool:
-        if isinstance(one, Bool) and isinstance(other, Bool):
-            return not one.values & other.values
-        if isinstance(one, Num) and isinstance(other, Num):
-            return meet_numbers(one, other) is None
+    def _options_disjoint(self, one: Simple | Link, other: Simple | Link, depth: int) -> bool:
+        if isinstance(one, Null | Bool | Num):
+            return self._intersect(one, other) is None
         if isinstance(one, Str) and isinstance(other, Str):
-            met = meet_texts(one, other)
-            return met is None or self._nothing_in(met, depth)
+            met = intersect_strings(one, other)
+            return met is None or self._is_empty_option(met, depth)
         if isinstance(one, Arr) and isinstance(other, Arr):
             low, high = max(one.low, other.low), least(one.high, other.high)
             return (high is not None and high < low) or any(
@@ -278,23 +292,24 @@ class Algebra:
 
     # -- emptiness --------------------------------------------------------------------------
 
-    def is_empty(self, shape: Shape | None, depth: int = 8) -> bool:
-        """Whether no value has the shape; False if that cannot be told."""
-        if shape is None or depth == 0:
+    def is_empty(self, domain: Domain | None, depth: int = 8) -> bool:
+        """Whether no value is in the domain; False if that is unknown."""
+        if domain is None or depth == 0:
             return False
         try:
-            options = self.links.open(shape).options
+            options = self.links.resolve(domain).options
         except RecursionError:
             return False
         return all(
-            not isinstance(option, Link) and self._nothing_in(option, depth) for option in options
+            not isinstance(option, Link) and self._is_empty_option(option, depth)
+            for option in options
         )
 
-    def _nothing_in(self, option: Simple, depth: int) -> bool:
+    def _is_empty_option(self, option: Simple, depth: int) -> bool:
         if isinstance(option, Bool):
             return not option.values
         if isinstance(option, Num):
-            return no_number(option)
+            return is_empty_range(option)
         if isinstance(option, Str):
             if option.texts is not None:
                 return not option.texts
@@ -302,12 +317,15 @@ class Algebra:
                 return True
             if not option.patterns:
                 return False
-            return not self.may_overlap([*option.patterns, *_lengths(option)])
+            nodes = list(option.patterns)
+            if option.low or option.high is not None:
+                nodes.append(regex.of_length(option.low, option.high))
+            return not self.may_overlap(nodes)
         if isinstance(option, Arr):
             if option.high is not None and option.high < option.low:
                 return True
             needed = (_item(option, at) for at in range(min(option.low, 50)))
-            return any(self.is_empty(shape, depth - 1) for shape in needed)
+            return any(self.is_empty(domain, depth - 1) for domain in needed)
         if isinstance(option, Obj):
             if option.high is not None and max(option.low, len(option.required)) > option.high:
                 return True
@@ -327,36 +345,22 @@ class Algebra:
 
 
 def _may_overlap(patterns: list[Node]) -> bool:
-    from ..errors import GrammarError
-    from .vocabulary import byte_tokenizer, check_guidance
-
-    terms = " & ".join(f"/{regex.show_regex(pattern)}/" for pattern in patterns)
     try:
-        matcher = check_guidance(f'start: T\nT: "x" R\nR: {terms}\n')
+        matcher = regex.matcher_of(patterns)
     except GrammarError:
         return True
-    # llguidance refuses a byte after which nothing could follow, however far it has to look.
+    # llguidance refuses a byte after which nothing could follow, however far ahead that is decided.
     refused = matcher.validate_tokens(byte_tokenizer().tokenize_bytes(b"x")) == 0
     return not refused or bool(matcher.is_error())
 
 
-def _has_link(shape: Shape) -> bool:
-    return isinstance(shape, Link) or any(isinstance(option, Link) for option in shape.options)
+def _has_link(domain: Domain) -> bool:
+    return isinstance(domain, Link) or any(isinstance(option, Link) for option in domain.options)
 
 
-def _is_anything(shape: Shape | None) -> bool:
-    return shape is None or shape == ANYTHING
+def _is_anything(domain: Domain | None) -> bool:
+    return domain is None or domain == ANYTHING
 
 
-def _item(option: Arr, at: int) -> Shape | None:
+def _item(option: Arr, at: int) -> Domain | None:
     return option.first[at] if at < len(option.first) else option.rest
-
-
-def _place(one: Arr, other: Arr, name: str) -> str:
-    return one.where if getattr(one, name) or not other.where else other.where
-
-
-def _lengths(option: Str) -> list[Node]:
-    if option.low or option.high is not None:
-        return [regex.of_length(option.low, option.high)]
-    return []

@@ -1,20 +1,28 @@
-"""Type expressions of TypeScript as JSON Schemas."""
+"""The JSON Schema of TypeScript types: interfaces, aliases, enums, generics; by tree-sitter.
+
+Objects hold the declared members only, as TypeScript's own check of object literals has it.
+`Date` is a text in the form of RFC 3339. What has no meaning in JSON (functions, symbols) and what
+would need a type checker (conditional and mapped types) is refused with its line and column.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GrammarError
-from ._typescript_parts import (
+from helpers.errors import GrammarError
+from helpers.grammars.places import error_at
+from helpers.grammars.typescript.parts import (
     UNDEFINED,
     Env,
     Members,
     Schema,
+    children,
     comment_text,
+    identifiers,
     quote_pattern,
     unquote,
     without_undefined,
@@ -23,31 +31,50 @@ from ._typescript_parts import (
 if TYPE_CHECKING:
     from tree_sitter import Node
 
+MAX_LENGTH = 200_000
+MAX_TYPES = 2_000
 MAX_DEPTH, MAX_STEPS = 80, 20_000
 """Bounds on types in types, and in all: what refers to itself twice may double at each depth."""
+_DECLARATIONS = ("interface_declaration", "type_alias_declaration", "enum_declaration")
 _NUMBER_TEXT = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 
 
-class TypeReader(ABC):
-    """Turns type expressions into schemas; `typescript` adds the declarations."""
+def typescript_schema(source: str, root: str | None = None) -> Schema:
+    """Read type declarations.
 
-    data: bytes
-    declared: dict[str, list[Node]]
-    made: dict[str, Schema]
-    depth: int
-    steps: int
+    Args:
+        source: TypeScript source; only interfaces, type aliases and enums, comments are fine.
+        root: Name of the type that the text has; default: the one that no other type uses.
 
-    @abstractmethod
-    def named(self, name: str, args: list[Schema], at: Node) -> Schema:
-        """A reference to a declared type."""
+    Returns:
+        A JSON Schema; comments before members are its descriptions.
 
-    @abstractmethod
-    def interface(self, name: str, args: list[Schema], at: Node) -> Members:
-        """The members of a declared interface."""
+    Raises:
+        GrammarError: With line and column, for syntax errors and types that JSON cannot hold.
 
-    @abstractmethod
-    def bind(self, node: Node, args: list[Schema], at: Node) -> Env:
-        """The arguments of a generic type under the names of its parameters."""
+    >>> typescript_schema("type Answer = 'yes' | 'no'")["$defs"]["Answer"]
+    {'enum': ['yes', 'no']}
+    """
+    import tree_sitter_typescript
+    from tree_sitter import Language, Parser
+
+    if not isinstance(source, str):
+        raise GrammarError(f"TypeScript source is a str, not {type(source).__name__}.")
+    if len(source) > MAX_LENGTH:
+        raise GrammarError(f"The source has more than {MAX_LENGTH} characters.")
+    data = source.encode("utf-8", "replace")
+    tree = Parser(Language(tree_sitter_typescript.language_typescript())).parse(data)
+    return _Reader(data).read(tree.root_node, root)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = data  # valid UTF-8
+        self.declared: dict[str, list[Node]] = {}
+        self.descriptions: dict[str, str] = {}
+        self.used: dict[str, set[str]] = {}
+        self.made: dict[str, Schema] = {}
+        self.depth = self.steps = 0
 
     def text(self, node: Node) -> str:
         return self.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
@@ -55,22 +82,17 @@ class TypeReader(ABC):
     def part(self, node: Node, name: str) -> Node:
         found = node.child_by_field_name(name)
         if found is None:
-            raise self.fault(node, f"'{node.type}' without {name}")
+            raise self.error(node, f"'{node.type}' without {name}")
         return found
 
-    def fault(self, node: Node, message: str) -> GrammarError:
-        row, start = node.start_point.row, self.data.rfind(b"\n", 0, node.start_byte) + 1
-        column = len(self.data[start : node.start_byte].decode("utf-8", "replace"))
-        end = self.data.find(b"\n", start)
-        shown = self.data[start : end if end >= 0 else len(self.data)].decode("utf-8", "replace")
-        return GrammarError(
-            f"line {row + 1}, column {column + 1}: {message}.\n    {shown}\n    {' ' * column}^",
-            line=row + 1,
-            column=column + 1,
-        )
+    def error(self, node: Node, message: str) -> GrammarError:
+        """An error at the place of a node; to be raised."""
+        offset = len(self.data[: node.start_byte].decode())
+        return error_at(self.data.decode(), offset, f"{message}.")
 
-    def cannot(self, node: Node, what: str) -> GrammarError:
-        return self.fault(node, f"{what} cannot be written as JSON or needs a type checker")
+    def inexpressible(self, node: Node, what: str) -> GrammarError:
+        """An error for what has no meaning in JSON, or would need a type checker."""
+        return self.error(node, f"{what} cannot be written as JSON or needs a type checker")
 
     def join(self, members: Members, more: Members) -> None:
         members.named.update(more.named)
@@ -80,9 +102,7 @@ class TypeReader(ABC):
     def enum(self, node: Node) -> dict[str, Any]:
         values: dict[str, Any] = {}
         counter: int | None = 0
-        for item in self.part(node, "body").named_children:
-            if item.type == "comment":
-                continue
+        for item in children(self.part(node, "body")):
             if item.type == "enum_assignment":
                 name = unquote(self.text(self.part(item, "name")))
                 value = self.literal(self.part(item, "value"))
@@ -90,11 +110,11 @@ class TypeReader(ABC):
             else:
                 name, value = unquote(self.text(item)), counter
                 if counter is None:
-                    raise self.fault(item, "a member after a text needs a value")
+                    raise self.error(item, "a member after a non-integer needs a value")
                 counter += 1
             values[name] = value
         if not values:
-            raise self.fault(node, "an enum without members")
+            raise self.error(node, "an enum without members")
         return values
 
     def literal(self, node: Node) -> Any:
@@ -102,7 +122,7 @@ class TypeReader(ABC):
         if node.type == "string":
             return unquote(text)
         if len(text) > 300 or re.search(r"[eE]\+?[0-9]{3}", text):  # near the end of the floats
-            raise self.fault(node, f"{text[:20]}… is too large a number")
+            raise self.error(node, f"{text[:20]}… is too large a number")
         if re.fullmatch(r"-?\s*[0-9][0-9_]*", text):
             return int(text.replace("_", "").replace(" ", ""))
         if re.fullmatch(r"-?\s*[0-9_]*\.?[0-9_]+([eE][-+]?[0-9]+)?", text):
@@ -111,7 +131,7 @@ class TypeReader(ABC):
             return int(text.replace("_", ""), 0)
         if node.type in ("true", "false", "null"):
             return {"true": True, "false": False, "null": None}[node.type]
-        raise self.cannot(node, f"{text[:40]!r}")
+        raise self.inexpressible(node, f"{text[:40]!r}")
 
     @contextmanager
     def deeper(self, node: Node, too_deep: str) -> Iterator[None]:
@@ -119,12 +139,131 @@ class TypeReader(ABC):
         self.depth, self.steps = self.depth + 1, self.steps + 1
         try:
             if self.depth > MAX_DEPTH:
-                raise self.fault(node, too_deep)
+                raise self.error(node, too_deep)
             if self.steps > MAX_STEPS:
-                raise self.fault(node, "the types refer to each other in too many ways")
+                raise self.error(node, "the types refer to each other in too many ways")
             yield
         finally:
             self.depth -= 1
+
+    # -- declarations -----------------------------------------------------------------------
+
+    def read(self, tree: Node, root: str | None) -> Schema:
+        self.check_syntax(tree)
+        comment = ""
+        for node in tree.named_children:
+            if node.type == "comment":
+                comment = comment_text(self.text(node))
+                continue
+            inner = node
+            while inner.type in ("export_statement", "ambient_declaration"):
+                found = [child for child in inner.named_children if child.type in _DECLARATIONS]
+                nested = [c for c in inner.named_children if c.type == "ambient_declaration"]
+                if not found and not nested:
+                    break
+                inner = (found or nested)[0]
+            if inner.type not in _DECLARATIONS:
+                raise self.error(node, "expected an interface, a type or an enum")
+            name = self.text(self.part(inner, "name"))
+            known = self.declared.setdefault(name, [])
+            if known and not known[0].type == inner.type == "interface_declaration":
+                raise self.error(inner, f"'{name}' is declared twice")
+            known.append(inner)
+            if comment:
+                self.descriptions[name] = comment
+            comment = ""
+        name = self.root(root)
+        schema = self.named(name, [], self.declared[name][0])
+        return {**schema, "$defs": self.made}
+
+    def root(self, name: str | None) -> str:
+        names = ", ".join(self.declared) or "none"
+        if name is not None:
+            if name not in self.declared:
+                raise GrammarError(f"There is no type '{name}'; declared are: {names}.")
+            return name
+        if not self.declared:
+            raise GrammarError("The source declares no type.", line=1, column=1)
+        used = set()
+        for own, nodes in self.declared.items():
+            for node in nodes:
+                used |= {n for n in identifiers(node, self.text) if n != own}
+        free = [own for own in self.declared if own not in used]
+        if len(free) == 1 or len(self.declared) == 1:
+            return (free or list(self.declared))[0]
+        raise GrammarError(f"Name the type of the text with root=…; declared are: {names}.")
+
+    def check_syntax(self, tree: Node) -> None:
+        if not tree.has_error:
+            return
+        todo = [tree]
+        while todo:
+            node = todo.pop()
+            if node.is_missing:
+                raise self.error(node, f"expected {node.type!r}")
+            if node.type == "ERROR":
+                raise self.error(node, f"cannot read {self.text(node)[:40]!r}")
+            todo.extend(child for child in reversed(node.children) if child.has_error)
+            todo.extend(child for child in reversed(node.children) if child.is_missing)
+        raise self.error(tree, "a syntax error")
+
+    # -- types by name ----------------------------------------------------------------------
+
+    def named(self, name: str, args: list[Schema], at: Node) -> Schema:
+        """A reference to a declared type, made when first needed."""
+        key = name if not args else f"{name}<{','.join(json.dumps(arg) for arg in args)}>"
+        safe = re.sub(r"[^A-Za-z0-9_$]", "_", key)[:80]
+        if key != name:
+            safe += f"_{len(self.made)}" if key not in self.used else ""
+        if key not in self.used:
+            self.used[key] = {safe}
+            if len(self.used) > MAX_TYPES:
+                raise self.error(at, "the type needs itself with ever new arguments")
+            self.made[safe] = {}
+            schema = self.declaration(name, args, at)
+            if name in self.descriptions:
+                schema = {**schema, "description": self.descriptions[name]}
+            self.made[safe] = schema
+        (safe,) = self.used[key]
+        return {"$ref": f"#/$defs/{safe}"}
+
+    def declaration(self, name: str, args: list[Schema], at: Node) -> Schema:
+        node = self.declared[name][0]
+        if node.type == "enum_declaration":
+            return {"enum": list(self.enum(node).values())}
+        if node.type == "interface_declaration":
+            return self.interface(name, args, at).schema()
+        return self.type(self.part(node, "value"), self.bind(node, args, at))
+
+    def bind(self, node: Node, args: list[Schema], at: Node) -> Env:
+        """The arguments of a generic type under the names of its parameters."""
+        params = node.child_by_field_name("type_parameters")
+        names = params.named_children if params is not None else []
+        env: Env = {}
+        for position, param in enumerate(names):
+            default = param.child_by_field_name("value")
+            name = self.text(self.part(param, "name"))
+            if position < len(args):
+                env[name] = args[position]
+            elif default is not None:
+                inner = default.named_children[0] if default.type == "default_type" else default
+                env[name] = self.type(inner, env)
+            else:
+                raise self.error(at, f"the type needs {len(names)} type arguments")
+        if len(args) > len(names):
+            raise self.error(at, f"the type takes {len(names)} type arguments, not {len(args)}")
+        return env
+
+    def interface(self, name: str, args: list[Schema], at: Node) -> Members:
+        members = Members()
+        for node in self.declared[name]:
+            env = self.bind(node, args, at)
+            for child in node.named_children:
+                if child.type == "extends_type_clause":
+                    for base in child.named_children:
+                        self.join(members, self.members(base, env))
+            self.join(members, self.body(self.part(node, "body"), env))
+        return members
 
     # -- type expressions -------------------------------------------------------------------
 
@@ -140,7 +279,7 @@ class TypeReader(ABC):
             "type_identifier": self.identifier,
             "generic_type": self.generic,
             "union_type": self.union,
-            "intersection_type": lambda n, e: self.intersection(n, e),
+            "intersection_type": self.intersection,
             "object_type": lambda n, e: self.body(n, e).schema(),
             "tuple_type": self.tuple,
             "template_literal_type": self.template,
@@ -149,12 +288,12 @@ class TypeReader(ABC):
         }
         if kind in makers:
             return makers[kind](node, env)
-        inner = [child for child in node.named_children if child.type != "comment"]
+        inner = children(node)
         if kind in ("parenthesized_type", "readonly_type") and inner:
             return self.type(inner[0], env)
         if kind == "array_type":
             return {"type": "array", "items": self.type(inner[0], env)}
-        raise self.cannot(node, f"'{self.text(node)[:40]}' ({kind.replace('_', ' ')})")
+        raise self.inexpressible(node, f"'{self.text(node)[:40]}' ({kind.replace('_', ' ')})")
 
     def predefined(self, node: Node, env: Env) -> Schema:
         name = self.text(node)
@@ -169,7 +308,7 @@ class TypeReader(ABC):
             "void": {UNDEFINED: True},
         }
         if name not in simple:
-            raise self.cannot(node, f"'{name}'")
+            raise self.inexpressible(node, f"'{name}'")
         return simple[name]
 
     def literal_type(self, node: Node, env: Env) -> Schema:
@@ -187,11 +326,11 @@ class TypeReader(ABC):
         if name == "Date":
             return {"type": "string", "format": "date-time"}
         known = ", ".join([*self.declared][:8])
-        raise self.fault(node, f"'{name}' is not declared here; declared are: {known}")
+        raise self.error(node, f"'{name}' is not declared here; declared are: {known}")
 
     def generic(self, node: Node, env: Env) -> Schema:
         name = self.text(self.part(node, "name"))
-        nodes = [n for n in self.part(node, "type_arguments").named_children if n.type != "comment"]
+        nodes = children(self.part(node, "type_arguments"))
         if name in self.declared:
             return self.named(name, [self.type(arg, env) for arg in nodes], node)
         if name in ("Array", "ReadonlyArray", "Set", "ReadonlySet") and len(nodes) == 1:
@@ -206,11 +345,11 @@ class TypeReader(ABC):
             mine, other = (self.texts(arg, env) for arg in nodes)
             wanted = name == "Extract"
             return {"enum": [text for text in mine if (text in other) == wanted]}
-        raise self.cannot(node, f"'{name}<…>'")
+        raise self.inexpressible(node, f"'{name}<…>'")
 
     def union(self, node: Node, env: Env) -> Schema:
         options: list[Schema] = []
-        todo = [child for child in node.named_children if child.type != "comment"]
+        todo = children(node)
         for child in todo:
             schema = self.type(child, env)
             options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
@@ -220,7 +359,7 @@ class TypeReader(ABC):
         return {"anyOf": options}
 
     def intersection(self, node: Node, env: Env) -> Schema:
-        parts = [child for child in node.named_children if child.type != "comment"]
+        parts = children(node)
         try:
             return self.members(node, env).schema()
         except GrammarError:
@@ -233,9 +372,7 @@ class TypeReader(ABC):
         first: list[Schema] = []
         needed = 0
         rest: Schema | bool = False
-        for child in node.named_children:
-            if child.type == "comment":
-                continue
+        for child in children(node):
             kind, inner = child.type, child
             if kind in ("required_parameter", "optional_parameter"):  # a labelled element
                 name = child.child_by_field_name("name")
@@ -246,11 +383,11 @@ class TypeReader(ABC):
             elif kind in ("optional_type", "rest_type"):
                 inner = child.named_children[0]
             if rest is not False:
-                raise self.cannot(child, "an element after the rest")
+                raise self.inexpressible(child, "an element after the rest")
             schema = self.type(inner, env)
             if kind == "rest_type":
                 if schema.get("type") != "array":
-                    raise self.cannot(child, "a rest that is no array")
+                    raise self.inexpressible(child, "a rest that is not an array")
                 rest = schema.get("items", {})
             else:
                 first.append(schema)
@@ -291,21 +428,22 @@ class TypeReader(ABC):
             values = self.enum(found[0])
             if member in values:
                 return {"const": values[member]}
-        raise self.fault(node, f"'{self.text(node)}' is no member of an enum declared here")
+        raise self.error(node, f"'{self.text(node)}' is not a member of an enum declared here")
 
     def keys(self, node: Node, env: Env) -> Schema:
         """`keyof` an object type."""
         return {"enum": list(self.members(node.named_children[0], env).named)}
 
     def texts(self, node: Node, env: Env) -> list[str]:
-        """The texts of a type that is a choice between texts."""
+        """The texts of a type that is a choice between strings."""
         schema = self.type(node, env)
         seen = 0
         while "$ref" in schema and seen < MAX_DEPTH:
             schema, seen = self.made[schema["$ref"].rsplit("/", 1)[1]], seen + 1
         values = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if values is None or not all(isinstance(value, str) for value in values):
-            raise self.cannot(node, f"'{self.text(node)[:40]}' is not a choice between texts; it")
+            what = f"'{self.text(node)[:40]}' is not a choice between strings; it"
+            raise self.inexpressible(node, what)
         return list(values)
 
     # -- objects ----------------------------------------------------------------------------
@@ -322,19 +460,17 @@ class TypeReader(ABC):
             return self.members(node.named_children[0], env)
         if node.type == "intersection_type":
             joined = Members()
-            for child in node.named_children:
-                if child.type != "comment":
-                    more = self.members(child, env)
-                    for name, (schema, optional) in more.named.items():
-                        if name in joined.named and joined.named[name][0] != schema:
-                            old, was = joined.named[name]
-                            joined.named[name] = {"allOf": [old, schema]}, was and optional
-                            more.named[name] = joined.named[name]
-                    self.join(joined, more)
+            for child in children(node):
+                more = self.members(child, env)
+                for name, (schema, optional) in more.named.items():
+                    old, was = joined.named.get(name, (schema, optional))
+                    if old != schema:
+                        more.named[name] = {"allOf": [old, schema]}, was and optional
+                self.join(joined, more)
             return joined
         name = self.text(node.child_by_field_name("name") or node)
         arguments = node.child_by_field_name("type_arguments")
-        nodes = [n for n in (arguments.named_children if arguments else []) if n.type != "comment"]
+        nodes = children(arguments) if arguments else []
         if name in self.declared and name not in env:
             args = [self.type(arg, env) for arg in nodes]
             declared = self.declared[name][0]
@@ -354,7 +490,8 @@ class TypeReader(ABC):
             base, wanted = self.members(nodes[0], env), set(self.texts(nodes[1], env))
             base.named = {k: v for k, v in base.named.items() if (k in wanted) == (name == "Pick")}
             return base
-        raise self.cannot(node, f"'{self.text(node)[:40]}' is no object with known members; it")
+        what = f"'{self.text(node)[:40]}' is not an object with known members; it"
+        raise self.inexpressible(node, what)
 
     def record(self, key: Node, value: Schema, env: Env) -> Members:
         if key.type == "predefined_type" and self.text(key) == "string":
@@ -388,7 +525,7 @@ class TypeReader(ABC):
             elif child.type == "index_signature":
                 self.index(child, members, env)
             else:
-                raise self.cannot(child, f"'{self.text(child)[:40]}' ({child.type})")
+                raise self.inexpressible(child, f"'{self.text(child)[:40]}' ({child.type})")
             comment = ""
         return members
 
@@ -396,5 +533,5 @@ class TypeReader(ABC):
         key = node.child_by_field_name("index_type")
         annotation = self.part(node, "type")
         if key is None or annotation.type != "type_annotation":
-            raise self.cannot(node, "a mapped type")
+            raise self.inexpressible(node, "a mapped type")
         self.join(members, self.record(key, self.type(annotation.named_children[0], env), env))

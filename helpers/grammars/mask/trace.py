@@ -1,22 +1,23 @@
 """Which choices a grammar refused while a text was generated, token by token.
 
-The engine's log probabilities are taken before the mask: they are what the model itself would have
-liked to say. Held against the grammar once more, they show what the grammar kept it from saying.
+The engine's log probabilities are taken before the mask: they are the model's own preferences.
+Compared with the grammar once more, they show what it kept the model from writing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GrammarError
+from helpers.errors import GrammarError
+from helpers.grammars.guidance import compile_guidance
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-    from .vocabulary import Compiled
+    from helpers.grammars.mask.vocabulary import Compiled
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -106,10 +107,8 @@ def trace_choices(
 
 
 def _byte_matcher(grammar: Compiled) -> LLMatcher:
-    from .vocabulary import check_guidance
-
     try:
-        return check_guidance(grammar.guidance(None, forcing=False))
+        return compile_guidance(grammar.guidance(None, forcing=False))
     except GrammarError as error:
         raise GrammarError(f"The choices of this grammar cannot be traced. {error}") from error
 
@@ -128,15 +127,13 @@ def _advance(state: LLMatcher, chars: str) -> bool:
 
 
 def _unknown_inside_characters(traced: list[TracedToken]) -> list[TracedToken]:
-    """Behind a part of a character, other choices are judged from the wrong place: say unknown."""
+    """After part of a character, other choices are judged from the wrong place: unknown."""
     result = []
     inside = False
     for token in traced:
         if inside and _UNKNOWN in token.text:
-            choices = tuple(
-                TokenChoice(choice.text, choice.probability, None) for choice in token.choices
-            )
-            token = TracedToken(token.text, token.probability, choices)
+            choices = tuple(replace(choice, allowed=None) for choice in token.choices)
+            token = replace(token, choices=choices)
         inside = _UNKNOWN in token.text
         result.append(token)
     return result

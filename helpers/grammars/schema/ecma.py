@@ -1,6 +1,6 @@
 r"""Reads the regular expressions of JSON Schema (ECMA 262) into nodes, and writes them for others.
 
-The dialects differ where it hurts: `\d` is ten digits in ECMA 262 and some hundred in Python and
+The dialects differ in what matters: `\d` is ten digits in ECMA 262 and some hundred in Python and
 Rust, `$` also matches before a last newline in Python, `.` stops at other line ends. Everything
 is therefore spelled out here as character ranges, with one meaning for all who read it.
 Source: ECMA-262, section 22.2.1 (Patterns); the JSON Schema specification refers to it.
@@ -11,14 +11,16 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .syntax import (
+from helpers.grammars.gbnf.syntax import (
     MAX_CODE_POINT,
+    SHORT_BOUNDS,
     Chars,
     Literal,
     Node,
     Ranges,
     Repeat,
     choice,
+    make_ranges,
     sequence,
 )
 
@@ -28,7 +30,7 @@ MAX_COUNT = 100_000
 
 
 class RegexError(ValueError):
-    """A regular expression that cannot be read, or says what no automaton can do."""
+    """A regular expression that cannot be read, or asks for what no automaton can do."""
 
 
 class _Anchor:
@@ -39,42 +41,14 @@ class _Anchor:
 
 
 def char_ranges(pairs: list[tuple[int, int]], *, negated: bool = False) -> Ranges:
-    """Like `syntax.make_ranges`, but with NUL, which a JSON string can hold."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(pairs):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
-        else:
-            joined.append((low, high))
-    if negated:
-        gaps, start = [], 0
-        for low, high in joined:
-            if low > start:
-                gaps.append((start, low - 1))
-            start = high + 1
-        joined = [*gaps, (start, MAX_CODE_POINT)] if start <= MAX_CODE_POINT else gaps
-    kept: list[tuple[int, int]] = []
-    for low, high in joined:
-        for first, last in ((0, 0xD7FF), (0xE000, MAX_CODE_POINT)):
-            if low <= last and high >= first:
-                kept.append((max(low, first), min(high, last)))
-    return tuple(kept)
+    """Ranges of characters, or of all others; NUL is one."""
+    return make_ranges(pairs, negated=negated, nul=True)
 
 
 _DIGIT = [(0x30, 0x39)]
 _WORD = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
-_SPACE = [
-    (0x09, 0x0D),
-    (0x20, 0x20),
-    (0xA0, 0xA0),
-    (0x1680, 0x1680),
-    (0x2000, 0x200A),
-    (0x2028, 0x2029),
-    (0x202F, 0x202F),
-    (0x205F, 0x205F),
-    (0x3000, 0x3000),
-    (0xFEFF, 0xFEFF),
-]
+_BLANKS = "\t\n\v\f\r \xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"
+_SPACE = [*((ord(char), ord(char)) for char in _BLANKS), (0x2000, 0x200A)]
 _LINE_ENDS = [(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)]
 _CLASSES = {
     "d": char_ranges(_DIGIT),
@@ -101,10 +75,10 @@ def search(pattern: str) -> Node:
         A node that describes the whole texts in which the pattern is found.
 
     Raises:
-        RegexError: If it is no regular expression, or uses look-around, back references, word
+        RegexError: If it is not a regular expression, or uses look-around, back references, word
             boundaries or anchors in the middle.
 
-    >>> from helpers.grammars.regex import show_regex
+    >>> from helpers.grammars.schema.regex import show_regex
     >>> show_regex(search("^a"))
     '\\x{61}(?:[\\x{0}-\\x{d7ff}\\x{e000}-\\x{10ffff}])*'
     """
@@ -202,10 +176,9 @@ class _Parser:
 
     def bounds(self) -> tuple[int, int | None] | None:
         char = self.peek()
-        simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-        if char in simple:
+        if char in SHORT_BOUNDS:
             self.at += 1
-            return simple[char]
+            return SHORT_BOUNDS[char]
         found = re.compile(r"\{(\d{1,9})(?:(,)(\d{1,9})?)?\}").match(self.pattern, self.at)
         if found is None:
             return None
@@ -329,5 +302,5 @@ class _Parser:
                 self.at = pair.end()
                 code = 0x10000 + ((code - 0xD800) << 10) + int(pair[1], 16) - 0xDC00
         if code > MAX_CODE_POINT or 0xD800 <= code <= 0xDFFF:
-            raise RegexError(f"U+{code:04X} is no character")
+            raise RegexError(f"U+{code:04X} is not a character")
         return code

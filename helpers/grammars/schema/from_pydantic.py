@@ -2,7 +2,7 @@
 
 Pydantic's own schema describes what may be sent to a model by anybody; a language model gets less
 freedom: decimals are numbers, objects hold the declared fields only (unless the model says
-`extra="allow"`), and types whose format is no standard one are written as patterns.
+`extra="allow"`), and types whose format is not a standard one are written as patterns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from ..errors import GrammarError
+from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
     from pydantic_core import core_schema
@@ -24,7 +24,7 @@ _PORT = r"(:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}))?"
 _NAME = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"{_BYTE}(\.{_BYTE}){{3}}"
-# Kept simple where any of a kind will do: an example of a file path, a network of whole bytes.
+# Kept simple where some of a kind are enough, such as networks of whole bytes.
 _PATTERNS = {
     **{
         f"uuid{version}": (
@@ -67,9 +67,8 @@ class _Generator(GenerateJsonSchema):
             steps.append(float(schema["multiple_of"]))
         if steps:
             made["multipleOf"] = steps[0]
-            made.update(
-                {"allOf": [{"multipleOf": step} for step in steps[1:]]} if steps[1:] else {}
-            )
+        if steps[1:]:
+            made["allOf"] = [{"multipleOf": steps[1]}]
         return made
 
     def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
@@ -103,9 +102,7 @@ class _Generator(GenerateJsonSchema):
         host = rf"({_NAME}(\.{_NAME})*|{_IPV4})"
         made: dict[str, Any] = {
             "type": "string",
-            "pattern": rf"^({schemes})://{host}{_PORT}(/[\w.~%&=+,;@-]*)*(\?[\w.~&=+,;@/-]*)?(#[\w-]*)?$".replace(
-                "~%", "~"
-            ),
+            "pattern": rf"^({schemes})://{host}{_PORT}(/[\w.~&=+,;@-]*)*(\?[\w.~&=+,;@/-]*)?(#[\w-]*)?$",
         }
         if "max_length" in schema:
             made["maxLength"] = schema["max_length"]

@@ -1,4 +1,4 @@
-"""Writes shapes as the plain JSON Schema that llguidance compiles exactly.
+"""Writes domains as the plain JSON Schema that llguidance compiles exactly.
 
 Only what it handles without approximation is used: one type at a time, `anyOf`, `$ref`, whole
 patterns. Conditions over several elements (`uniqueItems`, `contains`, numbers of members) are
@@ -14,26 +14,27 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
-from . import regex
-from .algebra import Algebra
-from .normalize import Normalizer
-from .scalars import CannotSay
-from .shapes import (
+from helpers.grammars.schema import regex
+from helpers.grammars.schema.algebra import Algebra
+from helpers.grammars.schema.domains import (
     ANYTHING,
     NEVER,
     Arr,
     Bool,
+    Domain,
     Link,
     Null,
     Num,
     Obj,
-    Shape,
     Simple,
     Str,
     Union,
     all_different,
-    listed,
+    constant,
+    enumerated,
 )
+from helpers.grammars.schema.normalize import Normalizer
+from helpers.grammars.schema.scalars import Inexpressible
 
 MAX_ARRAYS = 400
 """Arrays that are written out one by one for `uniqueItems`."""
@@ -42,10 +43,10 @@ MAX_SUBSETS = 64
 
 
 class Emitter:
-    """Writes the shapes of one schema.
+    """Writes the domains of one schema.
 
     Args:
-        normalizer: Has worked out the schema; is told what cannot be written.
+        normalizer: Has resolved the schema; is told what cannot be written.
     """
 
     def __init__(self, normalizer: Normalizer) -> None:
@@ -55,47 +56,47 @@ class Emitter:
         self.names: dict[Link, str] = {}
         self.todo: list[Link] = []
 
-    def run(self, shape: Shape) -> dict[str, Any]:
+    def run(self, domain: Domain) -> dict[str, Any]:
         """The whole schema for llguidance.
 
         Args:
-            shape: The root's shape.
+            domain: The root's domain.
 
         Returns:
             A JSON Schema of draft 2020-12.
         """
-        root = self.write(shape)
+        root = self.write(domain)
         definitions = {}
         while self.todo:
             link = self.todo.pop()
-            definitions[self.names[link]] = self.options(self.links.open(link))
+            definitions[self.names[link]] = self.options(self.links.resolve(link))
         written = root if isinstance(root, dict) else {"anyOf": [root]}
         return {**written, "$defs": definitions} if definitions else written
 
-    def write(self, shape: Shape | None) -> dict[str, Any] | bool:
-        """One shape; false if no value has it."""
-        if shape is None or shape == ANYTHING:
+    def write(self, domain: Domain | None) -> dict[str, Any] | bool:
+        """One domain; false if it is empty."""
+        if domain is None or domain == ANYTHING:
             return True
-        if isinstance(shape, Link):
+        if isinstance(domain, Link):
             try:
-                opened = self.links.open(shape)
+                opened = self.links.resolve(domain)
             except RecursionError:
-                self.normalizer.cannot("$ref", "", "a reference that leads to itself")
+                self.normalizer.report("$ref", "", "a reference that refers to itself")
                 return True
             if opened == ANYTHING:
                 return True
             if self.algebra.is_empty(opened):
                 return False
-            if shape not in self.names:
-                self.names[shape] = f"n{len(self.names)}"
-                self.todo.append(shape)
-            return {"$ref": f"#/$defs/{self.names[shape]}"}
-        return self.options(shape)
+            if domain not in self.names:
+                self.names[domain] = f"n{len(self.names)}"
+                self.todo.append(domain)
+            return {"$ref": f"#/$defs/{self.names[domain]}"}
+        return self.options(domain)
 
-    def options(self, shape: Union) -> dict[str, Any] | bool:
-        """The alternatives of a shape."""
+    def options(self, domain: Union) -> dict[str, Any] | bool:
+        """The alternatives of a domain."""
         parts: list[dict[str, Any] | bool] = []
-        for option in shape.options:
+        for option in domain.options:
             if isinstance(option, Link):
                 part = self.write(option)
                 parts += [part] if part is not False else []
@@ -120,18 +121,14 @@ class Emitter:
             return [self.number(option)]
         if isinstance(option, Str):
             return [self.text(option)]
-        where, keyword = option.where, "uniqueItems"
         try:
             if isinstance(option, Arr):
-                keyword = "contains" if option.contains else "uniqueItems"
                 return [self.array(each) for each in self.arrays(option)]
-            keyword = "minProperties" if option.low else "maxProperties"
             return [self.object(each) for each in self.objects(option)]
-        except CannotSay as error:
-            self.normalizer.cannot(error.keyword, where, error.reason)
+        except Inexpressible as error:
+            self.normalizer.report(error.keyword, option.where, error.reason)
         if isinstance(option, Arr):
             return [self.array(replace(option, unique=False, contains=()))]
-        assert keyword
         return [self.object(replace(option, low=0, high=None))]
 
     # -- numbers and texts ------------------------------------------------------------------
@@ -158,20 +155,17 @@ class Emitter:
             exact = Fraction(Decimal(repr(number)))
             scale = 10 ** max(0, -int(Decimal(repr(number)).normalize().as_tuple().exponent))
             if exact != step or exact * scale >= 2**32 or scale > 10**9:
-                self.normalizer.cannot("multipleOf", option.where, "too many digits")
+                self.normalizer.report("multipleOf", option.where, "too many digits")
             else:
                 written["multipleOf"] = number
         return written
 
     def text(self, option: Str) -> dict[str, Any]:
-        """Some texts."""
+        """Some strings."""
         if option.texts is not None:
             return {"enum": list(option.order or sorted(option.texts))}
         written: dict[str, Any] = {"type": "string"}
-        if option.low:
-            written["minLength"] = option.low
-        if option.high is not None:
-            written["maxLength"] = option.high
+        written |= _counts(option, "Length")
         nodes = list(option.patterns)
         if option.excluded:
             nodes.append(regex.all_but(option.excluded))
@@ -195,42 +189,44 @@ class Emitter:
         return self.different(option)
 
     def containing(self, option: Arr) -> Arr:
-        """Take out what every element is anyway."""
+        """Take out conditions that every element meets."""
         kept = []
-        for shape, low, high in option.contains:
+        for domain, low, high in option.contains:
             plain = not option.first and high is None
             if plain and low == 0:
                 continue
-            if plain and self.within(option.rest, shape):
+            if plain and self.within(option.rest, domain):
                 option = replace(option, low=max(option.low, low))
                 continue
-            kept.append((shape, low, high))
+            kept.append((domain, low, high))
         return replace(option, contains=tuple(kept))
 
-    def within(self, inner: Shape | None, outer: Shape) -> bool:
-        """Whether every value of one shape surely has the other."""
+    def within(self, inner: Domain | None, outer: Domain) -> bool:
+        """Whether every value of one domain is certainly in the other."""
         try:
             return self.algebra.disjoint(inner or ANYTHING, self.algebra.complement(outer))
-        except CannotSay:
+        except Inexpressible:
             return False
 
     def placed(self, option: Arr) -> list[Arr]:
         """An array with a certain element at each place where that may be."""
         if len(option.contains) > 1 or option.unique:
-            raise CannotSay("contains", "several conditions over all elements")
-        shape, low, high = option.contains[0]
+            raise Inexpressible("contains", "several conditions over all elements")
+        domain, low, high = option.contains[0]
         last = option.high if option.high is not None else 10**9
         if low != 1 or high is not None:
-            raise CannotSay("contains", "minContains and maxContains")
+            raise Inexpressible("contains", "minContains and maxContains")
         if last > MAX_SUBSETS:
-            raise CannotSay("contains", "an element somewhere in an array without a small maxItems")
+            raise Inexpressible(
+                "contains", "an element somewhere in an array without a small maxItems"
+            )
         found = []
         for at in range(last):
             items = [
                 option.first[i] if i < len(option.first) else option.rest or ANYTHING
                 for i in range(max(at + 1, len(option.first)))
             ]
-            items[at] = self.algebra.both(items[at], shape)
+            items[at] = self.algebra.intersect(items[at], domain)
             found.append(
                 replace(option, first=tuple(items), low=max(option.low, at + 1), contains=())
             )
@@ -240,10 +236,10 @@ class Emitter:
         """All arrays without two equal elements, one by one."""
         choices: list[list[Any]] = []
         for at in range(len(option.first) + 1):
-            shape = option.first[at] if at < len(option.first) else option.rest
-            values = None if shape is None else listed(shape, self.links, 8)
+            domain = option.first[at] if at < len(option.first) else option.rest
+            values = None if domain is None else enumerated(domain, self.links, 8)
             if values is None:
-                raise CannotSay("uniqueItems", "elements that are not few and listed")
+                raise Inexpressible("uniqueItems", "elements that are not a short list of values")
             choices.append(values)
         arrays: list[list[Any]] = [[]]
         found: list[list[Any]] = []
@@ -257,27 +253,22 @@ class Emitter:
                         if all_different([*array, value]):
                             longer.append([*array, value])
             if len(found) + len(longer) > MAX_ARRAYS:
-                raise CannotSay("uniqueItems", "too many different arrays")
+                raise Inexpressible("uniqueItems", "too many different arrays")
             arrays = longer
-        from .shapes import constant
-
-        shapes = [constant(array) for array in found]
-        return [arr for shape in shapes for arr in shape.options if isinstance(arr, Arr)]  # type: ignore[union-attr]
+        options = [option for array in found for option in constant(array).options]
+        return [option for option in options if isinstance(option, Arr)]
 
     def array(self, option: Arr) -> dict[str, Any]:
         """An array without conditions over several elements."""
         written: dict[str, Any] = {"type": "array"}
         first = option.first if option.high is None else option.first[: option.high]
-        heads = [self.write(shape) for shape in first]
+        heads = [self.write(domain) for domain in first]
         if heads:
             written["prefixItems"] = heads
         rest = self.write(option.rest)
         if rest is not True:
             written["items"] = rest
-        if option.low:
-            written["minItems"] = option.low
-        if option.high is not None:
-            written["maxItems"] = option.high
+        written |= _counts(option, "Items")
         return written
 
     # -- objects ----------------------------------------------------------------------------
@@ -287,7 +278,7 @@ class Emitter:
         known = {name for name, _ in option.members}
         more = tuple((n, option.member(n) or ANYTHING) for n in option.required if n not in known)
         option = replace(option, members=option.members + more)
-        possible = [name for name, shape in option.members if not self.algebra.is_empty(shape)]
+        possible = [name for name, domain in option.members if not self.algebra.is_empty(domain)]
         optional = [name for name in possible if name not in option.required]
         closed = not option.by_pattern and self.algebra.is_empty(option.rest)
         count = len(option.required)
@@ -300,7 +291,7 @@ class Emitter:
         if option.low == count + 1 and option.high is None:
             return self.at_least_one(option, optional, closed)
         if 2 ** len(optional) > MAX_SUBSETS:
-            raise CannotSay(
+            raise Inexpressible(
                 "minProperties" if option.low else "maxProperties",
                 f"numbers of members among {len(optional)} optional ones",
             )
@@ -327,33 +318,35 @@ class Emitter:
     def object(self, option: Obj) -> dict[str, Any]:
         """An object."""
         written: dict[str, Any] = {"type": "object"}
-        members = {name: self.write(shape) for name, shape in option.members}
+        members = {name: self.write(domain) for name, domain in option.members}
         if members:
             written["properties"] = members
         if option.by_pattern:
             written["patternProperties"] = {
-                f"^(?:{regex.show_regex(node)})$": self.write(shape)
-                for node, shape in option.by_pattern
+                f"^(?:{regex.show_regex(node)})$": self.write(domain)
+                for node, domain in option.by_pattern
             }
         rest = self.write(option.rest)
         if rest is not True:
             written["additionalProperties"] = rest
         if option.required:
             written["required"] = list(option.required)
-        if option.low:
-            written["minProperties"] = option.low
-        if option.high is not None:
-            written["maxProperties"] = option.high
+        written |= _counts(option, "Properties")
         return written
 
 
+def _counts(option: Str | Arr | Obj, what: str) -> dict[str, int]:
+    low = {f"min{what}": option.low} if option.low else {}
+    return low if option.high is None else {**low, f"max{what}": option.high}
+
+
 def _with(option: Obj, chosen: tuple[str, ...], left_out: set[str]) -> Obj:
-    members = tuple((n, NEVER if n in left_out else shape) for n, shape in option.members)
+    members = tuple((n, NEVER if n in left_out else domain) for n, domain in option.members)
     return replace(option, members=members, required=(*option.required, *chosen))
 
 
 def _closed_counts(option: Obj, closed: bool) -> Obj:
-    """Without counts that say nothing any more, all members being required."""
+    """Without counts that no longer matter, all members being required."""
     count = len(option.required)
     if option.low <= count:
         option = replace(option, low=0)

@@ -12,7 +12,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([-+]?\d{1,5}))?")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE]([-+]?\d{1,5}))?")
 _MAX_EXPONENT = 400
 
 
@@ -36,7 +36,7 @@ def read(text: str) -> Any:
         Values as `json.loads` gives them, with `Pairs` for objects and `Numeral` for numbers.
 
     Raises:
-        ValueError: If it is no JSON text; `json.JSONDecodeError` has the place.
+        ValueError: If it is not a JSON text; `json.JSONDecodeError` has the place.
         RecursionError: If it nests too deep.
     """
     return json.loads(
@@ -78,7 +78,7 @@ def write(value: Any) -> str:
         value: What `read` gives.
 
     Returns:
-        Compact JSON: only the escapes that JSON needs, numbers without exponent or idle zeros.
+        Compact JSON: only the escapes that JSON needs, numbers without exponent or needless zeros.
 
     >>> write(read('{ "a" : [1.50, 1e2, "\\u0041/"] }'))
     '{"a":[1.5,100,"A/"]}'
@@ -112,18 +112,12 @@ def numeral(text: str) -> str:
         text: The number as it is written.
 
     Returns:
-        The same value without exponent and idle zeros; unchanged if that would be very long.
+        The same value without exponent and needless zeros; unchanged if that would be very long.
     """
     found = _NUMBER.fullmatch(text)
-    if found is None:
+    if found is None or abs(int(found[1] or 0)) > _MAX_EXPONENT:
         return text
-    sign, whole, part, power = found[1], found[2], found[3] or "", int(found[4] or 0)
-    if abs(power) > _MAX_EXPONENT:
-        return text
-    digits = whole + part
-    point = len(whole) + power
-    digits = "0" * max(0, 1 - point) + digits + "0" * max(0, point - len(digits))
-    point = max(point, 1)
-    left, right = digits[:point].lstrip("0") or "0", digits[point:].rstrip("0")
-    plain_form = left + (f".{right}" if right else "")
-    return plain_form if plain_form == "0" else sign + plain_form
+    digits = format(Decimal(text), "f")
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return "0" if digits == "-0" else digits

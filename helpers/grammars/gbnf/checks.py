@@ -1,13 +1,29 @@
-"""What must hold in a grammar beyond its syntax: names exist, nothing loops, every rule can end."""
+"""Checks beyond syntax: names exist, no rule loops, every rule can end."""
 
 from __future__ import annotations
 
-from ..errors import GrammarError
-from .places import Parsed, fault, line_of
-from .syntax import Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token, children
+from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
+
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.parser import Parsed
+from helpers.grammars.gbnf.syntax import (
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Ref,
+    Repeat,
+    Rules,
+    Sequence,
+    Token,
+    children,
+    walk,
+)
+from helpers.grammars.places import error_at, line_and_column
 
 MAX_ELEMENTS = 200_000
-"""Elements after repetitions are written out; both matchers hold them in memory."""
+"""Elements after repetitions are expanded; matchers hold them in memory."""
 
 MAX_WARNINGS = 20
 MAX_DEPTH = 200
@@ -31,22 +47,17 @@ def check(parsed: Parsed) -> list[str]:
     rules, places, source = parsed.rules, parsed.places, parsed.source
     if "root" not in rules:
         names = ", ".join(f"'{name}'" for name in list(rules)[:5])
-        raise fault(
+        raise error_at(
             source,
             0,
             "expected a rule named 'root': it says what the whole text looks like. "
             + (f"Defined are {names}." if rules else "The grammar has no rules at all."),
         )
-    refs = {name: references(node) for name, node in rules.items()}
-    for used in refs.values():
-        for ref in used:
+    for node in rules.values():
+        for ref in references(node):
             if ref.name not in rules:
-                raise fault(
-                    source,
-                    ref.offset,
-                    f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}",
-                    end=ref.offset + len(ref.name),
-                )
+                message = f"rule '{ref.name}' is not defined.{_nearest(ref.name, rules)}"
+                raise _error(parsed, ref.offset, ref.name, message)
     _check_left_recursion(parsed)
     _check_ends(parsed)
     _check_size(parsed)
@@ -54,7 +65,7 @@ def check(parsed: Parsed) -> list[str]:
     reached = reachable(rules)
     unused = [name for name in rules if name not in reached]
     warnings = [
-        f"line {line_of(source, places[name])}: rule '{name}' is never used."
+        f"line {line_and_column(source, places[name])[0]}: rule '{name}' is never used."
         for name in unused[:MAX_WARNINGS]
     ]
     if len(unused) > MAX_WARNINGS:
@@ -62,16 +73,14 @@ def check(parsed: Parsed) -> list[str]:
     return warnings
 
 
+def _error(parsed: Parsed, offset: int, name: str, message: str) -> GrammarError:
+    """An error that shows a name where it stands."""
+    return error_at(parsed.source, offset, message, end=offset + len(name))
+
+
 def references(node: Node) -> list[Ref]:
     """All names used inside a node, in order."""
-    found: list[Ref] = []
-    todo = [node]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, Ref):
-            found.append(node)
-        todo.extend(reversed(children(node)))
-    return found
+    return [part for part in walk(node) if isinstance(part, Ref)]
 
 
 def reachable(rules: Rules, start: str = "root") -> set[str]:
@@ -86,40 +95,43 @@ def reachable(rules: Rules, start: str = "root") -> set[str]:
     return seen
 
 
-def nullable_rules(rules: Rules) -> set[str]:
-    """Names of the rules that can match the empty text."""
+def _least_rules(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
+    """Names of the rules for which something holds, given the rules for which it does."""
+    users: dict[str, list[str]] = {}
+    for name, node in rules.items():
+        for ref in {ref.name for ref in references(node)}:
+            users.setdefault(ref, []).append(name)
     found: set[str] = set()
-    users = _users(rules)
     todo = list(rules)
     while todo:
         name = todo.pop()
-        if name not in found and is_nullable(rules[name], found):
+        if name not in found and holds(rules[name], found):
             found.add(name)
             todo.extend(users.get(name, ()))
     return found
 
 
-def is_nullable(node: Node, nullable: set[str]) -> bool:
+def _is_nullable(node: Node, nullable: set[str]) -> bool:
     """Whether a node can match the empty text, given the rules that can."""
     if isinstance(node, Literal):
         return not node.text
+    return not isinstance(node, Chars | Token) and _holds(node, nullable, _is_nullable)
+
+
+def _can_end(node: Node, ending: set[str]) -> bool:
+    """Whether a node can match any text, given the rules that can."""
+    if isinstance(node, Chars):
+        return bool(node.ranges)
+    return isinstance(node, Literal | Token) or _holds(node, ending, _can_end)
+
+
+def _holds(node: Node, rules: set[str], holds: Callable[[Node, set[str]], bool]) -> bool:
     if isinstance(node, Ref):
-        return node.name in nullable
-    if isinstance(node, Sequence):
-        return all(is_nullable(item, nullable) for item in node.items)
-    if isinstance(node, Choice):
-        return any(is_nullable(option, nullable) for option in node.options)
+        return node.name in rules
     if isinstance(node, Repeat):
-        return node.low == 0 or is_nullable(node.item, nullable)
-    return False
-
-
-def _users(rules: Rules) -> dict[str, list[str]]:
-    users: dict[str, list[str]] = {}
-    for name, node in rules.items():
-        for ref in {ref.name for ref in references(node)}:
-            users.setdefault(ref, []).append(name)
-    return users
+        return node.low == 0 or holds(node.item, rules)
+    combine = any if isinstance(node, Choice) else all
+    return combine(holds(child, rules) for child in children(node))
 
 
 def _nearest(name: str, rules: Rules) -> str:
@@ -132,40 +144,26 @@ def _nearest(name: str, rules: Rules) -> str:
 def _check_left_recursion(parsed: Parsed) -> None:
     """Refuse rules that can come back to themselves before a character is read.
 
-    llama.cpp refuses most of these and loops for ever on the rest (those hidden behind a rule that
+    llama.cpp refuses most of these and loops forever on the rest (those hidden behind a rule that
     is empty only by way of others), so the test here is exact.
     """
-    nullable = nullable_rules(parsed.rules)
+    nullable = _least_rules(parsed.rules, _is_nullable)
     leads = {name: _leftmost(node, nullable) for name, node in parsed.rules.items()}
-    done: set[str] = set()
-    for start in parsed.rules:
-        # Depth first without recursion: a chain of rules may be longer than Python's stack.
-        path: list[str] = []
-        on_path: set[str] = set()
-        stack = [(start, iter(leads[start]))] if start not in done else []
-        if stack:
-            path, on_path = [start], {start}
-        while stack:
-            name, rest = stack[-1]
-            ref = next(rest, None)
-            if ref is None:
-                stack.pop()
-                done.add(path.pop())
-                on_path.discard(name)
-            elif ref.name in on_path:
-                loop = [*path[path.index(ref.name) :], ref.name]
-                shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
-                raise fault(
-                    parsed.source,
-                    ref.offset,
-                    f"left recursion: {' -> '.join(shown)} comes back to itself before any "
-                    "character is read. Put a literal first, or write the loop as ( … )*.",
-                    end=ref.offset + len(ref.name),
-                )
-            elif ref.name not in done:
-                path.append(ref.name)
-                on_path.add(ref.name)
-                stack.append((ref.name, iter(leads[ref.name])))
+    graph = TopologicalSorter[str](dict.fromkeys(parsed.rules, ()))
+    for name, refs in leads.items():
+        for ref in refs:
+            graph.add(ref.name, name)
+    try:
+        graph.prepare()
+    except CycleError as error:
+        loop = error.args[1]
+        closing = next(ref for ref in leads[loop[-2]] if ref.name == loop[-1])
+        shown = loop if len(loop) < 8 else [*loop[:3], "…", *loop[-3:]]
+        message = (
+            f"left recursion: {' -> '.join(shown)} comes back to itself before any "
+            "character is read. Put a literal first, or write the loop as ( … )*."
+        )
+        raise _error(parsed, closing.offset, closing.name, message) from None
 
 
 def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
@@ -175,7 +173,7 @@ def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
         found: list[Ref] = []
         for item in node.items:
             found += _leftmost(item, nullable)
-            if not is_nullable(item, nullable):
+            if not _is_nullable(item, nullable):
                 break
         return found
     return [ref for child in children(node) for ref in _leftmost(child, nullable)]
@@ -183,38 +181,14 @@ def _leftmost(node: Node, nullable: set[str]) -> list[Ref]:
 
 def _check_ends(parsed: Parsed) -> None:
     rules = parsed.rules
-    ending: set[str] = set()
-    users = _users(rules)
-    todo = list(rules)
-    while todo:
-        name = todo.pop()
-        if name not in ending and _can_end(rules[name], ending):
-            ending.add(name)
-            todo.extend(users.get(name, ()))
+    ending = _least_rules(rules, _can_end)
     for name in rules:
         if name not in ending:
-            place = parsed.places[name]
-            raise fault(
-                parsed.source,
-                place,
+            message = (
                 f"rule '{name}' matches no text: each way through it needs itself, another such "
-                "rule, or a character that does not exist. Add an alternative that ends.",
-                end=place + len(name),
+                "rule, or a character that does not exist. Add an alternative that ends."
             )
-
-
-def _can_end(node: Node, ending: set[str]) -> bool:
-    if isinstance(node, Ref):
-        return node.name in ending
-    if isinstance(node, Chars):
-        return bool(node.ranges)
-    if isinstance(node, Sequence):
-        return all(_can_end(item, ending) for item in node.items)
-    if isinstance(node, Choice):
-        return any(_can_end(option, ending) for option in node.options)
-    if isinstance(node, Repeat):
-        return node.low == 0 or _can_end(node.item, ending)
-    return True
+            raise _error(parsed, parsed.places[name], name, message)
 
 
 def _check_size(parsed: Parsed) -> None:
@@ -222,14 +196,11 @@ def _check_size(parsed: Parsed) -> None:
     for name, node in parsed.rules.items():
         total += element_count(node)
         if total > MAX_ELEMENTS:
-            place = parsed.places[name]
-            raise fault(
-                parsed.source,
-                place,
-                f"written out, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
-                "elements. Use smaller bounds, '*' or '+'.",
-                end=place + len(name),
+            message = (
+                f"expanded, the repetitions up to rule '{name}' have more than {MAX_ELEMENTS} "
+                "elements. Use smaller bounds, '*' or '+'."
             )
+            raise _error(parsed, parsed.places[name], name, message)
 
 
 def _check_depth(parsed: Parsed) -> None:
@@ -245,7 +216,7 @@ def _check_depth(parsed: Parsed) -> None:
             continue
         ref, below = found
         if depth + below > MAX_DEPTH:
-            raise fault(
+            raise error_at(
                 parsed.source,
                 ref.offset if ref else 0,
                 f"rules and groups lead more than {MAX_DEPTH} deep into each other.",
@@ -282,11 +253,3 @@ def element_count(node: Node) -> int:
         # A group becomes a rule of its own, and only the reference to it is copied.
         return inner + times if isinstance(node.item, Sequence | Choice) else inner * times
     return sum(element_count(child) for child in children(node)) + 1
-
-
-def check_rules(rules: Rules) -> None:
-    """Check rules that were made by a program; a fault here is a fault of that program."""
-    try:
-        check(Parsed("", rules, dict.fromkeys(rules, 0)))
-    except GrammarError as error:
-        raise GrammarError(f"The grammar that was made cannot be used: {error}") from error

@@ -1,20 +1,22 @@
 """Reads GBNF, llama.cpp's grammar notation, and says where a grammar is wrong and what to write.
 
-llama.cpp has a parser of its own, but a faulty grammar makes it return a null pointer that crashes
-whoever uses it, and some faults make it allocate without end. Nothing reaches that parser before
-this one has read all of it. The notation is the one of `src/llama-grammar.cpp` in llama.cpp; what
-that accepts by accident (an empty class, a rule defined twice, reversed bounds) is refused here.
+llama.cpp has a parser of its own, but for a grammar with an error it returns a null pointer that
+crashes the program, and some errors make it allocate without end. Nothing reaches that parser
+before this one has read all of it. The notation is the one of `src/llama-grammar.cpp` in
+llama.cpp; what that accepts by accident (an empty class, a rule defined twice, reversed bounds)
+is refused here.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from ..errors import GrammarError
-from .places import Parsed, fault, line_of
-from .syntax import (
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import (
     ANY_CHAR,
     MAX_CODE_POINT,
+    SHORT_BOUNDS,
     Chars,
     Literal,
     Node,
@@ -26,6 +28,7 @@ from .syntax import (
     make_ranges,
     sequence,
 )
+from helpers.grammars.places import error_at, line_and_column
 
 MAX_REPETITIONS = 2000
 """Largest repetition count, as in llama.cpp, which silently drops any larger upper bound."""
@@ -46,7 +49,6 @@ _PLAIN_TEXT = re.compile(r'[^"\\]+')
 _TOKEN_NUMBER = re.compile(r"<\[([0-9]+)\]>")
 _TOKEN_TEXT = re.compile(r"<[^>\r\n]*>")
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
-_SHORT_BOUNDS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _ESCAPED = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
 
@@ -60,7 +62,7 @@ def parse(source: str) -> Parsed:
         Its rules; references are not yet checked.
 
     Raises:
-        GrammarError: At the first fault of syntax, with line, column and what was expected.
+        GrammarError: At the first syntax error, with line, column and what was expected.
 
     >>> parse('root ::= "yes" | "no"').rules["root"].options[0].text
     'yes'
@@ -70,13 +72,22 @@ def parse(source: str) -> Parsed:
     if len(source) > MAX_LENGTH:
         raise GrammarError(
             f"The grammar has {len(source)} characters; at most {MAX_LENGTH} are read. "
-            "Split it, or let character classes and repetitions say the same in less."
+            "Split it, or let character classes and repetitions express the same in less."
         )
     for bad in re.finditer("[\0\ud800-\udfff]", source):
-        raise fault(
+        raise error_at(
             source, bad.start(), f"U+{ord(bad[0]):04X} cannot be part of a grammar; remove it."
         )
     return _Parser(source).parse()
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A grammar that has been read, with the place of each rule for later messages."""
+
+    source: str
+    rules: Rules
+    places: dict[str, int]
 
 
 class _Parser:
@@ -93,8 +104,8 @@ class _Parser:
             start = self.at
             name = self.rule_name()
             if name in rules:
-                first = line_of(self.source, places[name])
-                raise self.fault(
+                first = line_and_column(self.source, places[name])[0]
+                raise self.error(
                     f"rule '{name}' is defined twice, first in line {first}; "
                     "join both with '|' or rename one.",
                     start,
@@ -102,13 +113,13 @@ class _Parser:
                 )
             self.skip()
             if not self.source.startswith("::=", self.at):
-                raise self.fault(f"expected '::=' after the rule name '{name}'.{self.hint()}")
+                raise self.error(f"expected '::=' after the rule name '{name}'.{self.hint()}")
             self.at += 3
             self.skip(lines=True)
             places[name] = start
             rules[name] = self.alternatives(0)
             if self.at < len(self.source) and self.peek() not in "\r\n":
-                raise self.fault(f"expected {_ITEMS}, '|' or a new line.{self.hint()}")
+                raise self.error(f"expected {_ITEMS}, '|' or a new line.{self.hint()}")
             self.skip(lines=True)
         return Parsed(self.source, rules, places)
 
@@ -122,41 +133,34 @@ class _Parser:
         assert found is not None  # both patterns match the empty text
         self.at = found.end()
 
-    def fault(
+    def error(
         self, message: str, offset: int | None = None, end: int | None = None
     ) -> GrammarError:
-        return fault(self.source, self.at if offset is None else offset, message, end=end)
+        return error_at(self.source, self.at if offset is None else offset, message, end=end)
 
     def hint(self) -> str:
         """Say what the offending character usually means, where that is known."""
         char = self.peek()
         if not char:
             return " The text ends here."
-        if char == "_":
-            return " Rule names are made of letters, digits and '-'; llama.cpp refuses '_'."
-        if char == "'":
-            return " Literals are written in double quotes."
-        if char == ")":
-            return " There is no '(' that this ')' closes."
         if char in "*+?{":
             return f" There is nothing before this '{char}' that it could repeat."
-        if char == "|":
-            return " A rule goes on in the next line only after a '|', or inside parentheses."
-        if char == "=" or char == ":":
-            return " A rule is written name ::= …"
-        return f" Found {char!r}."
+        return _HINTS.get(char, f" Found {char!r}.")
 
     def rule_name(self) -> str:
+        name = self.name()
+        if name is None:
+            raise self.error(f"expected the name of a rule.{self.hint()}")
+        return name
+
+    def name(self) -> str | None:
         found = _NAME.match(self.source, self.at)
         if found is None:
-            raise self.fault(f"expected the name of a rule.{self.hint()}")
-        self.check_name(found[0])
+            return None
+        if len(found[0]) > MAX_NAME:
+            raise self.error(f"the name of a rule has at most {MAX_NAME} characters.")
         self.at = found.end()
         return found[0]
-
-    def check_name(self, name: str) -> None:
-        if len(name) > MAX_NAME:
-            raise self.fault(f"the name of a rule has at most {MAX_NAME} characters.")
 
     # -- what a rule is made of -------------------------------------------------------------
 
@@ -179,16 +183,16 @@ class _Parser:
             if char in "*+?{":
                 low, high = self.bounds(nested)
                 if not repeatable:
-                    raise self.fault(
+                    raise self.error(
                         f"expected {_ITEMS} before this repetition: there is nothing to repeat.",
                         self.mark,
                     )
                 copies *= max(low, high or 1, 1)
                 stacked += 1
                 if stacked > MAX_STACKED:
-                    raise self.fault("too many repetitions of one item in a row.", self.mark)
+                    raise self.error("too many repetitions of one item in a row.", self.mark)
                 if copies > MAX_REPETITIONS:
-                    raise self.fault(
+                    raise self.error(
                         f"repetitions multiply to {copies} copies; llama.cpp takes at most "
                         f"{MAX_REPETITIONS}. Use '*' or '+', or smaller bounds.",
                         self.mark,
@@ -219,37 +223,33 @@ class _Parser:
             return self.token()
         if char == "(":
             return self.group(depth)
-        found = _NAME.match(self.source, self.at)
-        if found is None:
+        start = self.at
+        name = self.name()
+        if name is None:
             return None
-        self.check_name(found[0])
-        start, self.at = self.at, found.end()
-        self.check_not_next_rule(found[0], start)
-        return Ref(found[0], start)
-
-    def check_not_next_rule(self, name: str, start: int) -> None:
         after = _SPACE.match(self.source, self.at)
         assert after is not None
         if self.source.startswith("::=", after.end()):
-            raise self.fault(
+            raise self.error(
                 f"expected the end of the rule before; '{name} ::=' has to start a line of its "
                 "own, outside of parentheses.",
                 start,
-                end=start + len(name),
+                end=self.at,
             )
+        return Ref(name, start)
 
     def group(self, depth: int) -> Node:
         start = self.at
         if depth >= MAX_DEPTH:
-            raise self.fault(
+            raise self.error(
                 f"parentheses are nested more than {MAX_DEPTH} deep; give the inner part a rule."
             )
         self.at += 1
         self.skip(lines=True)
         node = self.alternatives(depth + 1)
         if self.peek() != ")":
-            line = line_of(self.source, start)
-            raise self.fault(
+            line = line_and_column(self.source, start)[0]
+            raise self.error(
                 f"expected {_ITEMS}, '|' or the ')' that closes the '(' of line {line}."
                 f"{self.hint()}"
             )
@@ -262,7 +262,7 @@ class _Parser:
         parts: list[str] = []
         while (char := self.peek()) != '"':
             if not char:
-                raise self.fault("expected '\"' to end this literal.", start)
+                raise self.error("expected '\"' to end this literal.", start)
             plain = _PLAIN_TEXT.match(self.source, self.at)
             if plain is not None:
                 parts.append(plain[0])
@@ -271,7 +271,7 @@ class _Parser:
             at = self.at
             code = self.char()
             if code == 0 or 0xD800 <= code <= 0xDFFF:
-                raise self.fault(f"U+{code:04X} cannot appear in a text.", at, end=self.at)
+                raise self.error(f"U+{code:04X} cannot appear in a text.", at, end=self.at)
             parts.append(chr(code))
         self.at += 1
         return Literal("".join(parts))
@@ -291,7 +291,7 @@ class _Parser:
                 self.need_more(start)
                 high = self.char()
             if high < low:
-                raise self.fault(
+                raise self.error(
                     f"the range runs backwards: U+{low:04X} comes after U+{high:04X}. "
                     "Swap both, or write '-' last or as '\\-'.",
                     place,
@@ -300,7 +300,7 @@ class _Parser:
             pairs.append((low, high))
         self.at += 1
         if not pairs:
-            raise self.fault(
+            raise self.error(
                 "expected at least one character in the class; "
                 "'.' means any character, '\"\"' means nothing.",
                 start,
@@ -310,7 +310,7 @@ class _Parser:
 
     def need_more(self, start: int) -> None:
         if not self.peek():
-            raise self.fault("expected ']' to end this character class.", start)
+            raise self.error("expected ']' to end this character class.", start)
 
     def char(self) -> int:
         char = self.source[self.at]
@@ -322,17 +322,17 @@ class _Parser:
             length = _HEX_LENGTHS[kind]
             digits = self.source[self.at + 2 : self.at + 2 + length]
             if not re.fullmatch(f"[0-9A-Fa-f]{{{length}}}", digits):
-                raise self.fault(f"expected {length} hexadecimal digits after '\\{kind}'.")
+                raise self.error(f"expected {length} hexadecimal digits after '\\{kind}'.")
             code = int(digits, 16)
             if code > MAX_CODE_POINT:
-                raise self.fault(
+                raise self.error(
                     f"'\\{kind}{digits}' is beyond U+10FFFF, the last character there is.",
                     end=self.at + 2 + length,
                 )
             self.at += 2 + length
             return code
         if not kind or kind not in _ESCAPED:
-            raise self.fault(
+            raise self.error(
                 f"unknown escape '\\{kind}'; GBNF knows "
                 '\\n \\r \\t \\\\ \\" \\[ \\] \\- \\xHH \\uHHHH \\UHHHHHHHH.',
                 end=self.at + 2,
@@ -347,20 +347,20 @@ class _Parser:
         if found := _TOKEN_NUMBER.match(self.source, self.at):
             # More digits than any vocabulary needs; llama.cpp overflows on them.
             if len(found[1]) > 9:
-                raise self.fault("no vocabulary has a token of this number.", start)
+                raise self.error("no vocabulary has a token of this number.", start)
             self.at = found.end()
             return Token(int(found[1]), None, negated)
         if (found := _TOKEN_TEXT.match(self.source, self.at)) and not found[0].startswith("<["):
             self.at = found.end()
             return Token(None, found[0], negated)
-        raise self.fault("expected a token, written <[number]> or <text>.", start)
+        raise self.error("expected a token, written <[number]> or <text>.", start)
 
     def bounds(self, nested: bool) -> tuple[int, int | None]:
         self.mark = self.at
         char = self.peek()
         self.at += 1
         if char != "{":
-            return _SHORT_BOUNDS[char]
+            return SHORT_BOUNDS[char]
         self.skip(lines=nested)
         low = self.count("the smallest number of repetitions", nested)
         high: int | None = low
@@ -371,19 +371,19 @@ class _Parser:
             if self.peek() != "}":
                 high = self.count("the largest number of repetitions", nested)
         if self.peek() != "}":
-            raise self.fault(f"expected ',' or '}}' to end the repetition.{self.hint()}")
+            raise self.error(f"expected ',' or '}}' to end the repetition.{self.hint()}")
         self.at += 1
         if high is not None and high < low:
-            raise self.fault(f"the bounds are reversed: {low} is more than {high}.", self.mark)
+            raise self.error(f"the bounds are reversed: {low} is more than {high}.", self.mark)
         return low, high
 
     def count(self, what: str, nested: bool) -> int:
         found = _DIGITS.match(self.source, self.at)
         if found is None:
-            raise self.fault(f"expected {what}, a whole number.")
+            raise self.error(f"expected {what}, a whole number.")
         number = int(found[0]) if len(found[0]) < 10 else MAX_REPETITIONS + 1
         if number > MAX_REPETITIONS:
-            raise self.fault(
+            raise self.error(
                 f"at most {MAX_REPETITIONS} repetitions can be counted (llama.cpp's limit). "
                 f"Leave the upper bound out for 'without end'.",
                 end=found.end(),
@@ -393,4 +393,12 @@ class _Parser:
         return number
 
 
+_HINTS = {
+    "_": " Rule names are made of letters, digits and '-'; llama.cpp refuses '_'.",
+    "'": " Literals are written in double quotes.",
+    ")": " There is no '(' that this ')' closes.",
+    "|": " A rule goes on in the next line only after a '|', or inside parentheses.",
+    "=": " A rule is written name ::= …",
+    ":": " A rule is written name ::= …",
+}
 _ITEMS = "a literal, a character class, a rule name, '('"

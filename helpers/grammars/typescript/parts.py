@@ -26,6 +26,7 @@ class Members:
     patterns: dict[str, Schema] = field(default_factory=dict)
 
     def schema(self) -> Schema:
+        """The object as a JSON Schema."""
         made: Schema = {
             "type": "object",
             "properties": {name: schema for name, (schema, _) in self.named.items()},
@@ -48,7 +49,13 @@ def without_undefined(schema: Schema) -> tuple[Schema, bool]:
     return schema, False
 
 
+def children(node: Node) -> list[Node]:
+    """The named parts of a node, without comments."""
+    return [child for child in node.named_children if child.type != "comment"]
+
+
 def identifiers(node: Node, text: Callable[[Node], str]) -> set[str]:
+    """The names of types that are used in a declaration."""
     found: set[str] = set()
     todo = [node]
     while todo:
@@ -64,12 +71,14 @@ def identifiers(node: Node, text: Callable[[Node], str]) -> set[str]:
 
 
 def comment_text(text: str) -> str:
+    """What a comment says, without its marks and line breaks."""
     body = text[2:].removesuffix("*/") if text.startswith("/*") else text[2:]
     lines = [line.strip().lstrip("*").strip() for line in body.splitlines()]
     return " ".join(line for line in lines if line)
 
 
 def unquote(text: str) -> str:
+    """The value of a string literal; other texts as they are."""
     if text[:1] not in ("'", '"'):
         return text
     # JavaScript and Python agree on these escapes, but for \u{…} and \/.
@@ -81,4 +90,5 @@ def unquote(text: str) -> str:
 
 
 def quote_pattern(text: str) -> str:
+    """A regular expression (ECMA 262) that matches exactly a text."""
     return re.sub(r"([\\^$.*+?()\[\]{}|/])", r"\\\1", text)

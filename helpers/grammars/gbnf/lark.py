@@ -9,12 +9,24 @@ which keeps every reading, decides alone. Checking a token costs microseconds th
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
-from itertools import takewhile
+from itertools import groupby
+from os.path import commonprefix
 
-from ..errors import GrammarError
-from .syntax import ANY_CHAR, Chars, Choice, Literal, Node, Ref, Repeat, Rules, Sequence, Token
+from helpers.errors import GrammarError
+from helpers.grammars.gbnf.checks import reachable
+from helpers.grammars.gbnf.syntax import (
+    ANY_CHAR,
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Ref,
+    Rules,
+    Sequence,
+    Token,
+    show_bounds,
+)
 
 
 def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> str:
@@ -28,15 +40,13 @@ def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> s
     Returns:
         The grammar's text.
 
-    >>> from helpers.grammars.gbnf import parse
+    >>> from helpers.grammars.gbnf.parser import parse
     >>> print(to_lark(parse('root ::= [ab] "c"').rules))
     start: C0 C1
     C0: /[\x{61}-\x{62}]/
     C1: /[\x{63}-\x{63}]/
     <BLANKLINE>
     """
-    from .checks import reachable
-
     writer = _Writer(rules, token_number)
     used = reachable(rules)
     lines = [
@@ -70,7 +80,7 @@ class _Writer:
         if isinstance(node, Choice):
             options = node.options if isinstance(node, _Tree) else _share_beginnings(node)
             return " | ".join(self.grouped(option) for option in options)
-        return f"({self.write(node.item)}){_bounds(node)}"
+        return f"({self.write(node.item)}){show_bounds(node.low, node.high)}"
 
     def token(self, node: Token) -> str:
         number = node.number
@@ -98,37 +108,24 @@ def _share_beginnings(node: Choice) -> tuple[Node, ...]:
     if len(texts) < 20:
         return node.options
     others = [option for option in node.options if not isinstance(option, Literal)]
-    return (*others, *_tree(sorted(texts), 0, 0))
+    return (*others, *_tree(sorted(texts), 0))
 
 
-def _tree(texts: list[str], at: int, depth: int) -> list[Node]:
-    """The sorted texts, from index `at` on, as options that begin differently."""
+def _tree(texts: list[str], depth: int) -> list[Node]:
+    """Sorted texts as options that begin differently."""
     # Parentheses nest here, and llguidance reads them by recursion.
     if depth > 20:
-        return [Literal(text[at:]) for text in texts]
+        return [Literal(text) for text in texts]
     options: list[Node] = []
-    first = 0
-    if len(texts[0]) == at:
-        options.append(Literal(""))
-        first = 1
-    while first < len(texts):
-        # Sorted, so the texts with the same next character are neighbours.
-        last = bisect_right(texts, texts[first][at], first, key=lambda text: text[at])
-        pairs = zip(texts[first][at:], texts[last - 1][at:], strict=False)
-        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        if last - first == 1:
-            options.append(Literal(texts[first][at:]))
+    for _, group in groupby(texts, key=lambda text: text[:1]):
+        words = list(group)
+        shared = commonprefix(words)  # noqa: RUF071 (characters are meant)
+        if len(words) == 1:
+            options.append(Literal(shared))
         else:
-            rest = _Tree(tuple(_tree(texts[first:last], at + shared, depth + 1)))
-            options.append(Sequence((Literal(texts[first][at : at + shared]), rest)))
-        first = last
+            rest = _Tree(tuple(_tree([word[len(shared) :] for word in words], depth + 1)))
+            options.append(Sequence((Literal(shared), rest)))
     return options
-
-
-def _bounds(node: Repeat) -> str:
-    if node.high is None:
-        return {0: "*", 1: "+"}.get(node.low, f"{{{node.low},}}")
-    return "?" if (node.low, node.high) == (0, 1) else f"{{{node.low},{node.high}}}"
 
 
 def _class(ranges: tuple[tuple[int, int], ...]) -> str:

@@ -1,21 +1,21 @@
-"""JSON values by shape: what is left of a JSON Schema after its logic has been worked out.
+"""Sets of JSON values (domains): what is left of a JSON Schema once its logic is resolved.
 
-A `Shape` is a choice between alternatives, each for one JSON type, without `allOf`, `oneOf`, `not`
-or conditions; a `Link` stands for a shape that is worked out later (a `$ref`, or the intersection
-of two), which is what lets recursive schemas end. `algebra` computes with shapes, `emit` writes
-them for llguidance, and `holds` judges values by them.
+A `Domain` is the set of values that a schema allows: a choice between alternatives, each for one
+JSON type, without `allOf`, `oneOf`, `not` or conditions. A `Link` stands for a domain that is
+computed later (a `$ref`, or the intersection of two), which is what lets recursive schemas end.
+`algebra` computes with domains, `emit` writes them for llguidance, and `contains` judges values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .regex import fits
-from .syntax import Node
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.schema.regex import fits
 
 Number = int | Decimal
 
@@ -34,7 +34,7 @@ class Bool:
 
 @dataclass(frozen=True, slots=True)
 class Num:
-    """Numbers in a range; `multiple` of a number, `integer` of one."""
+    """Numbers in a range; multiples of `multiple`, whole ones if `integer`."""
 
     integer: bool = False
     low: Number | None = None
@@ -47,7 +47,7 @@ class Num:
 
 @dataclass(frozen=True, slots=True)
 class Str:
-    """Texts: the listed ones, or those of a length that all patterns describe as a whole."""
+    """Strings: the listed ones, or those of a length that all patterns describe as a whole."""
 
     texts: frozenset[str] | None = None
     order: tuple[str, ...] = field(default=(), compare=False)
@@ -60,43 +60,43 @@ class Str:
 
 @dataclass(frozen=True, slots=True)
 class Arr:
-    """Arrays: shapes of the first elements, of the others, and how many."""
+    """Arrays: domains of the first elements, of the others, and how many."""
 
-    first: tuple[Shape, ...] = ()
-    rest: Shape | None = None  # None: anything
+    first: tuple[Domain, ...] = ()
+    rest: Domain | None = None  # None: anything
     low: int = 0
     high: int | None = None
     unique: bool = False
-    contains: tuple[tuple[Shape, int, int | None], ...] = ()
+    contains: tuple[tuple[Domain, int, int | None], ...] = ()
     where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Obj:
-    """Objects: shapes of named members, of those whose name fits a pattern, and of the others."""
+    """Objects: domains of named members, of those whose name fits a pattern, and of the others."""
 
-    members: tuple[tuple[str, Shape], ...] = ()
-    by_pattern: tuple[tuple[Node, Shape], ...] = ()
-    rest: Shape | None = None  # None: anything
+    members: tuple[tuple[str, Domain], ...] = ()
+    by_pattern: tuple[tuple[Node, Domain], ...] = ()
+    rest: Domain | None = None  # None: anything
     required: tuple[str, ...] = ()
     low: int = 0
     high: int | None = None
     where: str = field(default="", compare=False)
 
-    def member(self, name: str) -> Shape | None:
-        """The shape of a member; None means anything."""
-        for known, shape in self.members:
+    def member(self, name: str) -> Domain | None:
+        """The domain of a member; None means anything."""
+        for known, domain in self.members:
             if known == name:
-                return shape
-        for pattern, shape in self.by_pattern:
+                return domain
+        for pattern, domain in self.by_pattern:
             if fits(pattern, name):
-                return shape
+                return domain
         return self.rest
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A shape by its number in a `Links` table."""
+    """A domain by its number in a `Links` table."""
 
     number: int
 
@@ -106,54 +106,54 @@ Simple = Null | Bool | Num | Str | Arr | Obj
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """A choice between alternatives; none at all is what no value has."""
+    """A choice between alternatives; without any it is empty."""
 
     options: tuple[Simple | Link, ...]
 
 
-Shape = Union | Link
+Domain = Union | Link
 
 NEVER = Union(())
 ANYTHING = Union((Null(), Bool(), Num(), Str(), Arr(), Obj()))
 
 
 class Links:
-    """Shapes that are worked out when they are first asked for."""
+    """Domains that are computed when they are first needed."""
 
     def __init__(self) -> None:
-        self._makers: list[Callable[[], Shape]] = []
+        self._makers: list[Callable[[], Domain]] = []
         self._found: dict[int, Union] = {}
         self._running: set[int] = set()
         self._of_key: dict[Any, Link] = {}
 
-    def link(self, key: Any, maker: Callable[[], Shape]) -> Link:
-        """A link for a key; `maker` makes its shape, once."""
+    def link(self, key: Any, maker: Callable[[], Domain]) -> Link:
+        """A link for a key; `maker` computes its domain, once."""
         if key not in self._of_key:
             self._makers.append(maker)
             self._of_key[key] = Link(len(self._makers) - 1)
         return self._of_key[key]
 
-    def open(self, shape: Shape) -> Union:
-        """The shape itself, links at its top replaced by what they stand for.
+    def resolve(self, domain: Domain) -> Union:
+        """The domain itself, links at its top replaced by what they stand for.
 
         Raises:
             RecursionError: If a link stands for itself.
         """
-        if isinstance(shape, Union):
-            if not any(isinstance(option, Link) for option in shape.options):
-                return shape
+        if isinstance(domain, Union):
+            if not any(isinstance(option, Link) for option in domain.options):
+                return domain
             options: list[Simple] = []
-            for option in shape.options:
-                found = self.open(Union((option,)) if not isinstance(option, Link) else option)
+            for option in domain.options:
+                found = self.resolve(Union((option,)) if not isinstance(option, Link) else option)
                 options += [item for item in found.options if not isinstance(item, Link)]
             return Union(tuple(dict.fromkeys(options)))
-        number = shape.number
+        number = domain.number
         if number not in self._found:
             if number in self._running:
-                raise RecursionError("a $ref that leads to itself")
+                raise RecursionError("a $ref that refers to itself")
             self._running.add(number)
             try:
-                self._found[number] = self.open(self._makers[number]())
+                self._found[number] = self.resolve(self._makers[number]())
             finally:
                 self._running.discard(number)
         return self._found[number]
@@ -172,26 +172,26 @@ def exact(value: Any) -> Number:
     return int(number) if number == number.to_integral_value() else number
 
 
-def holds(shape: Shape | None, value: Any, links: Links) -> bool:
-    """Whether a JSON value has a shape, its members in any order.
+def contains(domain: Domain | None, value: Any, links: Links) -> bool:
+    """Whether a JSON value is in a domain, its members in any order.
 
     Args:
-        shape: The shape; None holds for everything.
+        domain: The domain; None contains for everything.
         value: A value as `json.loads` gives it.
         links: Where links lead.
 
     Returns:
         True if it does.
     """
-    if shape is None or shape is ANYTHING:
+    if domain is None or domain is ANYTHING:
         return True
     return any(
-        not isinstance(option, Link) and _holds(option, value, links)
-        for option in links.open(shape).options
+        not isinstance(option, Link) and _option_contains(option, value, links)
+        for option in links.resolve(domain).options
     )
 
 
-def _holds(option: Simple, value: Any, links: Links) -> bool:
+def _option_contains(option: Simple, value: Any, links: Links) -> bool:
     if isinstance(option, Null):
         return value is None
     if isinstance(option, Bool):
@@ -199,7 +199,7 @@ def _holds(option: Simple, value: Any, links: Links) -> bool:
     if isinstance(option, Num):
         return is_number(value) and number_in(option, exact(value))
     if isinstance(option, Str):
-        return isinstance(value, str) and text_in(option, value)
+        return isinstance(value, str) and string_in(option, value)
     if isinstance(option, Arr):
         return isinstance(value, list) and _array_in(option, value, links)
     return isinstance(value, dict) and _object_in(option, value, links)
@@ -218,34 +218,39 @@ def number_in(option: Num, value: Number) -> bool:
     return option.multiple is None or (Fraction(value) / option.multiple).denominator == 1
 
 
-def text_in(option: Str, value: str) -> bool:
-    """Whether a text is among some."""
+def in_bounds(count: int, low: int, high: int | None) -> bool:
+    """Whether a number is within bounds; None is no bound."""
+    return low <= count and (high is None or count <= high)
+
+
+def string_in(option: Str, value: str) -> bool:
+    """Whether a string is in a domain."""
     if option.texts is not None:
         return value in option.texts
-    if len(value) < option.low or (option.high is not None and len(value) > option.high):
+    if not in_bounds(len(value), option.low, option.high):
         return False
     return value not in option.excluded and all(fits(pattern, value) for pattern in option.patterns)
 
 
 def _array_in(option: Arr, value: list[Any], links: Links) -> bool:
-    if len(value) < option.low or (option.high is not None and len(value) > option.high):
+    if not in_bounds(len(value), option.low, option.high):
         return False
     for at, item in enumerate(value):
-        shape = option.first[at] if at < len(option.first) else option.rest
-        if not holds(shape, item, links):
+        domain = option.first[at] if at < len(option.first) else option.rest
+        if not contains(domain, item, links):
             return False
-    for shape, low, high in option.contains:
-        count = sum(holds(shape, item, links) for item in value)
-        if count < low or (high is not None and count > high):
+    for domain, low, high in option.contains:
+        count = sum(contains(domain, item, links) for item in value)
+        if not in_bounds(count, low, high):
             return False
     return not option.unique or all_different(value)
 
 
 def _object_in(option: Obj, value: dict[str, Any], links: Links) -> bool:
-    if len(value) < option.low or (option.high is not None and len(value) > option.high):
+    if not in_bounds(len(value), option.low, option.high):
         return False
     return all(name in value for name in option.required) and all(
-        holds(option.member(name), item, links) for name, item in value.items()
+        contains(option.member(name), item, links) for name, item in value.items()
     )
 
 
@@ -271,14 +276,14 @@ def identity(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
-def constant(value: Any) -> Shape:
-    """The shape that one value has.
+def constant(value: Any) -> Union:
+    """The domain of one value.
 
     Args:
         value: A JSON value.
 
     Returns:
-        The shape; members keep their order.
+        The domain; members keep their order.
     """
     if value is None:
         return Union((Null(),))
@@ -296,8 +301,8 @@ def constant(value: Any) -> Shape:
     return Union((Num(isinstance(number, int), number, False, number, False),))
 
 
-def constants(values: list[Any]) -> Shape:
-    """The shape that any of some values has; texts and booleans together, the rest one by one."""
+def constants(values: list[Any]) -> Domain:
+    """The domain of some values; strings and booleans together, the rest one by one."""
     options: list[Simple | Link] = []
     texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
     flags = frozenset(value for value in values if isinstance(value, bool))
@@ -307,17 +312,17 @@ def constants(values: list[Any]) -> Shape:
         elif isinstance(value, bool):
             option = Bool(flags)
         else:
-            (option,) = constant(value).options  # type: ignore[union-attr]
+            (option,) = constant(value).options
         if option not in options:
             options.append(option)
     return Union(tuple(options))
 
 
-def listed(shape: Shape, links: Links, limit: int) -> list[Any] | None:
-    """All values of a shape, if they are few.
+def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
+    """All values of a domain, if they are few.
 
     Args:
-        shape: The shape.
+        domain: The domain.
         links: Where links lead.
         limit: Most values that are listed.
 
@@ -325,7 +330,7 @@ def listed(shape: Shape, links: Links, limit: int) -> list[Any] | None:
         The values, or None if there are more, or too many to tell.
     """
     found: list[Any] = []
-    for option in links.open(shape).options:
+    for option in links.resolve(domain).options:
         if isinstance(option, Null):
             found.append(None)
         elif isinstance(option, Bool):
@@ -347,35 +352,38 @@ def listed(shape: Shape, links: Links, limit: int) -> list[Any] | None:
     return list({identity(value): value for value in found}.values())
 
 
-def placed(option: Any, where: str) -> Any:
-    """The same alternative with the pointer of the schema that it is from."""
-    return replace(option, where=where) if hasattr(option, "where") else option
-
-
-def ordered(shape: Shape | None, value: Any, links: Links) -> Any:
-    """A value with the members of its objects in the order in which a shape names them.
+def reordered(domain: Domain | None, value: Any, links: Links) -> Any:
+    """A value with the members of its objects in the order in which a domain names them.
 
     Args:
-        shape: The shape; of several alternatives, the first that holds decides.
+        domain: The domain; of several alternatives, the first that contains decides.
         value: A value in Python's own types.
         links: Where links lead.
 
     Returns:
         The same value, its dicts reordered.
     """
-    if shape is None or not isinstance(value, dict | list):
+    if domain is None or not isinstance(value, dict | list):
         return value
-    for option in links.open(shape).options:
-        if isinstance(option, Arr) and isinstance(value, list) and _holds(option, value, links):
+    for option in links.resolve(domain).options:
+        if (
+            isinstance(option, Arr)
+            and isinstance(value, list)
+            and _option_contains(option, value, links)
+        ):
             heads = len(option.first)
             return [
-                ordered(option.first[at] if at < heads else option.rest, item, links)
+                reordered(option.first[at] if at < heads else option.rest, item, links)
                 for at, item in enumerate(value)
             ]
-        if isinstance(option, Obj) and isinstance(value, dict) and _holds(option, value, links):
+        if (
+            isinstance(option, Obj)
+            and isinstance(value, dict)
+            and _option_contains(option, value, links)
+        ):
             known = dict.fromkeys([*(name for name, _ in option.members), *option.required, *value])
             return {
-                name: ordered(option.member(name), value[name], links)
+                name: reordered(option.member(name), value[name], links)
                 for name in known
                 if name in value
             }

@@ -6,85 +6,78 @@ import json
 import math
 import re
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GrammarError
-from . import json_text
-from .emit import Emitter
-from .explain import Explanation, describe, matching
-from .grammar import Grammar
-from .keywords import SIMPLE, escape
-from .normalize import Normalizer
-from .shapes import ANYTHING, Links, Shape, ordered
+from helpers.errors import GrammarError
+from helpers.grammars.explain import Explanation, matching, mismatch
+from helpers.grammars.gbnf.syntax import quote
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.places import error_at
+from helpers.grammars.schema import json_text
+from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
+from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
+from helpers.grammars.schema.emit import Emitter
+from helpers.grammars.schema.normalize import Normalizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-    from .recognizer import Program
-    from .syntax import Rules
-    from .vocabulary import Vocabulary
+    from helpers.grammars.mask.vocabulary import Vocabulary
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
 MAX_NUMBER = 10**300
 """Larger whole numbers cannot be turned into floats, and some not even into text."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Between two parts of a document: without an end, some models write blanks for ever."""
+"""Between two parts of a document: without an end, some models write blanks forever."""
 
 
-class JsonGrammar(Grammar):
-    """A grammar made from a JSON Schema; made by `Grammar.from_json_schema`."""
+class SchemaSource:
+    """Reads a JSON Schema and compiles it for llguidance.
+
+    Args:
+        schema: The schema, as `load_schema` gives it.
+        strict: Whether what cannot be enforced is an error; else it is left out and listed.
+
+    Raises:
+        GrammarError: With `keyword` and `pointer` of what cannot be enforced, or is wrong.
+    """
+
+    kind = "JSON Schema"
+    gbnf = None
+    rules = None
 
     def __init__(self, schema: Any, *, strict: bool) -> None:
         normalizer = Normalizer(schema, strict=strict)
         try:
-            self._shape: Shape = normalizer.run()
-            self._compiled = Emitter(normalizer).run(self._shape)
+            self._domain: Domain = normalizer.domain(schema, "", 0)
+            self._compiled = Emitter(normalizer).run(self._domain)
         except RecursionError as error:
-            raise normalizer.broken("", "", "it nests or refers too deep") from error
-        super().__init__(rules={}, source="")
+            raise invalid_schema("it nests or refers too deeply") from error
         self.schema = schema
+        self._links: Links = normalizer.links
+        try:
+            self._bytes = compile_guidance(self.guidance(None, forcing=False))
+        except GrammarError as error:
+            keyword, place = _keyword_in(str(error), schema)
+            reason = "it has no value that a grammar could lead to, or is too large"
+            normalizer.report(keyword, place, f"{reason} ({str(error)[-200:]})")
+            self._domain, self._compiled = ANYTHING, {}
+            self._bytes = compile_guidance(self.guidance(None, forcing=False))
         self.relaxed = tuple(normalizer.relaxed)
         self.warnings = tuple(normalizer.warnings)
-        self._links: Links = normalizer.links
-        self._bytes: LLMatcher | None = None
-        try:
-            self._check_json()
-        except GrammarError as error:
-            keyword, place = _guilty(str(error), schema)
-            reason = "it has no value that a grammar could lead to, or is too large"
-            normalizer.cannot(keyword, place, f"{reason} ({str(error)[-200:]})")
-            self.relaxed = tuple(normalizer.relaxed)
-            self._shape, self._compiled = ANYTHING, {}
-            self._check_json()
 
-    @property
-    def gbnf(self) -> str | None:
-        """None: a JSON Schema's grammar is compiled without GBNF."""
-        return None
+    def content(self) -> str:
+        """The schema as JSON; the order of members matters."""
+        return json.dumps(self.schema, default=repr)
 
-    @property
-    def rules(self) -> Rules | None:
-        """None: a JSON Schema's grammar is compiled without GBNF."""
-        return None
-
-    def matches(self, text: str, *, any_order: bool = False) -> bool:
-        """Whether a text is JSON that the schema allows, as the model would have to write it.
-
-        Whitespace, escapes and the spelling of numbers do not matter; object keys come in the
-        schema's order (first `properties`, then other required names, then the rest).
-
-        Args:
-            text: The text.
-            any_order: Whether keys may come in any order.
-
-        Returns:
-            True if the grammar allows it.
-        """
+    def matches(self, text: str, *, any_order: bool) -> bool:
+        """Whether a text is JSON that the schema allows, as the model would have to write it."""
         try:
             value = json_text.read(text)
             if any_order:
-                value = ordered(self._shape, json_text.plain(value), self._links)
+                value = reordered(self._domain, json_text.plain(value), self._links)
             text = json_text.write(value)
         except ValueError:
             return False
@@ -93,24 +86,16 @@ class JsonGrammar(Grammar):
         return self._end_of_match(text)[1]
 
     def explain(self, text: str) -> Explanation:
-        """Where a text stops matching, and what was expected there.
-
-        Args:
-            text: The text.
-
-        Returns:
-            The explanation; positions refer to the text as it is given.
-        """
-        if self.matches(text):
+        """Where a text stops matching; positions refer to the text as it is given."""
+        if self.matches(text, any_order=False):
             return matching(text)
+        syntax_error: int | None = None
         try:
             json_text.read(text)
         except json.JSONDecodeError as error:
-            syntax_error: int | None = error.pos
+            syntax_error = error.pos
         except ValueError:
-            syntax_error = None
-        else:
-            syntax_error = None
+            pass
         lead = len(text) - len(text.lstrip(" \t\r\n"))
         end, _, matcher = self._end_of_match(text[lead:])
         expected = _expected(matcher)
@@ -118,20 +103,10 @@ class JsonGrammar(Grammar):
         # Of a text that only ends too early, json names where its last string begins.
         if syntax_error is not None and syntax_error < position < len(text):
             position, expected = syntax_error, ("JSON",)
-        return describe(text, position, expected)
+        return mismatch(text, position, expected)
 
     def problems(self, text: str) -> list[str]:
-        """What the `jsonschema` package finds wrong with a text: for what is `relaxed`.
-
-        Args:
-            text: A JSON text.
-
-        Returns:
-            One line per fault, with the place; empty if the text is valid.
-
-        Raises:
-            GrammarError: If the schema itself cannot be used for validation.
-        """
+        """What the `jsonschema` package finds wrong with a text, one line per problem."""
         from jsonschema import Draft202012Validator
         from jsonschema.validators import validator_for
 
@@ -145,54 +120,30 @@ class JsonGrammar(Grammar):
             return [f"{error.json_path}: {error.message}" for error in checker.iter_errors(value)]
         except Exception as error:
             # jsonschema lets errors of its reference and regex packages through as they are.
-            raise GrammarError(
-                f"jsonschema cannot use this schema: {error}", keyword="schema", pointer=""
-            ) from error
+            raise invalid_schema(f"jsonschema cannot use it ({error})") from error
 
-    def guidance(self, vocabulary: Vocabulary | None = None, *, forcing: bool = False) -> str:
+    def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str:
         """The grammar in the form that llguidance reads."""
         head = "" if forcing else '%llguidance {"no_forcing": true}\n'
         compiled = {**self._compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
         return f"{head}start: %json {json.dumps(compiled)}\n"
 
-    def _check_json(self) -> None:
-        from .vocabulary import check_guidance
-
-        self._bytes = check_guidance(self.guidance())
-
     def _end_of_match(self, text: str) -> tuple[int, bool, LLMatcher]:
         """How many characters match, whether the text is complete, and the matcher after them."""
-        from .vocabulary import byte_tokenizer
-
-        if self._bytes is None:
-            self._check_json()
-        assert self._bytes is not None
         matcher = self._bytes.deep_copy()
         data = text.encode("utf-8", "surrogatepass")
         count = matcher.try_consume_tokens(byte_tokenizer().tokenize_bytes(data))
         end = len(data[:count].decode("utf-8", "ignore"))
         return end, count == len(data) and matcher.is_accepting(), matcher
 
-    def _compiled_program(self) -> Program:
-        raise GrammarError("A JSON Schema's grammar has no GBNF rules.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Links hold functions; whoever needs them again reads the schema again.
-        return {"schema": self.schema, "strict": not self.relaxed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["schema"], strict=state["strict"])  # type: ignore[misc]
-
-    def __repr__(self) -> str:
-        shown = json.dumps(self.schema)
-        return f"<Grammar of the schema {shown if len(shown) < 60 else shown[:57] + '...'}>"
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled as its schema, which is read again: links hold functions."""
+        return partial(SchemaSource, strict=not self.relaxed), (self.schema,)
 
 
 def _expected(matcher: LLMatcher) -> tuple[str, ...]:
     """The bytes that may come next, as characters; a forced text as a whole."""
     import numpy as np
-
-    from .syntax import quote
 
     if matcher.is_error():
         return ()
@@ -206,8 +157,8 @@ def _expected(matcher: LLMatcher) -> tuple[str, ...]:
     return shown + others + (("the end",) if matcher.is_accepting() else ())
 
 
-def _guilty(message: str, schema: Any) -> tuple[str, str]:
-    """The keyword that a message of llguidance is about, and a schema that holds it."""
+def _keyword_in(message: str, schema: Any) -> tuple[str, str]:
+    """The keyword that a message of llguidance is about, and a schema that contains it."""
     todo = [(schema, "")]
     first: tuple[str, str] | None = None
     while todo:
@@ -244,27 +195,18 @@ def load_schema(schema: Any) -> Any:
         try:
             schema = json.loads(schema)
         except json.JSONDecodeError as error:
-            raise GrammarError(
-                f"line {error.lineno}, column {error.colno}: the schema is no JSON: {error.msg}.",
-                line=error.lineno,
-                column=error.colno,
-                keyword="schema",
-                pointer="",
-            ) from error
+            raise error_at(schema, error.pos, f"the schema is not JSON: {error.msg}.") from error
         except (ValueError, RecursionError) as error:
             raise GrammarError(f"The schema cannot be read: {error}.") from error
     if not isinstance(schema, dict | bool):
-        raise GrammarError(
-            f"A schema is a dict, a bool or JSON text, not {type(schema).__name__}.",
-            keyword="schema",
-            pointer="",
-        )
+        kind = type(schema).__name__
+        raise invalid_schema(f"a dict, a bool or JSON text is needed, not {kind}")
     _check_json_values(schema)
     return schema
 
 
 def _check_json_values(schema: Any) -> None:
-    """Refuse what JSON has not: infinities, NaN (Python's parser lets them pass), other objects."""
+    """Refuse what JSON does not have: infinities, NaN (Python's parser lets them pass), objects."""
     todo: list[tuple[Any, str, str]] = [(schema, "schema", "")]
     seen: set[int] = set()  # a schema made in Python may contain itself
     while todo:
@@ -279,14 +221,12 @@ def _check_json_values(schema: Any) -> None:
                 name = key if isinstance(key, str) else keyword
                 todo.append((value, name, f"{pointer}/{escape(str(key))}"))
                 if isinstance(node, dict) and not isinstance(key, str):
-                    reason = f"the key {key!r} is no text"
+                    reason = f"the key {key!r} is not a string"
         elif isinstance(node, float) and not math.isfinite(node):
-            reason = f"{node} is no number of JSON"
+            reason = f"{node} is not a JSON number"
         elif isinstance(node, int) and abs(node) > MAX_NUMBER:
             reason = "a whole number of more than 300 digits"
         elif node is not None and not isinstance(node, str | int | float | Decimal):
             reason = f"an object of type {type(node).__name__} is not JSON"
         if reason:
-            raise GrammarError(
-                f"'{keyword}' at {pointer or '/'}: {reason}.", keyword=keyword, pointer=pointer
-            )
+            raise invalid_schema(reason, pointer, keyword)

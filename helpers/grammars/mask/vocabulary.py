@@ -1,4 +1,4 @@
-"""A model's tokens as llguidance wants them, and the limits on what llguidance may spend."""
+"""A model's tokens as llguidance needs them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import GrammarError
+from helpers.errors import GrammarError
+from helpers.grammars.guidance import compile_guidance
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-
-    from . import syntax
 
 
 class Compiled(Protocol):
@@ -19,24 +18,6 @@ class Compiled(Protocol):
 
     def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str:
         """The grammar as llguidance reads it."""
-
-    @property
-    def rules(self) -> syntax.Rules | None:
-        """The grammar as GBNF rules, or None where it has none."""
-
-
-def parser_limits() -> Any:
-    """Bounds on what llguidance may spend; beyond them it reports an error instead of hanging."""
-    from llguidance import LLParserLimits
-
-    return LLParserLimits(
-        max_items_in_row=2_000,  # each new item is compared with all others of its row
-        initial_lexer_fuel=5_000_000,
-        step_lexer_fuel=1_000_000,
-        step_max_items=3_000_000,
-        max_lexer_states=50_000,  # about 100 MB
-        verbose_errors=False,
-    )
 
 
 def model_vocab(model: Any) -> Any:
@@ -106,7 +87,7 @@ class Vocabulary:
         return found
 
     def close(self) -> None:
-        """Say that the model is gone: its tokenizer must not be called any more."""
+        """Mark the model as gone: its tokenizer must not be called any more."""
         self.closed = True
 
     def check_open(self) -> None:
@@ -147,8 +128,8 @@ class Vocabulary:
 
         Args:
             grammar: The grammar.
-            forcing: Whether forced texts are cut into tokens as the tokenizer would do it; such a
-                matcher's masks leave out the other ways to cut them.
+            forcing: Whether forced text is split into tokens as the tokenizer would; such a
+                matcher's masks leave out the other ways to split it.
 
         Returns:
             The matcher; do not change it.
@@ -156,49 +137,9 @@ class Vocabulary:
         Raises:
             GrammarError: If llguidance refuses the grammar.
         """
-        from llguidance import LLMatcher
-
         self.check_open()
         made = self._prototypes.setdefault(grammar, {})
         if forcing not in made:
             text = grammar.guidance(self, forcing=forcing)
-            matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=parser_limits())
-            if matcher.is_error():
-                raise GrammarError(
-                    f"llguidance cannot use this grammar: {matcher.get_error()[:500]}"
-                )
-            made[forcing] = matcher
+            made[forcing] = compile_guidance(text, self.tokenizer)
         return made[forcing]
-
-
-def byte_tokenizer() -> LLTokenizer:
-    """A tokenizer whose tokens are the 256 bytes: judges texts without a model."""
-    global _byte_tokenizer
-    if _byte_tokenizer is None:
-        from llguidance import LLTokenizer
-
-        _byte_tokenizer = LLTokenizer("byte")
-    return _byte_tokenizer
-
-
-def check_guidance(text: str) -> LLMatcher:
-    """Let llguidance read a grammar, and give back a matcher over bytes.
-
-    Args:
-        text: The grammar, as `Grammar.guidance` writes it.
-
-    Returns:
-        A fresh matcher on `byte_tokenizer`.
-
-    Raises:
-        GrammarError: If llguidance refuses the grammar.
-    """
-    from llguidance import LLMatcher
-
-    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=parser_limits())
-    if matcher.is_error():
-        raise GrammarError(f"llguidance cannot use this grammar: {matcher.get_error()[:500]}")
-    return matcher
-
-
-_byte_tokenizer: LLTokenizer | None = None

@@ -10,24 +10,23 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .ecma import ANY, ANYTHING, RegexError, char_ranges, search
-from .syntax import Chars, Choice, Literal, Node, Repeat, Sequence, children, choice, sequence
+from helpers.grammars.gbnf.syntax import (
+    Chars,
+    Choice,
+    Literal,
+    Node,
+    Repeat,
+    Sequence,
+    children,
+    choice,
+    sequence,
+    show_bounds,
+)
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.schema.ecma import ANY, ANYTHING, RegexError, char_ranges, search
 
 if TYPE_CHECKING:
-    from .recognizer import Program
-
-__all__ = [
-    "ANY",
-    "ANYTHING",
-    "RegexError",
-    "all_but",
-    "compiled",
-    "fits",
-    "of_length",
-    "search",
-    "search_all",
-    "show_regex",
-]
+    from llguidance import LLMatcher
 
 MAX_TEXTS = 200
 """Texts that a negative look-ahead may list."""
@@ -61,7 +60,7 @@ def search_all(pattern: str) -> list[Node]:
             texts = _texts(search(f"^(?:{inner[:-1] if whole else inner})$"))
             if texts is None:
                 raise RegexError("a negative look-ahead that does not list a few texts")
-            nodes.append(all_but(frozenset(texts)) if whole else _not_beginning(frozenset(texts)))
+            nodes.append(_avoiding(frozenset(texts), beginnings=not whole))
         pattern = "^" + rest
     if pattern != "^":
         nodes.append(search(pattern))
@@ -69,8 +68,12 @@ def search_all(pattern: str) -> list[Node]:
 
 
 def _closing(pattern: str, start: int) -> int | None:
-    """The index of the parenthesis that closes the one at `start`, nothing else being at top."""
-    depth, in_class, at = 0, False, start
+    """The index of the parenthesis that closes the one at `start`.
+
+    None if there is none, or an alternative follows: `^(?=a)b|c` is a choice of which only the
+    first part looks ahead.
+    """
+    depth, in_class, at, end = 0, False, start, None
     while at < len(pattern):
         char = pattern[at]
         if char == "\\":
@@ -81,29 +84,11 @@ def _closing(pattern: str, start: int) -> int | None:
             in_class = True
         elif char in "()":
             depth += 1 if char == "(" else -1
-            if depth == 0:
-                # `^(?=a)b|c` is a choice of which only the first part looks ahead.
-                return None if _has_choice(pattern[at + 1 :]) else at
-        at += 1
-    return None
-
-
-def _has_choice(rest: str) -> bool:
-    depth, in_class, at = 0, False, 0
-    while at < len(rest):
-        char = rest[at]
-        if char == "\\":
-            at += 1
-        elif in_class:
-            in_class = char != "]"
-        elif char == "[":
-            in_class = True
-        elif char in "()":
-            depth += 1 if char == "(" else -1
+            end = at if depth == 0 and end is None else end
         elif char == "|" and depth == 0:
-            return True
+            return None
         at += 1
-    return False
+    return end
 
 
 def _texts(node: Node) -> list[str] | None:
@@ -143,21 +128,21 @@ def _joined(parts: Iterable[list[str] | None]) -> list[str] | None:
     return texts
 
 
-def _not_beginning(texts: frozenset[str]) -> Node:
-    """All texts that begin with none of some."""
-    if "" in texts:
+def _avoiding(texts: frozenset[str], *, beginnings: bool) -> Node:
+    """All texts that are none of some, or begin with none: the complement of a prefix tree."""
+    if beginnings and "" in texts:
         return Chars(())
+    options: list[Node] = [] if "" in texts else [Literal("")]
     heads: dict[str, set[str]] = {}
-    for text in texts:
+    for text in texts - {""}:
         heads.setdefault(text[0], set()).add(text[1:])
     known = [(ord(char), ord(char)) for char in heads]
-    options: list[Node] = [
-        Literal(""),
-        sequence([Chars(char_ranges(known, negated=True)), ANYTHING]),
-    ]
+    options.append(sequence([Chars(char_ranges(known, negated=True)), ANYTHING]))
     for char, rest in sorted(heads.items()):
-        if "" not in rest:
-            options.append(sequence([Literal(char), _not_beginning(frozenset(rest))]))
+        if not (beginnings and "" in rest):
+            options.append(
+                sequence([Literal(char), _avoiding(frozenset(rest), beginnings=beginnings)])
+            )
     return choice(options)
 
 
@@ -187,10 +172,7 @@ def show_regex(node: Node, *, python: bool = False) -> str:
         return "|".join(show_regex(option, python=python) for option in node.options)
     assert isinstance(node, Repeat), node
     # `(?:…)` around all, as Python refuses `a*{2}` and Rust reads it.
-    inner = f"(?:{show_regex(node.item, python=python)})"
-    if node.high is None:
-        return inner + {0: "*", 1: "+"}.get(node.low, f"{{{node.low},}}")
-    return inner + f"{{{node.low},{node.high}}}"
+    return f"(?:{show_regex(node.item, python=python)})" + show_bounds(node.low, node.high)
 
 
 def _closed(node: Node, python: bool) -> str:
@@ -207,38 +189,25 @@ def _code(code: int, python: bool) -> str:
 def fits(node: Node, text: str) -> bool:
     """Whether a node describes a whole text, in a time that grows with its length alone.
 
-    Python's `re` tries one way after the other, and some patterns have exponentially many: those
-    go to the grammars' own recogniser, which follows all ways at once.
+    Python's `re` tries one way after the other, and some patterns have exponentially many: a long
+    text goes to llguidance, which follows all ways at once.
     """
-    if len(text) < 20 or _is_tame(node, len(text)):
+    if len(text) < 20:
         return compiled(node).fullmatch(text) is not None
-    from .recognizer import Recognizer
-
-    reader = Recognizer(_program(node))
-    return all(reader.step(char) for char in text) and reader.accepting
+    matcher = _matcher(node).deep_copy()
+    data = byte_tokenizer().tokenize_bytes(b"x" + text.encode("utf-8", "surrogatepass"))
+    return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
 
 
 @lru_cache(maxsize=500)
-def _program(node: Node) -> Program:
-    from .recognizer import Program
-
-    return Program({"root": node})
+def _matcher(node: Node) -> LLMatcher:
+    return matcher_of([node])
 
 
-def _is_tame(node: Node, length: int) -> bool:
-    """Whether backtracking is at most quadratic in texts of this length."""
-    loops, nested = _loops(node)
-    return not nested and (loops < 3 or length**loops < 1_000_000)
-
-
-@lru_cache(maxsize=5000)
-def _loops(node: Node) -> tuple[int, bool]:
-    """How many repetitions without small bounds there are, and whether any is inside another."""
-    parts = [_loops(child) for child in children(node)]
-    loops, nested = sum(part[0] for part in parts), any(part[1] for part in parts)
-    if isinstance(node, Repeat) and (node.high is None or node.high > 3):
-        return loops + 1, nested or loops > 0
-    return loops, nested
+def matcher_of(nodes: list[Node]) -> LLMatcher:
+    """A matcher for an x and then a text that all nodes describe: a lexeme cannot be empty."""
+    terms = " & ".join(f"/{show_regex(node)}/" for node in nodes)
+    return compile_guidance(f'start: T\nT: "x" R\nR: {terms}\n')
 
 
 @lru_cache(maxsize=5000)
@@ -253,21 +222,5 @@ def of_length(low: int, high: int | None) -> Node:
 
 
 def all_but(texts: frozenset[str]) -> Node:
-    """All texts except a few.
-
-    Args:
-        texts: What to leave out.
-
-    Returns:
-        A node: the complement of a prefix tree.
-    """
-    options: list[Node] = [] if "" in texts else [Literal("")]
-    heads: dict[str, set[str]] = {}
-    for text in texts:
-        if text:
-            heads.setdefault(text[0], set()).add(text[1:])
-    known = [(ord(char), ord(char)) for char in heads]
-    options.append(sequence([Chars(char_ranges(known, negated=True)), ANYTHING]))
-    for char, rest in sorted(heads.items()):
-        options.append(sequence([Literal(char), all_but(frozenset(rest))]))
-    return choice(options)
+    """All texts except a few."""
+    return _avoiding(texts, beginnings=False)

@@ -1,4 +1,4 @@
-"""Intersection and complement of numbers and texts."""
+"""Intersection and complement of numbers and strings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 from fractions import Fraction
 from math import lcm
 
-from .shapes import Num, Simple, Str, number_in, text_in
+from helpers.grammars.schema.domains import Num, Simple, Str, number_in, string_in
 
 
-class CannotSay(Exception):
-    """A combination that no grammar expresses, with the JSON Schema keyword at fault."""
+class Inexpressible(Exception):
+    """A combination that no grammar expresses, with the JSON Schema keyword that asks for it."""
 
     def __init__(self, keyword: str, reason: str) -> None:
         super().__init__(reason)
@@ -19,11 +19,11 @@ class CannotSay(Exception):
 
 
 def least(one: int | None, other: int | None) -> int | None:
-    """The smaller of two bounds, None being none."""
+    """The smaller of two bounds; None is no bound."""
     return min((x for x in (one, other) if x is not None), default=None)
 
 
-def meet_numbers(one: Num, other: Num) -> Num | None:
+def intersect_numbers(one: Num, other: Num) -> Num | None:
     """Numbers in both ranges, or None if there are none."""
     low, low_open = one.low, one.low_open
     if other.low is not None and (low is None or other.low > low):
@@ -43,11 +43,11 @@ def meet_numbers(one: Num, other: Num) -> Num | None:
     where = other.where if other.multiple or other.low is not None else one.where
     integer = one.integer or other.integer
     met = Num(integer, low, low_open, high, high_open, multiple, where)
-    return None if no_number(met) else met
+    return None if is_empty_range(met) else met
 
 
-def no_number(option: Num) -> bool:
-    """Whether a range holds no number."""
+def is_empty_range(option: Num) -> bool:
+    """Whether a range contains no number."""
     low, high = option.low, option.high
     if low is None or high is None:
         return False
@@ -64,12 +64,12 @@ def no_number(option: Num) -> bool:
     return False
 
 
-def other_numbers(option: Num) -> list[Simple]:
-    """The numbers outside of a range."""
+def complement_numbers(option: Num) -> list[Simple]:
+    """All other numbers."""
     if option.multiple is not None:
-        raise CannotSay("not", "the opposite of multipleOf")
+        raise Inexpressible("not", "the negation of multipleOf")
     if option.integer and not (option.low is not None and option.low == option.high):
-        raise CannotSay("not", "numbers that are not integers")
+        raise Inexpressible("not", "numbers that are not integers")
     found: list[Simple] = []
     if option.low is not None:
         found.append(Num(high=option.low, high_open=not option.low_open))
@@ -78,12 +78,12 @@ def other_numbers(option: Num) -> list[Simple]:
     return found
 
 
-def other_texts(option: Str) -> list[Simple]:
-    """The texts that are not among some."""
+def complement_strings(option: Str) -> list[Simple]:
+    """All other strings."""
     if option.texts is not None:
         return [Str(excluded=option.texts)]
     if option.patterns:
-        raise CannotSay("not", "the opposite of a pattern or format")
+        raise Inexpressible("not", "the negation of a pattern or format")
     found: list[Simple] = []
     if option.low:
         found.append(Str(high=option.low - 1))
@@ -95,12 +95,12 @@ def other_texts(option: Str) -> list[Simple]:
     return found
 
 
-def meet_texts(one: Str, other: Str) -> Str | None:
-    """Texts in both, or None if there are surely none."""
+def intersect_strings(one: Str, other: Str) -> Str | None:
+    """Strings in both, or None if there are certainly none."""
     if one.texts is not None or other.texts is not None:
         listed, rest = (one, other) if one.texts is not None else (other, one)
         order = listed.order or tuple(sorted(listed.texts or ()))
-        kept = tuple(text for text in order if text_in(rest, text))
+        kept = tuple(text for text in order if string_in(rest, text))
         return Str(texts=frozenset(kept), order=kept) if kept else None
     low, high = max(one.low, other.low), least(one.high, other.high)
     if high is not None and high < low:

@@ -1,0 +1,1 @@
+"""JSON Schema: its logic resolved into sets of values, and these written for llguidance."""

@@ -1,0 +1,1 @@
+"""TypeScript types, read into JSON Schemas."""
