@@ -14,12 +14,14 @@ from helpers.plots.style import (
     INK,
     LOAD,
     PROMPT,
-    TEXT_POINTS,
     Step,
+    add_legend,
     finish,
     new_figure,
     paint,
     style_axes,
+    swatch,
+    write,
 )
 
 if TYPE_CHECKING:
@@ -147,45 +149,14 @@ def _draw_limit(ax: Axes, place: int, bar: _Bar, span: float) -> None:
         over = Rectangle((bar.needed - too_much, place - 0.3), too_much, 0.6, fill=False)
         over.set(edgecolor=_RED, hatch="xx", linewidth=0)
         ax.add_patch(over)
-    ax.annotate(
-        bar.words(),
-        xy=(end, place),
-        xytext=(7, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=TEXT_POINTS,
-        fontweight="bold" if bar.lacks else "normal",
-        color=_RED if bar.lacks else INK,
-    )
+    look: dict[str, Any] = {"fontweight": "bold", "color": _RED} if bar.lacks else {}
+    write(ax, bar.words(), end, place, right=7, **look)
 
 
 def _legend(ax: Axes, *, limits: bool, margins: bool) -> None:
-    handles: list[Any] = [
-        Patch(
-            facecolor=look.colour,
-            hatch=look.hatch or None,
-            edgecolor=(1.0, 1.0, 1.0, 0.35),
-            linewidth=0,
-            label=look.name,
-        )
-        for look in _KINDS.values()
-    ]
+    handles: list[Any] = [swatch(look) for look in _KINDS.values()]
     if limits:
         handles += ax.plot([], [], color=INK, linewidth=2.6, label="end of free memory")
     if limits and margins:
         handles.append(Patch(facecolor=INK, alpha=0.18, linewidth=0, label="to stay free"))
-    legend = ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        borderaxespad=0.3,
-        ncols=len(handles),
-        frameon=False,
-        labelcolor=INK,
-        fontsize=TEXT_POINTS,
-        handlelength=1.5,
-        handletextpad=0.5,
-        columnspacing=1.3,
-        borderpad=0.1,
-    )
-    legend.set_in_layout(False)
+    add_legend(ax, handles, len(handles))
