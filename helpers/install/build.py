@@ -1,6 +1,6 @@
 """Building llama-cpp-python from source, in the open: fixed folders, progress, and a log.
 
-pip could do this, but behind a frozen line, in a new folder each time, and its cache of built
+pip could do this, but without showing progress, in a new folder each time, and its cache of built
 wheels ignores the flags. Here the source and the build folder stay where they are, so that an
 interrupted build continues where it stopped and ccache recognises every file.
 """
