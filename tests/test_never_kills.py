@@ -27,7 +27,7 @@ from tests.hostile import (
 from tests.hostile.base import MARK, Exits, Gives, Raises, Says, Use
 from tests.support import ROOT
 
-_SECONDS = 120
+_SECONDS = 240
 GROUPS = (
     grammars, files, parameters, prompts, concurrency, lifecycle, isolation, devices,
 )  # fmt: skip
