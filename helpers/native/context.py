@@ -69,6 +69,7 @@ class Context:
         self.n_ubatch: int = native.n_ubatch
         self.n_ctx: int = int(module.llama_n_ctx(pointer)) // n_seq
         self._window = 0 if options.swa_full else model.window
+        self._ring = min(self.n_ctx, -(-(self._window + self.n_ubatch) // 256) * 256)
         self.n_vocab = model.n_vocab
         self._memory = module.llama_get_memory(pointer)
         self._batch = _Batch(module, self.n_batch)
@@ -157,13 +158,22 @@ class Context:
             False where the model's memory cannot be cut there (recurrent layers, a sliding
             window that has moved on); nothing is changed then.
         """
-        if self._window and length:
-            # llama.cpp cuts the tokens off all the same, though what the next one would look back
-            # at is gone from the windowed layers. It holds positions from `seq_pos_min` on.
-            first = llama().llama_memory_seq_pos_min(self._memory, sequence)
-            if first > max(0, length - self._window):
-                return False
+        if self._window and length and not self._window_allows(sequence, length):
+            return False
         return bool(llama().llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def _window_allows(self, sequence: int, length: int) -> bool:
+        """Whether the windowed layers can go back to a length.
+
+        llama.cpp cuts tokens off there all the same. But what the next token looks back at must
+        still be held; and the windowed cells are a ring, in which a cut across its end makes
+        llama.cpp begin elsewhere: the sums over another order of cells are rounded differently.
+        """
+        module = llama()
+        first = module.llama_memory_seq_pos_min(self._memory, sequence)
+        last = module.llama_memory_seq_pos_max(self._memory, sequence)
+        same_lap = length > last or length // self._ring == last // self._ring
+        return first <= max(0, length - self._window) and same_lap
 
     def copy_sequence(self, source: int, target: int) -> None:
         """Make `target` hold what `source` holds."""
