@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Ground floor first. A room may use its own floor and those below; "" is the package's public face.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tables", "install", "timings", "recorder", "children", "warn", "practice_broker"),
+    (
+        "errors",
+        "checks",
+        "kv_types",
+        "tables",
+        "warn",
+        "install",
+        "timings",
+        "recorder",
+        "children",
+    ),
+    ("load_options",),
     ("native", "models", "parameters"),
     ("convert", "memory", "grammars"),
     ("engine",),
