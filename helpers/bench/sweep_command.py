@@ -93,9 +93,11 @@ def _measure(
     progress.total = len(running.missing)
     for row in running.result.rows:
         progress.show(row)
-    with contextlib.suppress(KeyboardInterrupt):  # the result knows
+    try:
         for row in running:
             progress.row(row)
+    except KeyboardInterrupt:  # in a trial, or between two of them
+        running.stop("interrupted")
     return running.result
 
 
