@@ -68,7 +68,7 @@ def test_a_grammar_is_edited_tried_and_generated_with(notebook: NotebookPage, pa
     box = playground.box
     expect(box).to_contain_text("✓ a grammar of 2 rules")
 
-    # A mistake is shown at its place while it is typed, and goes away when it is mended.
+    # A mistake is shown at its place while it is typed, and goes away when it is fixed.
     playground.write(playground.source, 'root ::= "yes" | maybe')
     expect(box).to_contain_text("line 1, column 18")
     message = box.locator('pre[role="status"]').filter(has_text="column 18").inner_text()

@@ -39,12 +39,14 @@ def tiny_llama(
     heads: int = 4,
     kv_heads: int = 2,
     feed_forward: int = 96,
+    experts: int = 0,
     edit: Callable[[gguf.GGUFWriter], object] | None = None,
     **options: Any,
 ) -> Path:
     """Write a llama with random weights (about 0.4 MB) that llama.cpp loads and runs.
 
     An architecture that is a llama with further `norms` (name: width) in each block does as well.
+    With `experts`, it is a mixture of which each token uses two.
     """
     tokens, types, merges = byte_vocabulary()
     writer = gguf.GGUFWriter(path, architecture, **options)
@@ -67,6 +69,9 @@ def tiny_llama(
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHAT_TEMPLATE)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
     if edit is not None:
         edit(writer)
     random = np.random.default_rng(7)
@@ -85,9 +90,12 @@ def tiny_llama(
         add(f"{block}.attn_k.weight", kv_width, width)
         add(f"{block}.attn_v.weight", kv_width, width)
         add(f"{block}.attn_output.weight", width, width)
-        add(f"{block}.ffn_gate.weight", feed_forward, width)
-        add(f"{block}.ffn_up.weight", feed_forward, width)
-        add(f"{block}.ffn_down.weight", width, feed_forward)
+        stack, kind = ((experts,), "_exps") if experts else ((), "")
+        add(f"{block}.ffn_gate{kind}.weight", *stack, feed_forward, width)
+        add(f"{block}.ffn_up{kind}.weight", *stack, feed_forward, width)
+        add(f"{block}.ffn_down{kind}.weight", *stack, width, feed_forward)
+        if experts:
+            add(f"{block}.ffn_gate_inp.weight", experts, width)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

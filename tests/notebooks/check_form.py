@@ -1,9 +1,9 @@
-"""Check, and with --fix mend, the form of the notebooks.
+"""Check, and with --fix fix, the form of the notebooks.
 
     python tests/notebooks/check_form.py [--fix] [paths]
 
 Without paths: every notebook in notebooks/, and whether the README's table lists just these.
---fix mends what can be mended without thinking: ids, kernelspec, other metadata, whitespace, the
+--fix fixes what can be fixed without thinking: ids, kernelspec, other metadata, whitespace, the
 order of keys in the file. It never touches outputs. Exit status 1 if something is wrong.
 """
 
@@ -63,7 +63,7 @@ def list_problems(found: list[str], listed: list[str]) -> list[str]:
 
 
 def normalise(node: Any) -> Any:
-    """Mend in place what needs no thought, and return the notebook."""
+    """Fix in place what needs no thought, and return the notebook."""
     node.nbformat, node.nbformat_minor = 4, 5
     node.metadata = nbformat.from_dict(METADATA)
     used: set[str] = set()
@@ -93,7 +93,7 @@ def write(path: Path, node: Any) -> None:
 
 
 def fix(path: Path) -> bool:
-    """Mend one notebook file; return True if it was changed."""
+    """Fix one notebook file; return True if it was changed."""
     notebook = Notebook.read(path)
     text = canonical_text(normalise(notebook.node))
     if text == notebook.text:
@@ -104,7 +104,7 @@ def fix(path: Path) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--fix", action="store_true", help="mend what needs no thought")
+    parser.add_argument("--fix", action="store_true", help="fix what needs no thought")
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all)")
     options = parser.parse_args(arguments)
     paths: list[Path] = options.paths or find_notebooks()
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             except (ValueError, TypeError, AttributeError, KeyError):
                 changed = False  # the check below says what is wrong with it
             if changed:
-                print(f"mended {path.name}")
+                print(f"fixed {path.name}")
         problems += check_notebook(path)
     for problem in problems:
         print(problem)

@@ -61,7 +61,7 @@ class Notebook:
     def read(cls, path: Path) -> Notebook:
         with path.open(encoding="utf-8", newline="") as file:
             text = file.read()
-        # Not nbformat.read: it would mend and convert what the rules are to see.
+        # Not nbformat.read: it would fix and convert what the rules are to see.
         return cls(path, text, nbformat.v4.reads(text))
 
     @property

@@ -382,10 +382,10 @@ def test_fix_mends_all_that_needs_no_thought_and_nothing_else(folder: Path) -> N
     assert check_form.fix(path)
     assert [str(problem) for problem in form_rules.check_notebook(path)] == []
     assert not check_form.fix(path), "a second run has nothing to do"
-    mended = nbformat.v4.reads(path.read_text("utf-8"))
-    kept = [cell.get("outputs") for cell in mended.cells]
+    fixed = nbformat.v4.reads(path.read_text("utf-8"))
+    kept = [cell.get("outputs") for cell in fixed.cells]
     assert json.dumps(kept, sort_keys=True) == outputs
-    assert mended.cells[11].metadata == {"jupyter": {"source_hidden": True}}
+    assert fixed.cells[11].metadata == {"jupyter": {"source_hidden": True}}
 
 
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,7 +396,7 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_form.main([str(path)]) == 1
     assert "00_count_things.ipynb: the metadata is not" in capsys.readouterr().out
     assert check_form.main(["--fix", str(path)]) == 0
-    assert "mended 00_count_things.ipynb" in capsys.readouterr().out
+    assert "fixed 00_count_things.ipynb" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         check_form.main([str(folder / "absent.ipynb")])
 
