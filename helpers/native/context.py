@@ -173,7 +173,7 @@ class Context:
         first = module.llama_memory_seq_pos_min(self._memory, sequence)
         last = module.llama_memory_seq_pos_max(self._memory, sequence)
         same_lap = length > last or length // self._ring == last // self._ring
-        return first <= max(0, length - self._window) and same_lap
+        return same_lap and bool(first <= max(0, length - self._window))
 
     def copy_sequence(self, source: int, target: int) -> None:
         """Make `target` hold what `source` holds."""

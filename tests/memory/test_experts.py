@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers import Device, LlamaCpp, practice_accelerator, predict_memory
+from helpers import Device, LlamaCpp, default_model, practice_accelerator, predict_memory
 from helpers.memory.placement import CPU
 from tests.models.gguf_builders import tiny_llama
 
