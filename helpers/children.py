@@ -129,7 +129,8 @@ class Child:
             The answer.
 
         Raises:
-            HelpersError: The program raised one; of the same class.
+            HelpersError: The program raised one; of the same class, or of the child of
+            `HelpersError` that it descends from.
             EngineCrashed: The child died; the next request starts another.
             TimeoutError: It took too long, and was ended.
         """
@@ -149,7 +150,8 @@ class Child:
                 raise
         if "error" in reply:
             kinds = {kind.__name__: kind for kind in HelpersError.__subclasses__()}
-            raise kinds.get(reply["kind"], HelpersError)(reply["error"])
+            kind = next((kinds[name] for name in reply["kinds"] if name in kinds), HelpersError)
+            raise kind(reply["error"])
         return reply["answer"]
 
     def _exchange(
@@ -321,7 +323,7 @@ def _cause(status: int, last_words: Sequence[str]) -> tuple[str, str]:
         )
     if status in (-getattr(signal, "SIGSEGV", 11), _ACCESS_VIOLATION):
         return "native code crashed", "Check the model file with helpers.inspect_model"
-    return "its log may tell why", ""
+    return "its log may say why", ""
 
 
 _ACCESS_VIOLATION = 0xC0000005
@@ -352,7 +354,8 @@ class Parent:
     def serve(self, answer: Callable[[Any], Any]) -> NoReturn:
         """Answer each request with what `answer` makes of it, until the owner has gone.
 
-        A `HelpersError` is an answer; any other exception ends the process, and is its last words.
+        A `HelpersError` is an answer; any other exception ends the process, and its traceback
+        becomes its last words.
         """
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._receive, args=(lines,), daemon=True).start()
@@ -360,7 +363,8 @@ class Parent:
             try:
                 self._send({"answer": answer(json.loads(lines.get()))})
             except HelpersError as error:
-                self._send({"error": str(error), "kind": type(error).__name__})
+                kinds = [kind.__name__ for kind in type(error).__mro__]
+                self._send({"error": str(error), "kinds": kinds})
             except BaseException as error:
                 if not isinstance(error, SystemExit):  # which has said why
                     traceback.print_exc()

@@ -86,7 +86,7 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.backend is not None and options.backend not in known:
         raise InstallError(nearest(options.backend, known, "backend"))
     if options.port is not None and not 0 < options.port < 65536:
-        raise InstallError(f"there is no port {options.port}: choose one from 1024 to 65535")
+        raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
     _enter("lab", arguments, options.backend)
     status = doctor([])
     if status or options.check:

@@ -29,7 +29,7 @@ def kv_type(name: str, value: str | int | None) -> int | None:
     if value is None:
         return None
     number = KV_TYPES.get(value.lower()) if isinstance(value, str) else value
-    if number not in KV_TYPES.values() or isinstance(number, bool):
+    if type(number) is not int or number not in KV_TYPES.values():
         raise ValueError(
             f"{name}={value!r} is not a KV cache type. Use one of {', '.join(KV_TYPES)}."
         )

@@ -1,14 +1,15 @@
 """How a model is loaded: every setting, its default and its range, said once.
 
 `LlamaCpp`'s fields, its `model_kwargs`, the engine, memory plans, sweeps and child processes share
-`LoadOptions`; `helpers.native` translates it to llama.cpp's structures. A further option of
-llama.cpp is one line here: its name, its default, its range, and the structure that it belongs to.
+`LoadOptions`; `helpers.native.parameters` translates it to llama.cpp's structures. A further option
+of llama.cpp is one line here: its name, default and range, and the structure that it belongs to.
+`model_kwargs` and plans then know it; to be a field of `LlamaCpp` as well, it gets a line there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,9 @@ MAX_THREADS = 512
 
 MAX_SEQUENCES = 256
 """`LLAMA_MAX_SEQ`."""
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context where the user names none, if the model was trained for as many."""
 
 MAX_DEVICES = 16
 """`LLAMA_MAX_DEVICES`."""
@@ -56,11 +60,15 @@ def _shares(name: str, value: Any) -> Any:
 
 
 def _pairs(name: str, value: Any) -> Any:
-    pairs = dict(value or {}) if isinstance(value, Mapping | list | tuple | None) else None
-    if pairs is None:
-        raise TypeError(f"{name}={value!r} must be a dict of metadata keys and values.")
-    if any(not isinstance(key, str) for key in pairs):
-        raise TypeError(f"{name}={value!r}: metadata keys are strings.")
+    try:
+        pairs = dict(value or {})
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a dict of metadata keys and values.") from None
+    for key, one in pairs.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name}={value!r}: metadata keys are strings.")
+        if not isinstance(one, bool | int | float | str):
+            raise ValueError(f"{name}: {one!r} must be a bool, a number or a string.")
     return tuple(sorted(pairs.items()))
 
 
@@ -88,8 +96,8 @@ class LoadOptions:
         n_batch: Tokens handed to llama.cpp in one decode, 1 to `n_ctx`.
         n_ubatch: Tokens computed at once, at most `n_batch`.
         n_gpu_layers: Layers on devices; -1 all; "auto" what fits (0 without such a device).
-        n_cpu_moe: The experts of the first so many blocks stay on the CPU, whatever device has the
-            rest of those blocks; for mixtures of experts.
+        n_cpu_moe: The experts of so many blocks, counted from the first, stay on the CPU, whatever
+            device has the rest of those blocks; for mixtures of experts.
         devices: `(name, endpoint)` of the devices to use, or None for all; the endpoint is the
             `host:port` of an RPC server, else None.
         split_mode: 0 no split, 1 by layer, 2 by row.
@@ -178,6 +186,18 @@ class LoadOptions:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
 
+    def for_model(self, n_ctx_train: int) -> LoadOptions:
+        """The same options with numbers for `n_ctx`, `n_batch` and `n_ubatch` that suit a model.
+
+        Args:
+            n_ctx_train: Tokens that the model was trained for; 0 where its file does not say.
+        """
+        trained = n_ctx_train or DEFAULT_CONTEXT
+        n_ctx = min(DEFAULT_CONTEXT, trained) if self.n_ctx is None else self.n_ctx or trained
+        n_batch = min(self.n_batch, n_ctx)
+        n_ubatch = min(self.n_ubatch, n_batch)
+        return dataclasses.replace(self, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch)
+
     def as_is(self, structure: str) -> dict[str, Any]:
         """What one of llama.cpp's structures takes as it is, by the names there.
 
@@ -198,6 +218,19 @@ class LoadOptions:
     def model_key(self) -> tuple[Any, ...]:
         """What two loads of the same weights in the same places have in common."""
         return (self.model_path, *(getattr(self, name) for name in _OF[_MODEL]))
+
+
+def check_option(name: str, value: Any) -> Any:
+    """Check a value as `LoadOptions` would; returns it in its own form.
+
+    Raises:
+        TypeError: It is of the wrong kind.
+        ValueError: It has no meaning.
+
+    >>> check_option("n_batch", 512)
+    512
+    """
+    return _CHECKS[name](name, value)
 
 
 _METADATA = {f.name: f.metadata for f in dataclasses.fields(LoadOptions) if f.metadata}

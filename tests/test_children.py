@@ -200,7 +200,7 @@ def test_the_cause_of_a_death_is_named(child: Child, name: str, cause: str) -> N
 
 
 def test_an_exit_status_is_named(child: Child) -> None:
-    with pytest.raises(EngineCrashed, match=r"ended \(exit status 3\): its log may tell why"):
+    with pytest.raises(EngineCrashed, match=r"ended \(exit status 3\): its log may say why"):
         child.ask(["exit", 3])
 
 

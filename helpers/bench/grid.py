@@ -13,7 +13,7 @@ from typing import Any
 from helpers.bench.rows import Settings, without_address
 from helpers.checks import check_range
 from helpers.kv_types import KV_TYPES, kv_type
-from helpers.load_options import MAX_THREADS, LoadOptions
+from helpers.load_options import LoadOptions, check_option
 from helpers.models import ModelInfo, default_model, find_model, inspect_model
 from helpers.models.catalogue import CATALOGUE
 from helpers.native import Device, devices, usable_cores
@@ -152,15 +152,13 @@ def make_setup(
     check_range("repeats", repeats, 1, 1000)
     check_range("timeout_s", timeout_s, 0.001, 86_400.0, " seconds")
     if prompt_tokens == 1:
-        raise ValueError("prompt_tokens=1 is no prompt to time: use 2 or more, or 0 for none.")
+        raise ValueError("prompt_tokens=1 is too short to time: use 2 or more, or 0 for none.")
     if not prompt_tokens and not new_tokens:
         raise ValueError("prompt_tokens=0 and new_tokens=0: there is nothing to measure.")
     path = Path(os.path.realpath(find_model(model)))
     info = inspect_model(path, check=False)
-    trained = info.n_ctx_train or 4096
-    if n_ctx is not None:
-        check_range("n_ctx", n_ctx, 0, 1 << 23)
-    context = min(4096, trained) if n_ctx is None else n_ctx or trained
+    fitted = LoadOptions(model_path=str(path), n_ctx=n_ctx).for_model(info.n_ctx_train)
+    context = fitted.n_ctx or 0
     needed = max(prompt_tokens + 1, new_tokens + 3)
     if needed > context:
         raise ValueError(
@@ -213,10 +211,9 @@ def make_grid(
     for value in layers:
         check_range("n_gpu_layers", value, -1, 2**31 - 1, "; -1 is all layers")
     for value in batches:
-        check_range("n_batch", value, 1, 1 << 20)
+        check_option("n_batch", value)
     for value in threads:
-        if value is not None:
-            check_range("n_threads", value, 1, MAX_THREADS)
+        check_option("n_threads", value)
     for value in kinds:
         if not isinstance(value, str):
             raise TypeError(f"type_kv={value!r} must be a name, such as 'f16' or 'q8_0'.")

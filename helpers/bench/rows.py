@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from helpers.load_options import LoadOptions
+
 GOALS = {"eval": 1.0, "prompt": 0.0, "both": 0.5}
 """Names of goals, and the weight of generation speed in each."""
 
@@ -26,7 +28,7 @@ class Settings:
     """
 
     n_gpu_layers: int = 0
-    n_batch: int = 512
+    n_batch: int = LoadOptions.n_batch
     n_threads: int = 1
     type_kv: str = "f16"
 

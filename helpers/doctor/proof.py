@@ -121,9 +121,10 @@ def run(n_gpu_layers: int, names: tuple[str, ...], prompt_tokens: int, eval_toke
         rates.append(len(filler) / (time.perf_counter() - began))
         if time.perf_counter() - began > _LONG_SECONDS:
             break  # a device in software, or a busy machine: what was measured must do
+    context.clear()  # generation from an empty context, as sweeps and llama-bench measure it
     began, steps, eval_seconds = time.perf_counter(), 0, 0.0
     while steps < eval_tokens and eval_seconds < _LONG_SECONDS:
-        context.decode([filler[steps % len(filler)]], len(filler) + steps, 0, logits=True)
+        context.decode([filler[steps % len(filler)]], steps, 0, logits=True)
         steps, eval_seconds = steps + 1, time.perf_counter() - began
     context.close()
     model.close()

@@ -51,36 +51,28 @@ def settle(options: LoadOptions) -> LoadOptions:
             f"There is no LoRA adapter at {options.lora_path}. "
             "Give the path of a GGUF adapter made for this model."
         )
-    n_ctx = options.n_ctx
-    if n_ctx is None:
-        n_ctx = min(4096, info.n_ctx_train or 4096)
-    elif n_ctx == 0:
-        n_ctx = info.n_ctx_train
-    elif info.n_ctx_train and n_ctx > info.n_ctx_train:
+    fitted = options.for_model(info.n_ctx_train)
+    if info.n_ctx_train and (options.n_ctx or 0) > info.n_ctx_train:
         warn_caller(
-            f"n_ctx={n_ctx} is more than the {info.n_ctx_train} tokens this model was trained "
-            "for: text beyond them degrades."
+            f"n_ctx={options.n_ctx} is more than the {info.n_ctx_train} tokens this model was "
+            "trained for: text beyond them degrades."
         )
-    n_batch = options.n_batch
-    if n_batch > n_ctx:
-        if n_batch != LoadOptions.n_batch:
-            warn_caller(f"n_batch={n_batch} is more than n_ctx={n_ctx}; {n_ctx} is used.")
-        n_batch = n_ctx
+    if fitted.n_batch < options.n_batch != LoadOptions.n_batch:
+        warn_caller(
+            f"n_batch={options.n_batch} is more than n_ctx={fitted.n_ctx}; {fitted.n_ctx} is used."
+        )
     if options.kv_overrides:
         check_overrides(options.model_path, options.kv_overrides)
     experts_on_cpu = min(options.n_cpu_moe, info.n_layers)
     if experts_on_cpu and not info.n_experts:
         warn_caller(
-            f"n_cpu_moe={options.n_cpu_moe} has no effect: {info.path.name} is no mixture of "
+            f"n_cpu_moe={options.n_cpu_moe} has no effect: {info.path.name} is not a mixture of "
             "experts."
         )
         experts_on_cpu = 0
     layers, isolate = _placement(options, info)
     settled = dataclasses.replace(
-        options,
-        n_ctx=n_ctx,
-        n_batch=n_batch,
-        n_ubatch=min(options.n_ubatch, n_batch),
+        fitted,
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
         n_gpu_layers=layers,
@@ -95,7 +87,11 @@ def settle(options: LoadOptions) -> LoadOptions:
 def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
     """Layers on devices, and whether the model needs a process of its own."""
     given = options.devices
-    offloading = any(device.offloads for device in devices()) if given is None else bool(given)
+    here = {device.name: device.offloads for device in devices()}
+    if given is None:
+        offloading = any(here.values())
+    else:  # an RPC server's device is not here; a name that nobody has is refused at the load
+        offloading = any(endpoint is not None or here.get(name, True) for name, endpoint in given)
     layers = options.n_gpu_layers
     if not offloading:
         if isinstance(layers, int) and layers != 0:
@@ -150,12 +146,17 @@ def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
     if context + weights > available:
         room = available * 0.8 - weights
         fitting = 256 * bisect.bisect_right(range(256, options.n_ctx, 256), room, key=context_mib)
+        remedy = (
+            f'Set n_ctx={fitting} or less, or type_k="q8_0" and type_v="q8_0" for about half the '
+            "cache."
+            if fitting
+            else "Take a smaller model, or let use_mmap map its file."
+        )
         raise DeviceError(
             f"n_ctx={options.n_ctx} needs {context:,.0f} MiB for the KV cache"
             + (f" of {n_seq} sequences" if n_seq > 1 else "")
             + (f" beside {weights:,.0f} MiB of weights" if weights else "")
-            + f", but {available:,.0f} MiB are available. Set n_ctx={fitting} or "
-            'less, or type_k="q8_0" and type_v="q8_0" for about half the cache.'
+            + f", but {available:,.0f} MiB are available. {remedy}"
         )
 
 

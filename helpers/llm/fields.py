@@ -56,32 +56,32 @@ class ModelFields(BaseModel):
     """Tokens of context per sequence, prompt and answer together. None: 4096 or the model's own
     if smaller; 0: what the model was trained with."""
 
-    n_batch: int | None = 512
+    n_batch: int | None = LoadOptions.n_batch
     """Tokens handed to llama.cpp in one decode, 1 to `n_ctx`."""
 
-    n_gpu_layers: int | str | None = "auto"
+    n_gpu_layers: int | str | None = LoadOptions.n_gpu_layers
     """Layers to place on devices: "auto" what fits, -1 all, 0 none."""
 
     devices: Sequence[Device] | None = None
     """Devices to use, from `helpers.devices()`; None for all."""
 
-    isolate: bool | str = "auto"
+    isolate: bool | str = LoadOptions.isolate
     """Run the model in a child process that may die without the kernel: True, False, or "auto"
     (as soon as a device other than the CPU is used)."""
 
-    n_parallel: int = 8
+    n_parallel: int = LoadOptions.n_parallel
     """Most sequences that `batch` decodes side by side, 1 to 256."""
 
     n_threads: int | None = None
     """Compute threads. None: the physical cores that this process may use."""
 
-    use_mmap: bool | None = True
+    use_mmap: bool | None = LoadOptions.use_mmap
     """Map the file instead of reading it."""
 
-    use_mlock: bool = False
+    use_mlock: bool = LoadOptions.use_mlock
     """Keep the weights from being swapped out."""
 
-    vocab_only: bool = False
+    vocab_only: bool = LoadOptions.vocab_only
     """Load the vocabulary alone: counts tokens, cannot generate."""
 
     lora_path: str | None = None
@@ -102,22 +102,22 @@ class ModelFields(BaseModel):
     flash_attn: bool | None = None
     """Flash attention; None: where the backend has it."""
 
-    n_cpu_moe: int = 0
-    """The experts of the first so many blocks stay on the CPU, whatever device has the rest of
-    those blocks: for a mixture of experts that does not fit the device as a whole."""
+    n_cpu_moe: int = LoadOptions.n_cpu_moe
+    """The experts of so many blocks, counted from the first, stay on the CPU, whatever device has
+    the rest of those blocks: for a mixture of experts that does not fit the device as a whole."""
 
-    swa_full: bool = False
+    swa_full: bool = LoadOptions.swa_full
     """Layers with a sliding window keep the whole context, not the window alone: more memory, and
     a prompt that goes back further than the window need not be computed again."""
 
-    offload_kqv: bool = True
+    offload_kqv: bool = LoadOptions.offload_kqv
     """The KV cache of a layer is on the layer's device; False keeps it on the CPU."""
 
-    op_offload: bool = True
+    op_offload: bool = LoadOptions.op_offload
     """Large matrices of layers on the CPU may be computed by a device."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further options of `helpers.engine.LoadOptions`, whose names are those of
+    """Further options of `helpers.load_options.LoadOptions`, whose names are those of
     `llama_cpp.Llama`, for example `{"n_ubatch": 256}`."""
 
     # -- sampling; each can also be given per call

@@ -18,12 +18,13 @@ import numpy as np
 from helpers.models import ModelInfo, Tensor
 from helpers.models.info import INPUT_TENSORS
 from helpers.native import Device, cpu_features
+from helpers.native.parameters import EXPERT_WEIGHTS
 
 CPU = "CPU"
 
 _EMBEDDINGS = "token_embd.weight"
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
-_EXPERTS = "exps."
+_EXPERTS = re.compile(EXPERT_WEIGHTS)
 _ALIGNMENT = 128
 """Bytes to which devices align tensors (CUDA's number; the largest of the common backends)."""
 _MIB = 1024 * 1024
@@ -130,7 +131,7 @@ def weights_mib(
 
 def expert_mib(info: ModelInfo) -> float:
     """MiB of the experts' weights of a mixture of experts; 0 for another model."""
-    return sum(t.n_bytes for t in info.tensors if _EXPERTS in t.name) / _MIB
+    return sum(t.n_bytes for t in info.tensors if _EXPERTS.search(t.name)) / _MIB
 
 
 def _homes(
@@ -139,7 +140,7 @@ def _homes(
     """The devices that get a tensor: tied embeddings are needed twice."""
     match = _BLOCK.match(tensor.name)
     if match and int(match[1]) < info.n_layers:
-        stays = int(match[1]) < n_cpu_moe and _EXPERTS in tensor.name
+        stays = int(match[1]) < n_cpu_moe and bool(_EXPERTS.search(tensor.name))
         return (CPU if stays else placement[int(match[1])],)
     if tensor.name.startswith(INPUT_TENSORS):
         if info.tied_output and tensor.name == _EMBEDDINGS and placement[-1] != CPU:

@@ -178,7 +178,7 @@ class Planner:
         used = self.devices if count else ()
         present = {device.name for device in all_devices()} if used else set()
         if any(device.endpoint is None and device.name not in present for device in used):
-            return None  # a device that somebody thought up: llama.cpp cannot be asked
+            return None  # a made-up device: llama.cpp cannot be asked
         options = replace(
             self.options,
             n_gpu_layers=count,

@@ -1,11 +1,10 @@
-"""What people call: predict the memory of a load, or the layers that fit."""
+"""The public functions: predict the memory of a load, or the layers that fit."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ def predict_memory(
     model: str | os.PathLike[str] | None = None,
     *,
     n_ctx: int | None = None,
-    n_batch: int = 512,
+    n_batch: int = LoadOptions.n_batch,
     n_gpu_layers: int = -1,
     type_k: str | int | None = None,
     type_v: str | int | None = None,
@@ -55,7 +54,7 @@ def predict_memory(
             plans for a card that you do not have.
         margin_mib: MiB to stay free on each device; None for an eighth of it, 1024 at most.
         use_mmap: The file is mapped instead of read.
-        settings: Further options of `helpers.engine.LoadOptions`: `tensor_split`, `main_gpu`,
+        settings: Further options of `helpers.load_options.LoadOptions`: `tensor_split`, `main_gpu`,
             `n_ubatch`, `n_cpu_moe`, `offload_kqv`, `swa_full` …
 
     Returns:
@@ -65,7 +64,7 @@ def predict_memory(
         ModelFileError: The file is no model that llama.cpp can load.
         DeviceError: A device has gone.
         ValueError: A value has no meaning.
-        TypeError: A setting that nobody knows.
+        TypeError: An unknown setting.
 
     >>> predict_memory(n_ctx=2048, n_gpu_layers=0).by_device["CPU"]["kv"]
     45.0
@@ -118,7 +117,7 @@ def suggest_gpu_layers(
         ModelFileError: The file is no model that llama.cpp can load.
         DeviceError: A device has gone.
         ValueError: A value has no meaning.
-        TypeError: A setting that nobody knows.
+        TypeError: An unknown setting.
 
     >>> suggest_gpu_layers(devices=[])
     0
@@ -129,15 +128,8 @@ def suggest_gpu_layers(
 def make_planner(
     model: str | os.PathLike[str] | None = None,
     *,
-    n_ctx: int | None = None,
-    n_batch: int = 512,
-    type_k: str | int | None = None,
-    type_v: str | int | None = None,
-    flash_attn: bool | None = None,
-    n_parallel: int = 1,
     devices: Sequence[Device] | None = None,
     margin_mib: float | None = None,
-    use_mmap: bool = True,
     **settings: Any,
 ) -> Planner:
     """A `Planner` for checked values; the arguments are those of `predict_memory`.
@@ -147,26 +139,16 @@ def make_planner(
     path = Path(default_model() if model is None else model).expanduser().absolute()
     if margin_mib is not None:
         check_range("margin_mib", margin_mib, 0.0, 1e12, " MiB, or None")
-    check_range("n_batch", n_batch, 1, 2**20)
-    info = inspect_model(path)
-    if n_ctx is None or n_ctx == 0:
-        n_ctx = min(4096, info.n_ctx_train or 4096) if n_ctx is None else info.n_ctx_train
-    check_range("n_ctx", n_ctx, 1, 2**23)
-    n_batch = min(n_batch, n_ctx)
-    options = LoadOptions(
-        model_path=str(path),
-        n_ctx=n_ctx,
-        n_batch=n_batch,
-        type_k=type_k,
-        type_v=type_v,
-        flash_attn=flash_attn,
-        n_parallel=n_parallel,
-        use_mmap=use_mmap,
-        **load_settings(settings),
-    )
+    for name in ("model_path", "n_gpu_layers", "isolate"):
+        if name in settings:
+            raise TypeError(
+                f"{name}={settings[name]!r} is not a setting here: the file is the first argument, "
+                "and a plan answers for any number of layers."
+            )
+    options = LoadOptions(model_path=str(path), **{"n_parallel": 1} | load_settings(settings))
     state = path.stat()
     return _planner(
-        replace(options, n_ubatch=min(options.n_ubatch, n_batch)),
+        options.for_model(inspect_model(path).n_ctx_train),
         offload_devices() if devices is None else checked_devices(devices),
         margin_mib,
         state.st_mtime_ns,

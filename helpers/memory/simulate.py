@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.children import Child
-from helpers.errors import HelpersError
+from helpers.errors import EngineCrashed, HelpersError
 from helpers.load_options import LoadOptions
 from helpers.native import Device
 
@@ -57,14 +57,19 @@ def simulate_load(
         "devices": [(device.name, device.endpoint) for device in devices],
         "n_seq": n_seq,
     }
-    return _ask(json.dumps(request, sort_keys=True), state.st_mtime_ns, state.st_size)
+    try:
+        return _ask(json.dumps(request, sort_keys=True), state.st_mtime_ns, state.st_size)
+    except (EngineCrashed, TimeoutError):  # not remembered: what was in the way may pass
+        return None
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def _ask(line: str, _changed: int, _size: int) -> Simulation | None:
     try:
         answer = _child.ask(json.loads(line), _SECONDS)
-    except (HelpersError, TimeoutError):
+    except EngineCrashed:
+        raise
+    except HelpersError:
         return None
     return Simulation(
         compute=answer["compute"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from helpers.load_options import LoadOptions
 from helpers.models.formats import TENSOR_TYPES
 from helpers.models.info import ModelInfo
 
@@ -66,7 +67,7 @@ def kv_mib_by_layer(
     *,
     n_seq: int = 1,
     swa_full: bool = False,
-    n_ubatch: int = 512,
+    n_ubatch: int = LoadOptions.n_ubatch,
 ) -> tuple[float, ...]:
     """MiB of each layer's cache.
 

@@ -49,7 +49,10 @@ def uphold(
         said = "llama-cpp-python is not installed, so llama.cpp could not be asked"
     else:
         request = {"model_path": str(file), "kv_overrides": overrides}
-        refusal = _ask(json.dumps(request), valid_for, version)
+        try:
+            refusal = _ask(json.dumps(request), valid_for, version)
+        except TimeoutError:  # not remembered: what was in the way may pass
+            refusal = f"did not finish with it within {_SECONDS:g} s"
         if refusal is None:
             return None
         said = f"llama.cpp (llama-cpp-python {version}) {refusal}"
@@ -67,8 +70,6 @@ def _ask(request: str, _valid_for: object, _version: str) -> str | None:
         # One process for each question: freeing may fail where loading did not.
         with closing(Child("helpers.native.probe_child", role="tried the file")) as child:
             child.ask(json.loads(request), _SECONDS)
-    except TimeoutError:
-        return f"did not finish with it within {_SECONDS:g} s"
     except EngineCrashed as error:
         words = error.native_log[-1] if error.native_log else f"exit status {error.exit_status}"
         return f"ended its process on it: {re.sub(_FOLDERS, '', words)[:300]}"

@@ -69,7 +69,7 @@ class Context:
         self.n_ubatch: int = native.n_ubatch
         self.n_ctx: int = int(module.llama_n_ctx(pointer)) // n_seq
         self._window = 0 if options.swa_full else model.window
-        self._ring = min(self.n_ctx, -(-(self._window + self.n_ubatch) // 256) * 256)
+        self._ring = min(self.n_ctx, -(-(self._window + self.n_ubatch) // 256) * 256)  # cells
         self.n_vocab = model.n_vocab
         self._memory = module.llama_get_memory(pointer)
         self._batch = _Batch(module, self.n_batch)

@@ -6,13 +6,13 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from helpers.errors import DeviceError
+from helpers.errors import DeviceError, InstallError
 from helpers.load_options import MAX_DEVICES, LoadOptions
 from helpers.native.library import ggml, llama
 from helpers.native.registry import device_pointer, devices, usable_cores
 
-_EXPERTS = r"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-"""Names of a block's expert weights (`LLM_FFN_EXPS_REGEX` in llama.cpp's common/common.h)."""
+EXPERT_WEIGHTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""In the names of a block's expert weights (`LLM_FFN_EXPS_REGEX` in common/common.h)."""
 
 
 def model_parameters(options: LoadOptions, *, no_alloc: bool = False) -> tuple[Any, list[Any]]:
@@ -36,8 +36,7 @@ def model_parameters(options: LoadOptions, *, no_alloc: bool = False) -> tuple[A
     assert isinstance(layers, int), "settle the options first"
     native.n_gpu_layers = 0x7FFFFFFF if layers < 0 else layers
     native.no_alloc = no_alloc
-    for name, value in options.as_is("model").items():
-        setattr(native, name, value)
+    _set(native, options.as_is("model"))
     # What is not allocated must not be mapped either: the simulation touches no weights.
     mapped = options.use_mmap and not no_alloc
     if hasattr(native, "load_mode"):
@@ -82,9 +81,21 @@ def context_parameters(options: LoadOptions, n_seq: int, n_outputs: int) -> Any:
         native.n_outputs_max = n_outputs
     native.n_threads = native.n_threads_batch = usable_cores()
     native.flash_attn_type = -1 if options.flash_attn is None else int(options.flash_attn)
-    for name, value in options.as_is("context").items():
-        setattr(native, name, value)
+    _set(native, options.as_is("context"))
     return native
+
+
+def _set(native: Any, values: dict[str, Any]) -> None:
+    """Set fields; an older llama-cpp-python may lack one, and ctypes would not say so."""
+    known = {name for name, _ in native._fields_}
+    for name, value in values.items():
+        if name in known:
+            setattr(native, name, value)
+        elif value != getattr(LoadOptions, name):
+            raise InstallError(
+                f"{name}={value!r} is not known to the installed llama-cpp-python. Upgrade it: "
+                "python3 -m helpers lab --check, or leave the option at its default."
+            )
 
 
 def _device_array(names: Sequence[str]) -> Any:
@@ -112,7 +123,7 @@ def _experts_on_cpu(n_blocks: int) -> Any:
     assert base is not None
     base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
     cpu = base.ggml_backend_cpu_buffer_type()
-    patterns = [_EXPERTS.format(block=block).encode() for block in range(n_blocks)]
+    patterns = [rf"blk\.{block}{EXPERT_WEIGHTS}".encode() for block in range(n_blocks)]
     rows = [_BufferOverride(pattern, cpu) for pattern in patterns]
     return (_BufferOverride * (n_blocks + 1))(*rows, _BufferOverride())
 

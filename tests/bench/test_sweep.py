@@ -390,7 +390,7 @@ def test_a_place_that_cannot_be_written_shows_before_the_first_trial(tmp_path: P
         ({"repeats": None}, TypeError, "repeats=None must be a whole number"),
         ({"prompt_tokens": 256}, ValueError, r"need a context of 257 .* n_ctx=256\. Measure fewer"),
         ({"new_tokens": 300}, ValueError, "set n_ctx=303"),
-        ({"prompt_tokens": 1}, ValueError, "no prompt to time"),
+        ({"prompt_tokens": 1}, ValueError, "too short to time"),
         ({"prompt_tokens": -1}, ValueError, "out of range: 0 to"),
         ({"prompt_tokens": 0, "new_tokens": 0}, ValueError, "nothing to measure"),
         ({"timeout_s": 0}, ValueError, "timeout_s=0 is out of range"),

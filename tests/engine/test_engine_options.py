@@ -4,13 +4,16 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from helpers.engine import Engine, Request
+from helpers import LlamaCpp
+from helpers.engine import Engine, LoadOptions, Request
 from helpers.engine.core import check_memory, settle
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.kv_types import KV_TYPES, kv_type
 from helpers.models import default_model, inspect_model
+from helpers.models.formats import TENSOR_TYPES
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.overrides import check_overrides
 from helpers.native import usable_cores
@@ -175,3 +178,53 @@ def test_possible_overrides_reach_the_model() -> None:
     pairs = (("tokenizer.ggml.add_bos_token", True),)
     with Engine(options(kv_overrides=pairs, vocab_only=True)) as engine:
         assert engine.tokenize("Hello world") == [1, 19556, 905]
+
+
+def test_the_fields_of_llamacpp_have_the_defaults_of_load_options() -> None:
+    fields = LlamaCpp.model_fields
+    shared = {f.name: f.default for f in dataclasses.fields(LoadOptions) if f.name in fields}
+    assert {"n_ctx", "n_batch", "n_gpu_layers", "swa_full", "n_cpu_moe"} <= set(shared)
+    del shared["model_path"]
+    assert {name: fields[name].default for name in shared} == shared
+
+
+def test_what_goes_into_llama_cpp_is_in_its_structures() -> None:
+    from llama_cpp import llama_cpp
+
+    for kind, structure in (
+        ("model", llama_cpp.llama_model_params),
+        ("context", llama_cpp.llama_context_params),
+    ):
+        known = {name for name, _ in structure._fields_}
+        values = options().as_is(kind)
+        assert values and set(values) <= known
+
+
+def test_the_kv_types_are_those_of_ggml() -> None:
+    assert {TENSOR_TYPES[number].name.lower(): number for number in KV_TYPES.values()} == KV_TYPES
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"type_k": 1.0}, ValueError),
+        ({"kv_overrides": [1]}, TypeError),
+        ({"kv_overrides": {"general.name": ["x"]}}, ValueError),
+        ({"kv_overrides": {1: 2}}, TypeError),
+        ({"tensor_split": [-1]}, ValueError),
+        ({"tensor_split": "12"}, TypeError),
+        ({"swa_full": 1}, ValueError),
+        ({"n_cpu_moe": -1}, ValueError),
+        ({"rope_freq_base": -1.0}, ValueError),
+        ({"split_mode": 9}, ValueError),
+    ],
+)
+def test_further_options_without_meaning_are_refused(changes: dict[str, Any], kind: type) -> None:
+    with pytest.raises(kind, match=next(iter(changes))):
+        options(**changes)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = options(n_ctx=np.int64(512), rope_freq_base=np.float32(10000.0))
+    assert (given.n_ctx, type(given.n_ctx)) == (512, int)
+    assert given == options(n_ctx=512, rope_freq_base=10000.0)

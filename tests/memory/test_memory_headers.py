@@ -219,6 +219,7 @@ def test_a_margin_is_kept_free(tmp_path: Path) -> None:
         ({"devices": ["CUDA0"]}, TypeError, "helpers.devices"),
         ({"devices": [card(99)], "split_mode": 0, "main_gpu": 3}, ValueError, "main_gpu=3.*1"),
         ({"tensor_spilt": [1]}, TypeError, "tensor_split"),
+        ({"model_path": "x.gguf"}, TypeError, "first argument"),
     ],
     ids=str,
 )

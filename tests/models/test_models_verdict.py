@@ -220,3 +220,5 @@ def test_a_question_without_an_end_is_given_up(tiny: Path, monkeypatch: pytest.M
     path = _edited(tiny, lambda draft: draft.set_text("tokenizer.ggml.pre", "frobnicate"))
     monkeypatch.setattr(verdict, "_SECONDS", 1e-6)
     assert "did not finish with it within 1e-06 s" in _refusal(path)
+    monkeypatch.undo()
+    assert "unknown pre-tokenizer" in _refusal(path)  # what passed is not remembered
