@@ -1,4 +1,4 @@
-"""Is a value what its name says? One check for numbers, one for choices, one for switches."""
+"""Check that a value suits its name: one check for numbers, one for choices, one for switches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_range(name: str, value: Any, low: float, high: float, hint: str = "") 
         The value as a Python `int` or `float`.
 
     Raises:
-        TypeError: It is no number, or not a whole one.
+        TypeError: It is not a number, or not a whole one.
         ValueError: It is out of range.
 
     >>> check_range("n_batch", 512, 1, 1024)

@@ -107,7 +107,7 @@ def _lab(arguments: Sequence[str]) -> int:
     return _replace(command)
 
 
-def names_paths(arguments: Sequence[str], root: Path = REPOSITORY) -> bool:
+def names_paths(arguments: Sequence[str]) -> bool:
     """Say whether pytest's arguments name files or folders to test."""
     value_next = False
     for argument in arguments:
@@ -117,14 +117,14 @@ def names_paths(arguments: Sequence[str], root: Path = REPOSITORY) -> bool:
             value_next = True
         elif not argument.startswith("-"):
             path = argument.partition("::")[0]
-            if (Path.cwd() / path).exists() or (root / path).exists():
+            if (Path.cwd() / path).exists() or (REPOSITORY / path).exists():
                 return True
     return False
 
 
-def pytest_arguments(arguments: Sequence[str], root: Path = REPOSITORY) -> list[str]:
+def pytest_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments for pytest: the suite's own, and the user's last."""
-    paths = [] if names_paths(arguments, root) else ["helpers", "tests", "notebooks"]
+    paths = [] if names_paths(arguments) else ["helpers", "tests", "notebooks"]
     return [*NBVAL, *paths, *arguments]
 
 

@@ -56,7 +56,7 @@ def load_settings(model_kwargs: Mapping[str, Any], fields: Iterable[str] = ()) -
         fields: Names that are fields of `LlamaCpp` and must be given as such.
 
     Raises:
-        TypeError: A name that nobody knows.
+        TypeError: An unknown name.
         ValueError: An argument that this engine cannot serve, or that is a field of its own.
     """
     known = {f.name for f in dataclasses.fields(LoadOptions)}

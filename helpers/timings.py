@@ -281,6 +281,6 @@ def _line(name: str, ms: float | None, tokens: int | None = None, unit: str = ""
     return line.rstrip()
 
 
-def _preview(text: str, width: int = 120) -> str:
+def _preview(text: str) -> str:
     shown = text.strip()
-    return repr(shown if len(shown) <= width else shown[:width] + "…")
+    return repr(shown if len(shown) <= 120 else shown[:120] + "…")

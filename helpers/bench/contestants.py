@@ -1,4 +1,4 @@
-"""Who is compared: each in a process of its own, loaded once, measured in turns.
+"""What is compared: each in a process of its own, loaded once, measured in turn.
 
 Two users of llama.cpp in one process would slow each other down even when one is idle: together
 they have more OpenMP threads than there are cores. Each has `generate(prompt, count)`, which

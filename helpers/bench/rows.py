@@ -162,7 +162,8 @@ def goal_weight(goal: str | float) -> float:
         return float(goal)
     names = ", ".join(repr(name) for name in GOALS)
     raise ValueError(
-        f"goal={goal!r} is no goal. Use one of {names}, or the weight of generation speed, 0 to 1."
+        f"goal={goal!r} is not a goal. Use one of {names}, or the weight of generation speed, "
+        "0 to 1."
     )
 
 

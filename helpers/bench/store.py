@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         HelpersError: There is no such file, or it is damaged, or no sweep.
     """
-    remedy = "Give another name, or delete the file to begin anew."
+    remedy = "Give another name, or delete the file to start over."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -107,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
 def _result(content: dict[str, Any]) -> dict[str, Any]:
     model, setup, machine = (_dict(content, name) for name in ("model", "setup", "machine"))
     if not isinstance(content["rows"], list):
-        raise TypeError("rows is no list")
+        raise TypeError("rows is not a list")
     goal_weight(content["goal"])
     return {
         "model": model,
@@ -124,7 +124,7 @@ def _result(content: dict[str, Any]) -> dict[str, Any]:
 
 def _dict(content: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(content[name], dict):
-        raise TypeError(f"{name} is no object")
+        raise TypeError(f"{name} is not an object")
     return dict(content[name])
 
 

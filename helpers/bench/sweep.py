@@ -178,7 +178,7 @@ class Sweep:
                         raise HelpersError(
                             f"{file.name} is a sweep of another {what}: there {name} is "
                             f"{theirs.get(name)!r}, here {ours[name]!r}. Speeds of both cannot be "
-                            "mixed: give another file, or delete this one to begin anew."
+                            "mixed: give another file, or delete this one to start over."
                         )
             new.rows, new.trials = list(old.rows), old.trials
             new.machine["date"] = old.machine.get("date", new.machine["date"])
@@ -217,7 +217,7 @@ def sweep(
         timeout_s: Most seconds for one trial (300), loading included.
         resume: A JSON file that gets every row at once; if it exists, its rows are kept.
         on_step: Called with what a trial is doing and the share of it that is done.
-        cancel: A `threading.Event`, or a function that returns True to stop; looked at ten times a
+        cancel: A `threading.Event`, or a function that returns True to stop; checked ten times a
             second, and the process in progress is ended.
 
     Returns:

@@ -39,7 +39,7 @@ def perplexity(
     Args:
         model: A model file, or a `LlamaCpp`, whose file is taken.
         text: At least two tokens; some hundred make differences visible.
-        window: Tokens that are looked at together. A token sees those before it in its window.
+        window: Tokens evaluated together. A token sees those before it in its window.
         progress: Is called with (tokens done, tokens).
 
     Returns:

@@ -252,7 +252,7 @@ def _local_core(options: LoadOptions) -> Core:
 
 
 def _release(key: tuple[Any, ...], shared: _Shared) -> None:
-    """One engine less uses a core; the last one frees it."""
+    """One engine fewer uses a core; the last one frees it."""
     with _lock:
         shared.users -= 1
         if shared.users > 0:

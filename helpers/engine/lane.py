@@ -134,8 +134,8 @@ def portion(remaining: int, most: int) -> int:
     """How many tokens of a prompt to decode next, so that none is computed alone.
 
     A token on its own goes another way through ggml's attention once the cache holds more than
-    256 tokens (`use_split_kv_path`), and is rounded differently there. In company, a prompt's
-    tokens get the same values however much of it was cached.
+    256 tokens (`use_split_kv_path`), and is rounded differently there. Decoded with others, a
+    prompt's tokens get the same values however much of it was cached.
 
     >>> portion(61, 60), portion(60, 60), portion(2, 60), portion(1, 60)
     (59, 60, 2, 1)

@@ -65,7 +65,7 @@ class Sequence:
         self.shared_decodes = False
         self._model = model
         self._matcher = matcher
-        # Tokens that are taken along have no logits, so there is nothing to report of them.
+        # Tokens that are appended as well have no logits, so there is nothing to report of them.
         self._fast_forward = request.fast_forward and request.logprobs is None
         self._stream = TextStream(request.stop)
         self._text: list[str] = []
@@ -99,7 +99,7 @@ class Sequence:
     def step(self, context: Context, row: int, limit: int) -> bool:
         """Choose the next token from the logits in `row` and pass its text on.
 
-        Where the grammar leaves no choice for what follows, those tokens are taken along: they
+        Where the grammar leaves no choice for what follows, those tokens are appended as well: they
         need no logits and are decoded together with the chosen one.
 
         Args:
@@ -181,7 +181,7 @@ class Sequence:
             self.job.sink(Chunk(text, logprobs))
 
     def finish(self, timings: dict[str, Any]) -> None:
-        """Give out what was held back, then the `Completion`.
+        """Emit what was held back, then the `Completion`.
 
         Args:
             timings: Fields of `Timings` that the scheduler knows better (native counters).

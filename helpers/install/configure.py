@@ -48,9 +48,9 @@ class Configured:
         return f"{' '.join(self.flags) or '(no flags)'} -> {self.status}{end}"
 
 
-def pinned_source(cache: Path | None = None) -> Path | None:
+def pinned_source() -> Path | None:
     """Return the unpacked source of the pinned version if it is on this machine, or None."""
-    where, version = cache or cache_dir(), read_project(REPOSITORY).version
+    where, version = cache_dir(), read_project(REPOSITORY).version
     kept = (f"src/llama_cpp_python-{version}", f"sdist/llama_cpp_python-{version}.tar.gz")
     return source_folder(version, where) if any((where / k).exists() for k in kept) else None
 

@@ -91,9 +91,9 @@ def editable_here(packages: Path, root: Path) -> bool:
     return bool(url == root.as_uri())
 
 
-def pip_cached_wheel(name: str = "llama-cpp-python") -> Path | None:
-    """Return the newest wheel of a distribution that pip built here and keeps, or None."""
-    line = [sys.executable, "-m", "pip", "cache", "list", name, "--format", "abspath"]
+def pip_cached_wheel() -> Path | None:
+    """Return the newest wheel of llama-cpp-python that pip built here and keeps, or None."""
+    line = [sys.executable, "-m", "pip", "cache", "list", "llama-cpp-python", "--format", "abspath"]
     listed = ask(*line, env=pip_environment(), seconds=None) or ""
     paths = [Path(line.strip()) for line in listed.splitlines() if line.strip()]
     found = [path for path in paths if path.suffix == ".whl" and path.exists()]

@@ -20,14 +20,14 @@ from helpers.isolation.core import frame, read_frame
 def main() -> None:
     """Serve until the parent closes the pipe."""
     parent = Parent()
-    worker = _Worker(parent.replies)
+    server = _Server(parent.replies)
     status = 0
     try:
         while True:
             verb, *arguments = read_frame(parent.requests)
-            getattr(worker, f"do_{verb}")(*arguments)
+            getattr(server, f"do_{verb}")(*arguments)
     except EOFError:
-        worker.close()
+        server.close()
     except BaseException:  # a message that cannot be read: the parent shows this text
         traceback.print_exc()
         status = 1
@@ -37,7 +37,7 @@ def main() -> None:
         os._exit(status)
 
 
-class _Worker:
+class _Server:
     """Carries out the parent's messages."""
 
     def __init__(self, replies: IO[bytes]) -> None:

@@ -92,7 +92,7 @@ class LlamaCpp(ModelFields, BaseLLM):
         return await Runnable.abatch(self, inputs, config, return_exceptions=True, **kwargs)
 
     def _tells_tokens(self, requests: list[Request], handlers: list[Any]) -> bool:
-        """Whether callbacks want each piece of text; several answers have but one manager."""
+        """Whether callbacks want each piece of text; several answers share one manager."""
         return len(requests) == 1 and self.streaming and bool(handlers)
 
     def _generate(
@@ -148,7 +148,7 @@ class LlamaCpp(ModelFields, BaseLLM):
     def _items(
         self, request: Request, run_manager: CallbackManagerForLLMRun | None
     ) -> Generator[GenerationChunk | Completion]:
-        """Pieces of text, which callbacks are told about, and at last the completion."""
+        """Pieces of text, which callbacks are told about, and finally the completion."""
         # A callback may raise, and its traceback then keeps this frame: close, do not wait.
         with closing(self._engine.stream(request)) as items:
             for item in items:

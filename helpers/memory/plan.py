@@ -67,7 +67,7 @@ class MemoryPlan:
 
     @property
     def lacking_mib(self) -> dict[str, float]:
-        """MiB that are too few, for the devices where it does not fit."""
+        """MiB that are missing, for the devices where it does not fit."""
         lacking = {
             name: self.needed_mib(name)
             - self.reclaimable_mib.get(name, 0.0)
@@ -93,7 +93,7 @@ class MemoryPlan:
         rows: list[Cells] = []
         for name, kinds in self.by_device.items():
             lacking = self.lacking_mib.get(name)
-            mark = "" if lacking is None else f"<- {lacking:,.0f} too few"
+            mark = "" if lacking is None else f"<- {lacking:,.0f} short"
             needed = (*(kinds[kind] for kind in KINDS), self.needed_mib(name))
             rows.append(
                 (shown[name], self.layers_on.get(name, 0), *needed, self.free_mib[name], mark)

@@ -1,8 +1,8 @@
 """The child process of `helpers.memory.simulate`: loads that compute sizes and allocate nothing.
 
 llama.cpp reads the file's header and lays its buffers out (`no_alloc`), so a model of 40 GB takes
-no longer than a small one. In a child, because a device's driver takes memory for whoever asks it,
-and because what is wrong with a file may end the process.
+no longer than a small one. In a child, because a device's driver allocates memory for every
+process that opens it, and because what is wrong with a file may end the process.
 """
 
 from __future__ import annotations

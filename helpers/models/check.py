@@ -129,9 +129,9 @@ def _names_inside(folder: Path) -> str:
     return f"Give the path of a file in it: {_listed(names)}."
 
 
-def _listed(names: Sequence[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+def _listed(names: Sequence[str]) -> str:
+    rest = names[8:]
+    return ", ".join(names[:8]) + (f" and {len(rest)} more" if rest else "")
 
 
 def _check_layout(file: Path, size: int) -> Header:

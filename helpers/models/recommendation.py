@@ -121,7 +121,7 @@ def _fit(
     purpose: str,
     n_ctx: int,
 ) -> tuple[float, Recommendation] | None:
-    """Score and recommendation, yet without a rank; None if it does not fit."""
+    """Score and recommendation, not yet ranked; None if it does not fit."""
     hparams = entry.hparams
     n_ctx = min(n_ctx, entry.n_ctx_train)
     weights, kv = entry.weights_mib(quantization), entry.kv_mib(n_ctx)

@@ -2,8 +2,8 @@
 
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from files and
 attributes, but not from looping for days or asking for a string of ten gigabytes; a thread cannot
-be stopped, a process can. This file runs as a script, with the standard library and Jinja only, so
-that it starts quickly.
+be stopped, a process can. This file runs as a script, with `helpers.children`, the standard
+library and Jinja only, so that it starts quickly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
-from helpers.native.context import Context, DecodeAborted, PerfCounters
+from helpers.native.context import Context, DecodeAborted
 from helpers.native.load_log import (
     read_buffers,
     read_caches,
@@ -37,7 +37,6 @@ __all__ = [
     "Device",
     "LogCapture",
     "Model",
-    "PerfCounters",
     "PracticeAccelerator",
     "SamplerChain",
     "ask",

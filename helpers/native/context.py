@@ -20,13 +20,10 @@ Tokens = Sequence[int] | npt.NDArray[np.int32]
 
 
 class PerfCounters(NamedTuple):
-    """llama.cpp's own counters since the last reset (counts are at least 1 there)."""
+    """llama.cpp's own counters since the last reset."""
 
-    load_ms: float
     prompt_ms: float
     eval_ms: float
-    prompt_tokens: int
-    eval_tokens: int
 
 
 class DecodeAborted(HelpersError):
@@ -203,9 +200,7 @@ class Context:
     def perf(self) -> PerfCounters:
         """The native counters since `reset_perf`."""
         data = llama().llama_perf_context(self.pointer)
-        return PerfCounters(
-            data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval
-        )
+        return PerfCounters(data.t_p_eval_ms, data.t_eval_ms)
 
     def reset_perf(self) -> None:
         """Set the native counters to zero."""

@@ -158,12 +158,9 @@ class Model:
 def _progress_callback(module: Any, interrupted: list[BaseException]) -> Any:
     """Let Ctrl-C stop a load: Python sees the signal while it is in this callback."""
 
-    def report(_progress: float, _user_data: object) -> bool:
-        return not interrupted
-
-    def guarded(progress: float, user_data: object) -> bool:
+    def guarded(_progress: float, _user_data: object) -> bool:
         try:
-            return report(progress, user_data)
+            return not interrupted
         except BaseException as error:  # must not escape into native code
             interrupted.append(error)
             return False

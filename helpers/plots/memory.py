@@ -123,7 +123,7 @@ class _Bar:
             return f"{self.needed:,.1f} MiB"
         text = f"{self.needed:,.0f} of {self.free:,.0f} MiB free"
         if self.lacks:
-            return f"{text}\n✗ {self.lacks:,.0f} MiB too few"
+            return f"{text}\n✗ {self.lacks:,.0f} MiB short"
         if self.needed + self.margin > self.free:
             text += f"\n({self.reclaimable:,.0f} can be dropped)"
         return f"{text}, ✓ fits"

@@ -60,7 +60,7 @@ def plot_sweep(
     speeds: list[Speed] = [speed] if speed is not None else _measured(rows)
     for name in (x, *(heat or ())):
         if name is not None and name not in _PARAMETERS:
-            raise ValueError(f"{name!r} is no setting: use one of {', '.join(_PARAMETERS)}.")
+            raise ValueError(f"{name!r} is not a setting: use one of {', '.join(_PARAMETERS)}.")
     count = len(speeds)
     axes = panels(ax, count, 5.2 * count if count > 1 else 7.5, 3.6)
     best = result.best_row()

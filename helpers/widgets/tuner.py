@@ -165,7 +165,7 @@ class GpuTuner:
         self.find_button = _button("Find the best", "Search for the fastest settings that fit")
         self.cancel_button = _button("Cancel", "End what is being measured")
         self.cancel_button.disabled = True
-        self.code_button = _button("Copy code", "Show the line of the best settings, to copy")
+        self.code_button = _button("Copy code", "Show the line with the best settings, to copy")
         self.progress = widgets.FloatProgress(
             value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="240px")
         )

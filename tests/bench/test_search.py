@@ -251,7 +251,7 @@ def test_a_search_asks_the_plan_and_says_when_nothing_fits() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="max_trials=0 is out of range"):
         find_best(max_trials=0)
-    with pytest.raises(ValueError, match="is no goal"):
+    with pytest.raises(ValueError, match="is not a goal"):
         find_best(goal="fast")
 
 

@@ -395,7 +395,7 @@ def test_a_place_that_cannot_be_written_shows_before_the_first_trial(tmp_path: P
         ({"prompt_tokens": 0, "new_tokens": 0}, ValueError, "nothing to measure"),
         ({"timeout_s": 0}, ValueError, "timeout_s=0 is out of range"),
         ({"timeout_s": "long"}, TypeError, "timeout_s='long' must be a number"),
-        ({"goal": "speed"}, ValueError, "'speed' is no goal. Use one of 'eval', 'prompt', 'both'"),
+        ({"goal": "speed"}, ValueError, "'speed' is not a goal. Use one of 'eval', 'prompt'"),
         ({"goal": 1.5}, ValueError, "weight of generation speed, 0 to 1"),
         ({"devices": []}, ValueError, "devices is empty"),
         ({"devices": ["CUDA0"]}, TypeError, "must be a list of Device"),

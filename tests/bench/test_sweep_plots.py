@@ -118,7 +118,7 @@ def test_a_heat_map_has_a_number_or_a_reason_in_each_cell() -> None:
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
         plot_sweep(SweepResult())
-    with pytest.raises(ValueError, match="'layers' is no setting: use one of n_gpu_layers"):
+    with pytest.raises(ValueError, match="'layers' is not a setting: use one of n_gpu_layers"):
         plot_sweep(result(), x="layers")
     many = SweepResult(rows=[row(n, 2**b, 1.0) for n in (0, 1) for b in range(7)])
     with pytest.raises(ValueError, match=r"7 lines .* heat=\('n_gpu_layers', 'n_batch'\)"):
@@ -169,7 +169,7 @@ def test_the_limit_is_drawn_and_what_is_beyond_it_is_framed_and_said(free: int, 
     assert [list(line.get_xdata()) for line in limits] == [[free, free]]  # the CPU's is far away
     framed = [patch for patch in axes.patches if patch.get_hatch() == "xx"]
     assert len(framed) == (1 if lacks else 0)
-    assert (f"✗ {lacks} MiB too few" in texts(figure)) == bool(lacks)
+    assert (f"✗ {lacks} MiB short" in texts(figure)) == bool(lacks)
     assert ("1,000 of" in texts(figure)) and ("105 of 20,000 MiB free, ✓ fits" in texts(figure))
     if framed:
         assert framed[0].get_x() == free - 128
@@ -184,7 +184,7 @@ def test_the_verdict_is_the_plan_s(free: int, lacks: int) -> None:
     figure = plot_memory(told)
     crossed = [patch for patch in figure.axes[0].patches if patch.get_hatch() == "xx"]
     assert [patch.get_width() for patch in crossed] == [lacks] * bool(lacks)
-    assert ("too few" in texts(figure)) == (not told.fits)
+    assert ("MiB short" in texts(figure)) == (not told.fits)
     assert ("(300 can be dropped), ✓ fits" in texts(figure)) == (told.fits and free < 1128)
 
 

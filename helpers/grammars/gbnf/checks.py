@@ -83,10 +83,10 @@ def references(node: Node) -> list[Ref]:
     return [part for part in walk(node) if isinstance(part, Ref)]
 
 
-def reachable(rules: Rules, start: str = "root") -> set[str]:
-    """Names of the rules that `start` leads to, itself included."""
-    seen = {start}
-    todo = [start]
+def reachable(rules: Rules) -> set[str]:
+    """Names of the rules that `root` leads to, itself included."""
+    seen = {"root"}
+    todo = ["root"]
     while todo:
         for ref in references(rules[todo.pop()]):
             if ref.name not in seen:

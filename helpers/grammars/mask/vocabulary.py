@@ -64,7 +64,7 @@ class Vocabulary:
             )
         self.closed = False
         self._eog_set = frozenset(self.eog)
-        self._owner = model
+        self._owner = model  # kept alive: llguidance calls its tokenizer
         self._prototypes: weakref.WeakKeyDictionary[Any, dict[bool, LLMatcher]] = (
             weakref.WeakKeyDictionary()
         )
