@@ -98,7 +98,7 @@ def html_table(
     above, below = ("<br>".join(map(escape, lines)) for lines in (caption, notes))
     return (
         "<table>"
-        + (f"<caption style='text-align:left'>{above}</caption>" if above else "")
+        + (f"<caption style='text-align:left;white-space:nowrap'>{above}</caption>" if above else "")
         + (f"<thead><tr>{head}</tr></thead>" if head else "")
         + f"<tbody>{body}</tbody></table>"
         + (f"<p>{below}</p>" if below else "")
