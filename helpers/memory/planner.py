@@ -155,9 +155,10 @@ class Planner:
         """MiB of compute buffers by device.
 
         They differ for the first two layers on a device and for the last, and are the same for
-        every count between: one in the middle stands for them all.
+        every count between: one in the middle stands for them all. Not so where some blocks have
+        their experts elsewhere.
         """
-        alike = 2 < count < self.n_layers
+        alike = 2 < count < self.n_layers and not self.options.n_cpu_moe
         return self._compute_at((self.n_layers + 1) // 2 if alike else count)
 
     def _compute_at(self, count: int) -> Mapping[str, float] | None:
@@ -220,7 +221,7 @@ class Planner:
             lines += [
                 f"{change} would make room for {layers} layers."
                 for change, other in self._smaller()
-                if (layers := self._sharing(other).largest()) > most
+                if (layers := other.largest()) > most
             ]
         else:
             lines.append("The machine's memory is too small: take a smaller model or context.")
@@ -233,32 +234,30 @@ class Planner:
             )
         return lines
 
-    def _smaller(self) -> list[tuple[str, LoadOptions]]:
+    def _smaller(self) -> list[tuple[str, Planner]]:
         """Changes that need less memory, the ones that cost least first."""
         options = self.options
         changes = []
         if self.info.n_experts and options.n_cpu_moe < self.info.n_layers:
             changes.append(self._fewest_experts_on_cpu())
         if options.type_k is None and options.flash_attn is not False:
-            changes.append(
-                (
-                    'type_k="q8_0", type_v="q8_0"',
-                    replace(options, type_k="q8_0", type_v="q8_0"),
-                )
-            )
+            q8 = replace(options, type_k="q8_0", type_v="q8_0")
+            changes.append(('type_k="q8_0", type_v="q8_0"', self._sharing(q8)))
         if self._n_ctx >= 1024:
             half = self._n_ctx // 2
-            changes.append((f"n_ctx={half}", replace(options, n_ctx=half)))
+            changes.append((f"n_ctx={half}", self._sharing(replace(options, n_ctx=half))))
         return changes
 
-    def _fewest_experts_on_cpu(self) -> tuple[str, LoadOptions]:
+    def _fewest_experts_on_cpu(self) -> tuple[str, Planner]:
         """The smallest `n_cpu_moe` with which all layers fit; all of the experts if none does."""
         low, high = self.options.n_cpu_moe, self.info.n_layers
         while high - low > 1:
             middle = (low + high) // 2
             other = self._sharing(replace(self.options, n_cpu_moe=middle))
             low, high = (low, middle) if other.largest() == self.n_layers else (middle, high)
-        return f"n_cpu_moe={high}", replace(self.options, n_cpu_moe=high)
+        # With its own compute buffers: a device may compute experts that are not its own.
+        other = Planner(replace(self.options, n_cpu_moe=high), self.devices, self.margin_mib)
+        return f"n_cpu_moe={high}", other
 
     def _sharing(self, options: LoadOptions) -> Planner:
         """A planner for smaller options that takes this one's compute buffers: at most too much.
