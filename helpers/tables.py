@@ -47,6 +47,8 @@ class FactSheet:
 
 _FACTS = {"": "<", " ": "<"}
 
+_CAPTION = "text-align:left;white-space:nowrap"
+
 
 def text_lines(columns: Columns, rows: Iterable[Cells]) -> list[str]:
     """Write a table for a terminal: a line of names, and one for each row."""
@@ -98,7 +100,7 @@ def html_table(
     above, below = ("<br>".join(map(escape, lines)) for lines in (caption, notes))
     return (
         "<table>"
-        + (f"<caption style='text-align:left;white-space:nowrap'>{above}</caption>" if above else "")
+        + (f"<caption style='{_CAPTION}'>{above}</caption>" if above else "")
         + (f"<thead><tr>{head}</tr></thead>" if head else "")
         + f"<tbody>{body}</tbody></table>"
         + (f"<p>{below}</p>" if below else "")
