@@ -12,6 +12,7 @@ CPU         12.3
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import repeat
@@ -29,12 +30,12 @@ class Code(str):
     __slots__ = ()
 
 
-class FactSheet:
+class FactSheet(ABC):
     """What shows itself as labels with their texts; a subclass says which, in `rows()`."""
 
+    @abstractmethod
     def rows(self) -> list[tuple[str, str]]:
         """Return what `str()` and the notebook show, as (label, text)."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Return the table as lines of text."""

@@ -31,41 +31,30 @@ def _written(name: str, raw: bytes, *words: str) -> None:
     _file(name, lambda: written(raw), *words)
 
 
-# TODO
 _file("missing", lambda: "missing.gguf", "no file", "missing.gguf")
 
-# TODO
 _file("a folder", lambda: ".", "folder")
 
-# TODO
 _file("a path with NUL", lambda: "a\0b.gguf", "cannot be the path")
 
-# TODO
 _written("empty", b"", "empty")
 
-# TODO
 _written("a page instead of a model", b"<!DOCTYPE html><html>" + b" " * 4096, "HTML")
 
-# TODO
 _written(
     "a Git LFS pointer",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n",
     "LFS",
 )
 
-# TODO
 _written("old GGML", b"tjgg\x03\x00\x00\x00" + b"\x00" * 4096, "convert")
 
-# TODO
 _written("another magic", b"NOPE" * 1024, "not GGUF", "NOPE")
 
-# TODO
 _written("zeros", b"\x00" * 8192, "zero")
 
-# TODO
 _written("absurd counts", b"GGUF\x03\x00\x00\x00" + b"\xff" * 4096, "m.gguf")
 
-# TODO
 _file(
     "truncated",
     lambda: written(Path(MODEL).read_bytes()[:50_000_000]),
@@ -73,7 +62,6 @@ _file(
     "bytes are missing",
 )
 
-# TODO
 _file(
     "unknown architecture",
     lambda: damaged(lambda raw: raw.replace(b"llama", b"lamma", 1)),
@@ -81,13 +69,10 @@ _file(
     "lamma",
 )
 
-# TODO
 _file("a device without end", lambda: "/dev/zero", "not an ordinary file", posix=True)
 
-# TODO
 _file("a pipe", _pipe, "not an ordinary file", posix=True)
 
-# TODO
 _file("a link to itself", _link_to_itself, "cannot be", posix=True)
 
 
