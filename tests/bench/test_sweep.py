@@ -138,10 +138,10 @@ def test_a_killed_trial_is_a_row_and_the_rest_goes_on(number: int, name: str, st
 
 
 def test_a_trial_that_takes_too_long_is_a_row() -> None:
-    result = sweep(**LONG, timeout_s=3)
+    result = sweep(**LONG, timeout_s=12)
     (row,) = result.rows
-    assert row.reason.startswith("timed out after 3 s, while ")
-    assert row.memory  # it had loaded
+    assert row.reason.startswith("timed out after 12 s, while ")
+    assert row.memory  # it had loaded, long before
     assert not model_children()
     with pytest.raises(HelpersError, match=r"None of the 1 trials has a result.*timed out"):
         result.best()
