@@ -71,8 +71,13 @@ class Raw:
         started = time.perf_counter()
         pieces = self.llama(prompt, max_tokens=count, stream=True, **options)
         times = [time.perf_counter() for _ in pieces]
-        written = self.llama.n_tokens - len(self.llama.tokenize(prompt.encode()))
-        return (times[0] - started) * 1000, max(written, 1) / max(times[-1] - times[0], 1e-9)
+        speed = max(self.written(prompt), 1) / max(times[-1] - times[0], 1e-9)
+        return (times[0] - started) * 1000, speed
+
+    def written(self, prompt: str) -> int:
+        """Tokens of the last answer but for the last one, which is not computed any further."""
+        # As `Llama` reads a prompt: `<|im_start|>` and its kind are one token each.
+        return int(self.llama.n_tokens - len(self.llama.tokenize(prompt.encode(), special=True)))
 
 
 class Ours:
