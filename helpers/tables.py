@@ -48,8 +48,6 @@ class FactSheet(ABC):
 
 _FACTS = {"": "<", " ": "<"}
 
-_CAPTION = "text-align:left;white-space:nowrap"
-
 
 def text_lines(columns: Columns, rows: Iterable[Cells]) -> list[str]:
     """Write a table for a terminal: a line of names, and one for each row."""
@@ -98,10 +96,11 @@ def html_table(
             styles[-1], spans[-1] = "text-align:left", len(names) - len(cells) + 1
         bold = " style='font-weight:bold'" if index == strong else ""
         body += f"<tr{bold}>{''.join(map(_html_cell, tags, cells, styles, spans))}</tr>"
+    # Not a <caption>: that would be as narrow as the table, or make the table as wide as itself.
     above, below = ("<br>".join(map(escape, lines)) for lines in (caption, notes))
     return (
-        "<table>"
-        + (f"<caption style='{_CAPTION}'>{above}</caption>" if above else "")
+        (f"<div>{above}</div>" if above else "")
+        + "<table>"
         + (f"<thead><tr>{head}</tr></thead>" if head else "")
         + f"<tbody>{body}</tbody></table>"
         + (f"<p>{below}</p>" if below else "")
