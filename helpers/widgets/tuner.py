@@ -311,7 +311,7 @@ class GpuTuner:
 
     def _show_history(self, _change: object = None) -> None:
         result = self.result
-        table = result._repr_html_()  # Jupyter's own line height would tear its caption apart
+        table = result._repr_html_()  # Jupyter's own line height would tear its lines apart
         self.history.value = f'<div style="line-height:1.35;overflow-x:auto">{table}</div>'
         if not result.rows:
             self.plot.value = self.history.value = ""
