@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "install",
         "timings",
         "recorder",
+        "threads",
         "children",
     ),
     ("load_options",),

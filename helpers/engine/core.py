@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from helpers.load_options import LoadOptions
 from helpers.models import ModelInfo, check_model_file, inspect_model
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.overrides import check_overrides
+from helpers.models.watch import Watch
 from helpers.native import (
     Context,
     Model,
@@ -28,6 +30,7 @@ from helpers.native import (
     read_offloaded,
     usable_cores,
 )
+from helpers.threads import aside
 from helpers.warn import warn_caller
 
 _MIB = 1024 * 1024
@@ -168,42 +171,71 @@ class LocalCore:
     """
 
     def __init__(self, options: LoadOptions) -> None:
-        started = time.perf_counter()
         self.options = options
         self.pid = os.getpid()
-        self._model = Model(options)
-        self.native_log = [*self._model.log]
+        self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self.native_log: list[tuple[int, str]] = []
+        self._handing_over = threading.Lock()
+        self._stop = threading.Event()
+        self._loaded = False
+        aside(self._load, self._abandon)
+
+    def _load(self) -> None:
+        started = time.perf_counter()
         try:
-            self._adapter = self._model.lora(options.lora_path) if options.lora_path else None
-            if not options.vocab_only:
-                if not self._model.generates:
-                    raise ModelFileError(
-                        f"{Path(options.model_path).name} does not generate text with a decoder "
-                        "alone (an encoder, or an encoder with a decoder). Use a decoder-only "
-                        "model, for example helpers.default_model()."
-                    )
-                assert options.n_ctx is not None
-                lane = self._make_lane(options.n_ctx, 1)
-                self.native_log += lane.context.log
-                self._scheduler = Scheduler(self._model, self._make_lane, lane, options.n_parallel)
+            self._fill()
+            self.load_report = self._report((time.perf_counter() - started) * 1000)
+            with self._handing_over:
+                if self._stop.is_set():
+                    raise HelpersError("The load was stopped before it had ended.")
+                self._loaded = True
         except BaseException:
-            self._model.close()
+            self.close()
             raise
-        self.load_report = self._report((time.perf_counter() - started) * 1000)
+
+    def _abandon(self) -> None:
+        """Nobody waits for the load any more."""
+        with self._handing_over:
+            self._stop.set()
+        if self._loaded:
+            self.close()
+
+    def _fill(self) -> None:
+        """Load the model and make its context."""
+        options = self.options
+        watch = Watch(options.model_path) if options.use_mmap else None
+        try:
+            self._info = inspect_model(options.model_path)  # what is watched is what was checked
+            self._model = model = Model(options, stop=self._stop, watch=watch)
+        except BaseException:
+            if watch is not None:
+                watch.close()
+            raise
+        self.native_log += model.log
+        self._adapter = model.lora(options.lora_path) if options.lora_path else None
+        if options.vocab_only:
+            return
+        if not model.generates:
+            raise ModelFileError(
+                f"{Path(options.model_path).name} does not generate text with a decoder alone (an "
+                "encoder, or an encoder with a decoder). Use a decoder-only model, for example "
+                "helpers.default_model()."
+            )
+        assert options.n_ctx is not None
+        lane = self._make_lane(options.n_ctx, 1)
+        self.native_log += lane.context.log
+        self._scheduler = Scheduler(model, self._make_lane, lane, options.n_parallel)
 
     @property
     def alive(self) -> bool:
-        """False once the model was closed."""
-        return bool(self._model.pointer)
+        """False once the model was closed, or its file was changed in place."""
+        model = self._model
+        return model is not None and model.usable
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Queue jobs; their sinks are called from the engine's thread."""
-        if os.getpid() != self.pid:
-            raise HelpersError(
-                "This model was loaded before the process was forked and cannot be used in the "
-                "child. Make the LlamaCpp in the process that uses it."
-            )
+        self._check_process()
         if self._scheduler is None:
             raise HelpersError(
                 "This model was loaded with vocab_only=True: it can count tokens, not generate."
@@ -217,34 +249,45 @@ class LocalCore:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
+        self._check_process()
+        assert self._model is not None
         return self._model.tokenize(text)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self.pid:
+            raise HelpersError(
+                "This model was loaded before the process was forked and cannot be used in the "
+                "child. Make the LlamaCpp in the process that uses it."
+            )
 
     def close(self, *, wait: bool = True) -> None:
         """Cancel everything and free the memory."""
         if os.getpid() != self.pid:
             return
-        if self._scheduler is None:
-            self._model.close()
-        else:
+        if self._scheduler is not None:
             self._scheduler.close(wait=wait)
+        elif self._model is not None:
+            self._model.close()
 
     def _make_lane(self, n_ctx: int, n_seq: int) -> Lane:
         options = dataclasses.replace(self.options, n_ctx=n_ctx)
         if n_seq > 1:
-            check_memory(options, inspect_model(options.model_path, check=False), n_seq)
+            check_memory(options, self._info, n_seq)
+        assert self._model is not None
         context = Context(self._model, options, n_seq)
         if self._adapter is not None:
             context.set_adapter(self._adapter, options.lora_scale)
         return Lane(context, n_ctx, on_cpu=options.n_gpu_layers == 0)
 
     def _report(self, load_ms: float) -> LoadReport:
-        options, log = self.options, self.native_log
-        offloaded, layers = read_offloaded(log) or (0, self._model.n_layer + 1)
+        options, log, model = self.options, self.native_log, self._model
+        assert model is not None
+        offloaded, layers = read_offloaded(log) or (0, model.n_layer + 1)
         if options.n_gpu_layers == 0:
             offloaded = 0
         return LoadReport(
             model=Path(options.model_path).name,
-            description=self._model.description,
+            description=model.description,
             n_ctx=options.n_ctx or 0,
             n_batch=options.n_batch,
             n_gpu_layers=offloaded,

@@ -6,10 +6,11 @@ import asyncio
 import atexit
 import os
 import queue
-import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Event, Job
 from helpers.errors import HelpersError
 from helpers.load_options import LoadOptions
+from helpers.models.check import fingerprint
+from helpers.threads import catch_up, end, get, later
 
 
 class Core(Protocol):
@@ -41,22 +44,53 @@ MakeCore = Callable[[LoadOptions], Core]
 
 
 class _Shared:
-    """A core and the engines that use it."""
+    """A core and how many engines use it."""
 
-    def __init__(self, core: Core) -> None:
-        self.core = core
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
         self.users = 0
+        self.core: Core | None = None
+        self.turn = threading.Lock()  # of those who want it, one loads it
+
+    def release(self) -> None:
+        """One engine fewer uses it; the last one frees it."""
+        with _lock:
+            self.users -= 1
+            if self.users:
+                return
+            if _cores.get(self.key) is self:
+                del _cores[self.key]
+        if self.core is not None:
+            self.core.close()
 
 
 _cores: dict[tuple[Any, ...], _Shared] = {}
-_lock = threading.RLock()
+_lock = threading.Lock()  # for the table alone: never held during a load
+
+
+def _acquire(key: tuple[Any, ...], make: Callable[[], Core]) -> _Shared:
+    """The core with this key, loaded if need be, with one user more."""
+    catch_up()  # what was dropped before has given its memory back
+    with _lock:
+        shared = _cores.get(key)
+        if shared is None or not (shared.core is None or shared.core.alive):
+            shared = _cores[key] = _Shared(key)
+        shared.users += 1
+    try:
+        with shared.turn:
+            if shared.core is None:
+                shared.core = make()
+    except BaseException:
+        shared.release()
+        raise
+    return shared
 
 
 class Engine:
     """A loaded model. Engines with equal options share one, so re-running a cell loads nothing.
 
-    The memory is freed when the last engine that shares it is gone, or at once by `close()`.
-    It may be used from any number of threads and event loops.
+    The memory is freed when the last engine that shares it is closed or gone. It may be used from
+    any number of threads and event loops.
 
     Args:
         options: How to load the model.
@@ -70,33 +104,57 @@ class Engine:
     """
 
     def __init__(self, options: LoadOptions, make_core: MakeCore | None = None) -> None:
-        self.options = settle(options)
+        self._given = options
         self._make_core = make_core or _local_core
-        state = Path(self.options.model_path).stat()
-        self._key = (self.options, state.st_size, state.st_mtime_ns, os.getpid())
         self._closed = False
-        self._shared = self._acquire()
+        self._jobs: set[Job] = set()
+        self._reload = threading.Lock()
+        self._attach()
 
-    def _acquire(self) -> _Shared:
-        with _lock:
-            shared = _cores.get(self._key)
-            if shared is None or not shared.core.alive:
-                shared = _cores[self._key] = _Shared(self._make_core(self.options))
-            shared.users += 1
-            self._finalizer = weakref.finalize(self, _release, self._key, shared)
-            self._finalizer.atexit = False
-            return shared
+    def _attach(self) -> None:
+        """Check the files as they are now, and use the core that is loaded from them."""
+        self.options = options = settle(self._given)
+        files = [options.model_path, *filter(None, [options.lora_path])]
+        key = (options, *(fingerprint(Path(file)) for file in files), os.getpid())
+        self._shared = _acquire(key, lambda: self._make_core(options))
+        self._finalizer = weakref.finalize(self, later, self._shared.release)
+        self._finalizer.atexit = False
+
+    def _detach(self) -> None:
+        if self._finalizer.detach() is not None:  # once, whoever comes first
+            self._shared.release()
 
     @property
     def _core(self) -> Core:
+        if not self._closed and not self._alive:  # its process died, or its file was changed
+            with self._reload:  # several threads may find out at once: one of them loads
+                if not self._alive:
+                    self._detach()
+                    self._attach()
         if self._closed:
+            self._detach()
             raise HelpersError("This model has been closed. Make a new one to go on.")
-        if not self._shared.core.alive:  # closed through another engine, or its process died
-            with _lock:  # several threads may find out at once: one of them loads
-                if not self._shared.core.alive:
-                    self._finalizer()
-                    self._shared = self._acquire()
+        assert self._shared.core is not None
         return self._shared.core
+
+    @property
+    def _alive(self) -> bool:
+        return self._shared.core is not None and self._shared.core.alive
+
+    @contextmanager
+    def _running(self, core: Core, jobs: Sequence[Job]) -> Iterator[None]:
+        """Submit jobs; those that have not ended when the block does are cancelled."""
+        self._jobs.update(jobs)
+        try:
+            core.submit(jobs)
+            yield
+        finally:
+            self._jobs.difference_update(jobs)
+            for job in jobs:
+                if not job.ended:
+                    # The block may end in a finaliser, which must not wait for the core's locks.
+                    job.cancelled = True
+                    later(partial(core.cancel, job))
 
     @property
     def load_report(self) -> LoadReport:
@@ -126,16 +184,10 @@ class Engine:
         results: list[Completion | BaseException | None] = [None] * len(requests)
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         jobs = [Job(request, _tagged(events, i)) for i, request in enumerate(requests)]
-        core = self._core
-        try:
-            core.submit(jobs)
+        with self._running(self._core, jobs):
             for _ in jobs:
                 index, event = _next_end(events)
                 results[index] = event
-        except BaseException:
-            for job in jobs:
-                core.cancel(job)
-            raise
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -148,27 +200,23 @@ class Engine:
         """
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         job = Job(request, events.put)
-        core = self._core
-        core.submit([job])
-        stream = self._drain(core, job, events)
-        next(stream)  # a generator that never began would not notice that it is dropped
+        stream = self._drain(self._core, job, events)
+        next(stream)  # begins: what never began would not notice that it is dropped
         return stream
 
     def _drain(
         self, core: Core, job: Job, events: queue.SimpleQueue[Event]
     ) -> Generator[Chunk | Completion]:
         # A method: the stream keeps its engine, and with it the model, alive.
-        try:
+        with self._running(core, [job]):
             yield Chunk("")
             while True:
-                event = _get(events)
+                event = get(events)
                 if isinstance(event, BaseException):
                     raise event
                 yield event
                 if isinstance(event, Completion):
                     return
-        finally:
-            core.cancel(job)
 
     async def agenerate_many(self, requests: Sequence[Request]) -> list[Completion]:
         """`generate_many` without blocking the event loop; cancelling the task cancels it."""
@@ -178,14 +226,8 @@ class Engine:
             Job(request, _resolver(loop, future))
             for request, future in zip(requests, futures, strict=True)
         ]
-        core = await self._acore()
-        try:
-            core.submit(jobs)
+        with self._running(await self._acore(), jobs):
             results = await asyncio.gather(*futures, return_exceptions=True)
-        except BaseException:
-            for job in jobs:
-                core.cancel(job)
-            raise
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -200,9 +242,7 @@ class Engine:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         job = Job(request, sink)
-        core = await self._acore()
-        core.submit([job])
-        try:
+        with self._running(await self._acore(), [job]):
             while True:
                 event = await events.get()
                 if isinstance(event, BaseException):
@@ -210,21 +250,24 @@ class Engine:
                 yield event
                 if isinstance(event, Completion):
                     return
-        finally:
-            core.cancel(job)
 
     async def _acore(self) -> Core:
         """The core, reloaded off the event loop where it has gone."""
-        if not self._closed and self._shared.core.alive:
+        if self._closed or self._alive:
             return self._core
         return await asyncio.to_thread(lambda: self._core)
 
     def close(self) -> None:
-        """Free the model's memory, device memory included. Calls in progress end with an error."""
-        if not self._closed:
-            self._closed = True
-            self._shared.core.close()
-            self._finalizer()
+        """End this engine's use of the model. Its calls in progress end with an error.
+
+        The memory, device memory included, is free when no other engine shares the model.
+        """
+        self._closed = True
+        for job in self._jobs.copy():
+            job.withdrawn = HelpersError("The model was closed during this call.")
+            if self._shared.core is not None:
+                self._shared.core.cancel(job)
+        self._detach()
 
     def __reduce__(self) -> tuple[type[Engine], tuple[LoadOptions, MakeCore]]:
         """A copy shares the loaded model; a pickle carries the options and loads it again."""
@@ -251,39 +294,29 @@ def _local_core(options: LoadOptions) -> Core:
     return LocalCore(options)
 
 
-def _release(key: tuple[Any, ...], shared: _Shared) -> None:
-    """One engine fewer uses a core; the last one frees it."""
-    with _lock:
-        shared.users -= 1
-        if shared.users > 0:
-            return
-        if _cores.get(key) is shared:
-            del _cores[key]
-    # May run inside the garbage collector on any thread, the engine's own included.
-    shared.core.close()
-
-
 @atexit.register
 def _close_all() -> None:
-    """End every engine's thread while the interpreter is still whole."""
+    """End every engine's thread, and every load, while the interpreter is still whole."""
+    end()
     for shared in list(_cores.values()):
-        shared.core.close()
+        if shared.core is not None:
+            shared.core.close()
 
 
-def _get(events: queue.SimpleQueue[Any]) -> Any:
-    """Wait for an event in a way that Ctrl-C can end."""
-    if sys.platform != "win32":
-        return events.get()
-    while True:  # Windows delivers Ctrl-C only between two waits
-        try:
-            return events.get(timeout=0.2)
-        except queue.Empty:
-            continue
+def _forget_all() -> None:
+    """After a fork the loaded models are the parent's, and a thread may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _cores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _next_end(events: queue.SimpleQueue[tuple[int, Event]]) -> tuple[int, Any]:
     while True:
-        index, event = _get(events)
+        index, event = get(events)
         if not isinstance(event, Chunk):
             return index, event
 

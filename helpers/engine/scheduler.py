@@ -53,7 +53,7 @@ class Scheduler:
         self._closed = threading.Event()
         self._computing: tuple[Job, ...] = ()
         self._context: Context | None = None
-        self._guard = threading.RLock()  # the garbage collector may close us inside it
+        self._guard = threading.Lock()
         self._closing = False
         self._thread.add(self)
 
@@ -121,13 +121,26 @@ class Scheduler:
                     self._admit(lane)
         except Exception as error:
             lane = lane or self._lane
-            for slot in list(lane.active):
-                sequence = lane.active.pop(slot)
-                sequence.close()
-                _deliver(sequence.job, error)
-            lane.forget()
+            self._fail(lane, error)
         if not lane.active:
             self._current = None
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        """Give an error that nothing else handles to the jobs at work; at rest, to the next one.
+
+        One job at least must end of it: a turn that leaves all as it was would be tried for ever.
+        """
+        failed = list(lane.active.values())
+        lane.active.clear()
+        for sequence in failed:
+            sequence.close()
+            _deliver(sequence.job, error)
+        if not failed:
+            with self._wake:
+                job = self._waiting.popleft() if self._waiting else None
+            if job is not None:
+                _deliver(job, error)
+        lane.forget()
 
     def _finish(self) -> None:
         """End all jobs, free the model, and take no more turns."""
@@ -167,7 +180,7 @@ class Scheduler:
             try:
                 self._batch_lane = self._make_lane(n_ctx, n_seq)
                 return self._batch_lane
-            except HelpersError:  # not enough memory for so many: fewer side by side
+            except Exception:  # not enough memory for so many, most often: fewer side by side
                 n_seq //= 2
         return self._lane
 
@@ -334,6 +347,8 @@ class _Decoding:
 
     def __enter__(self) -> None:
         scheduler = self._scheduler
+        if scheduler._model.watch is not None:
+            scheduler._model.watch.check()
         with scheduler._guard:
             if scheduler._closing or all(job.cancelled for job in self._jobs):
                 raise DecodeAborted("Cancelled before the decode began.")
@@ -348,7 +363,7 @@ class _Decoding:
 
 def _deliver(job: Job, event: Completion | BaseException) -> None:
     with suppress(Exception):  # the receiver is gone; nobody is left to tell
-        job.sink(event)
+        job.tell(event)
 
 
 def _nothing(job: Job) -> Completion:

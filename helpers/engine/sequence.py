@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.text import TextStream
-from helpers.errors import GrammarError
+from helpers.errors import GrammarError, HelpersError, ModelFileError
 from helpers.grammars.mask import Matcher
 from helpers.native import Context, Model, SamplerChain
 from helpers.timings import Timings
@@ -33,10 +33,20 @@ class Job:
 
     def __init__(self, request: Request, sink: Sink) -> None:
         self.request = request
-        self.sink = sink
         self.cancelled = False
+        self.ended = False
+        self.withdrawn: HelpersError | None = None  # why a cancelled one has no completion
         self.tokens: list[int] | None = None
         self.submitted = time.perf_counter()
+        self._sink = sink
+
+    def tell(self, event: Event) -> None:
+        """Pass on what happens to it."""
+        if not isinstance(event, Chunk):
+            self.ended = True
+            if isinstance(event, Completion) and self.withdrawn is not None:
+                event = self.withdrawn
+        self._sink(event)
 
 
 class Sequence:
@@ -148,6 +158,12 @@ class Sequence:
 
     def _choose(self, context: Context, row: int) -> int:
         logits = context.logits(row)
+        if not np.isfinite(logits.max()):  # the maximum of numbers of which one is none, is none
+            raise ModelFileError(
+                "The model computed no numbers (NaN or infinity) for the next token: its weights "
+                "are damaged, or overflow. Load it with check_tensors=True to look for damage, or "
+                "download it again; on a device, try flash_attn=False and type_k=None."
+            )
         if self._logprobs is not None:
             self._logprobs.see(logits)
         for biased, value in self._bias:
@@ -178,7 +194,7 @@ class Sequence:
     def _emit(self, text: str, logprobs: dict[str, list[Any]] | None = None) -> None:
         self._text.append(text)
         if text or logprobs:
-            self.job.sink(Chunk(text, logprobs))
+            self.job.tell(Chunk(text, logprobs))
 
     def finish(self, timings: dict[str, Any]) -> None:
         """Emit what was held back, then the `Completion`.
@@ -206,7 +222,7 @@ class Sequence:
             "first_token_ms": (times[1] - start) * 1000 if self._times else None,
             "token_ms": [(b - a) * 1000 for a, b in pairwise(times)],
         }
-        self.job.sink(
+        self.job.tell(
             Completion(
                 text="".join(self._text),
                 finish_reason=self.finish_reason or "cancelled",

@@ -64,7 +64,9 @@ class Recipe:
     def key(self) -> str:
         """A short name for wheels that can take each other's place on this machine."""
         tools = [os.environ.get(name, "") for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS")]
-        parts = [self.version, *self.flags, *tools, platform.system(), platform.machine(), _cpu()]
+        lean = _LEAN.read_text(encoding="utf-8")
+        machine = [platform.system(), platform.machine(), _cpu()]
+        parts = [self.version, *self.flags, lean, *tools, *machine]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 

@@ -105,7 +105,7 @@ class _Server:
             self._core.submit(jobs)
         except HelpersError as error:
             for job in jobs:
-                job.sink(error)
+                job.tell(error)
 
     def do_cancel(self, number: int) -> None:
         """End a request early."""

@@ -228,7 +228,7 @@ class IsolatedCore:
                 del self._jobs[number], self._numbers[job]
         if job is not None:
             try:
-                job.sink(event)
+                job.tell(event)
             except Exception:  # the receiver is gone: its event loop is closed
                 self.cancel(job)
 
@@ -249,7 +249,7 @@ class IsolatedCore:
             replies.put(error)
         for job in jobs:
             with contextlib.suppress(Exception):
-                job.sink(error)
+                job.tell(error)
 
 
 def make_core(options: LoadOptions) -> LocalCore | IsolatedCore:

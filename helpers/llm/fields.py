@@ -19,6 +19,7 @@ from helpers.isolation import make_core
 from helpers.llm.results import LastTimings
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown
+from helpers.threads import busy
 from helpers.timings import Timings
 from helpers.warn import warn_caller
 
@@ -185,6 +186,11 @@ class ModelFields(BaseModel):
     _timings: LastTimings = PrivateAttr(default_factory=LastTimings)
 
     # -- making -----------------------------------------------------------------------------------
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        """Check the values and load the model."""
+        with busy():  # pydantic's checks are Rust, and call what loads
+            super().__init__(*args, **values)
 
     @model_validator(mode="before")
     @classmethod

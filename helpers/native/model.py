@@ -9,9 +9,14 @@ from typing import Any
 
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.load_options import LoadOptions
+from helpers.models.watch import Watch
 from helpers.native.library import fast, llama, return_freed_memory
 from helpers.native.log import capture_log
 from helpers.native.parameters import model_parameters
+from helpers.threads import busy
+
+MAX_TEXT_BYTES = 2**26
+"""More text than that is not tokenized at once: llama.cpp needs up to 100 bytes for each of its."""
 
 
 class Model:
@@ -21,27 +26,38 @@ class Model:
         options: How to load; the file has passed `helpers.models.check_model_file`, and
             `n_gpu_layers` is a number.
         no_alloc: Simulate: read the header and compute sizes, without memory for the weights.
+        stop: Ends the load when it is set.
+        watch: Who knows whether the file is changed; let go with the model.
 
     Raises:
+        HelpersError: It was stopped.
         ModelFileError: llama.cpp refuses the file; the message carries its own words.
         DeviceError: A device does not exist, or has too little memory.
     """
 
-    def __init__(self, options: LoadOptions, *, no_alloc: bool = False) -> None:
+    def __init__(
+        self,
+        options: LoadOptions,
+        *,
+        no_alloc: bool = False,
+        stop: threading.Event | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.watch = watch
         module, path = llama(), options.model_path
         self.options = options
         native, self._keep = model_parameters(options, no_alloc=no_alloc)
-        interrupted: list[BaseException] = []
-        native.progress_callback = _progress_callback(module, interrupted)
+        if stop is not None:
+            native.progress_callback = module.llama_progress_callback(lambda *_: not stop.is_set())
         started = time.perf_counter()
         with capture_log() as log:
             pointer = module.llama_model_load_from_file(path.encode("utf-8"), native)
         self.load_ms = (time.perf_counter() - started) * 1000
         self.log = log.lines
-        if interrupted:
+        if stop is not None and stop.is_set():
             if pointer:
                 module.llama_model_free(pointer)
-            raise interrupted[0]
+            raise HelpersError("The load was stopped before it had ended.")
         if not pointer:
             reason = "; ".join(log.errors[-4:]) or "no reason was logged"
             if "unable to allocate" in reason:
@@ -64,6 +80,11 @@ class Model:
         self._pieces: dict[int, bytes] = {}
         self._in_use = threading.Lock()  # so that close() cannot free what tokenize() reads
         self._is_eog = fast().llama_vocab_is_eog
+
+    @property
+    def usable(self) -> bool:
+        """False once the weights were freed, or are no longer what was loaded."""
+        return bool(self.pointer) and not (self.watch is not None and self.watch.changed)
 
     @property
     def generates(self) -> bool:
@@ -94,14 +115,19 @@ class Model:
         """
         module = llama()
         try:
-            raw = text.encode("utf-8")
+            raw = text[: MAX_TEXT_BYTES + 1].encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"The prompt has half of a surrogate pair at character {error.start}, which no "
                 'tokenizer can read. Repair it with text.encode("utf-8", "replace").decode().'
             ) from None
+        if len(raw) > MAX_TEXT_BYTES:
+            raise ValueError(
+                f"The text has {len(text):,} characters, more than the {MAX_TEXT_BYTES:,} bytes "
+                "that are made into tokens at once. Split it."
+            )
         size = len(raw) + 8
-        with self._in_use:
+        with busy(), self._in_use:
             if not self.pointer:
                 raise HelpersError("This model has been closed. Make a new one to go on.")
             while True:
@@ -153,16 +179,5 @@ class Model:
                     llama().llama_model_free(self.pointer)
                 self.pointer = None
                 return_freed_memory()
-
-
-def _progress_callback(module: Any, interrupted: list[BaseException]) -> Any:
-    """Let Ctrl-C stop a load: Python sees the signal while it is in this callback."""
-
-    def guarded(_progress: float, _user_data: object) -> bool:
-        try:
-            return not interrupted
-        except BaseException as error:  # must not escape into native code
-            interrupted.append(error)
-            return False
-
-    return module.llama_progress_callback(guarded)
+            if self.watch is not None:
+                self.watch.close()

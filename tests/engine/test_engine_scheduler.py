@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from helpers.engine import Chunk, Engine, Request
+from helpers.engine import Chunk, Completion, Engine, Request
 from helpers.engine.engine import _cores
 from helpers.errors import ContextOverflowError, HelpersError
 from helpers.models import default_model, inspect_model
 from helpers.native.context import Context
+from helpers.threads import catch_up
 from tests.support import options, wait_for
 
 STORY = "Once upon a time, there was a"
@@ -120,10 +121,10 @@ def test_a_warm_prefix_gives_the_cold_text(length: int) -> None:
     prompt = tuple(inspect_words(length))
     for last in (263, 905):
         request = Request(prompt=(*prompt, last), temperature=0, max_tokens=8, repeat_penalty=1.0)
-        with Engine(options()) as cold:
+        with Engine(options(n_parallel=3)) as cold:
             expected = cold.generate(request)
             again = cold.generate(request)
-        with Engine(options()) as warm:
+        with Engine(options(n_parallel=3)) as warm:
             warm.generate(Request(prompt=(*prompt, 1000, 1001), temperature=0, max_tokens=3))
             got = warm.generate(request)
         assert expected.timings.cached_tokens == 0
@@ -157,7 +158,7 @@ def test_each_turn_of_a_chat_costs_its_new_tokens_only(engine: Engine) -> None:
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.3])
 def test_what_an_aborted_call_left_is_never_reused_wrongly(engine: Engine, delay: float) -> None:
     request = Request(prompt=STORY * 5, temperature=0, max_tokens=8, repeat_penalty=1.0)
-    with Engine(options()) as cold:
+    with Engine(options(n_parallel=3)) as cold:
         expected = cold.generate(request).text
     # One is stopped while it reads the prompt, the other, of the same beginning, while it writes.
     for prompt in ("word and " * 400, STORY * 6):
@@ -256,20 +257,37 @@ def test_a_sink_that_fails_does_not_end_the_engine(engine: Engine) -> None:
 
 def test_equal_options_share_one_model_and_the_last_user_frees_it() -> None:
     def loaded() -> int:
-        return sum(shared.core.alive for shared in _cores.values())
+        catch_up()
+        return sum(shared.core is not None and shared.core.alive for shared in _cores.values())
 
     gc.collect()  # engines of other tests that only a traceback still held
     before = loaded()
     engines = [Engine(options(n_ctx=384)) for _ in range(5)]
     assert loaded() == before + 1
     request = Request(prompt="Hi", max_tokens=1, temperature=0)
-    engines[0].close()  # at once, for all
-    assert loaded() == before
-    assert engines[1].generate(request).generated_tokens == 1  # loaded again
-    engines[2].generate(request)
+    engines[0].close()
+    assert engines[1].generate(request).generated_tokens == 1
     assert loaded() == before + 1
+    for engine in engines[1:3]:
+        engine.close()
+    del engine
     engines.clear()
     assert loaded() == before
+
+
+def test_closing_an_engine_ends_its_own_calls_only() -> None:
+    one, two = (Engine(options(n_ctx=384)) for _ in range(2))
+    request = Request(prompt=STORY, max_tokens=60, temperature=0, logit_bias=NO_END)
+    streams = [engine.stream(request) for engine in (one, two)]
+    firsts = [next(stream) for stream in streams]
+    assert all(isinstance(piece, Chunk) for piece in firsts)
+    one.close()
+    with pytest.raises(HelpersError, match="closed during this call"):
+        list(streams[0])
+    *_, last = streams[1]
+    assert isinstance(last, Completion)
+    assert last.generated_tokens == 60
+    two.close()
 
 
 def test_a_replaced_file_is_loaded_anew(tmp_path: Any) -> None:

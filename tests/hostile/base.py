@@ -13,6 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from helpers import LlamaCpp, default_model
 from helpers.engine.engine import _cores
+from helpers.threads import catch_up
 
 MARK = "~outcome~ "
 MODEL = str(default_model())
@@ -143,7 +144,8 @@ def damaged(change: Callable[[bytes], bytes]) -> str:
 
 def loaded() -> int:
     """How many models are loaded."""
-    return sum(shared.core.alive for shared in list(_cores.values()))
+    catch_up()
+    return sum(bool(shared.core and shared.core.alive) for shared in list(_cores.values()))
 
 
 class OnToken(BaseCallbackHandler):

@@ -8,7 +8,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.hostile.base import MODEL, Gives, Raises, Uses, damaged, error, make, works, written
+from helpers.native.context import Context
+from tests.hostile.base import (
+    FRANCE,
+    MODEL,
+    NO_END,
+    Gives,
+    Raises,
+    Uses,
+    damaged,
+    error,
+    make,
+    works,
+    written,
+)
 
 use = Uses("files")
 
@@ -98,6 +111,83 @@ def replaced_while_it_is_loaded() -> object:
     Path("other").write_bytes(b"rubbish")
     Path("other").replace("m.gguf")
     return works(llm), error(lambda: make(model_path="m.gguf")).split(":")[0]
+
+
+@use("replaced by a bad one, and closed by one of two", Gives((True, True)), posix=True)
+def replaced_by_a_bad_one_and_closed_by_one_of_two() -> object:
+    shutil.copy(MODEL, "m.gguf")
+    one, two = make(model_path="m.gguf"), make(model_path="m.gguf")
+    Path("other").write_bytes(b"GGUF" + b"\xff" * 4096)
+    Path("other").replace("m.gguf")
+    one.close()
+    return works(two), error(lambda: make(model_path="m.gguf")).startswith("ModelFileError")
+
+
+@use("deleted, and then asked in batches", Gives([True] * 3), posix=True)
+def deleted_and_then_asked_in_batches() -> object:
+    shutil.copy(MODEL, "m.gguf")
+    llm = make(model_path="m.gguf")
+    Path("m.gguf").unlink()
+    return ["Paris" in answer for answer in llm.batch([FRANCE] * 3)]
+
+
+def _changed_in_place(change: Callable[[], object]) -> tuple[str, str, bool]:
+    """What a call gives after the loaded file was changed, and after it was made whole again."""
+    shutil.copy(MODEL, "m.gguf")
+    llm = make(model_path="m.gguf")
+    works(llm)
+    change()
+    answers = [error(lambda: llm.invoke("x", max_tokens=2)) for _ in range(2)]
+    shutil.copy(MODEL, "m.gguf")
+    return (*(answer.split(":")[0] for answer in answers), works(llm))
+
+
+@use("cut off in place", Gives(("ModelFileError", "ModelFileError", True)), posix=True)
+def cut_off_in_place() -> object:
+    return _changed_in_place(lambda: os.truncate("m.gguf", 1 << 20))
+
+
+@use("emptied in place", Gives(("ModelFileError", "ModelFileError", True)), posix=True)
+def emptied_in_place() -> object:
+    return _changed_in_place(lambda: Path("m.gguf").open("wb").close())
+
+
+@use("written to in place", Gives(("ModelFileError", "ModelFileError", True)), posix=True)
+def written_to_in_place() -> object:
+    return _changed_in_place(lambda: Path("m.gguf").open("r+b").write(b"rubbish"))
+
+
+@use("cut off in place during a stream", Raises("ModelFileError", "written to"), posix=True)
+def cut_off_in_place_during_a_stream() -> object:
+    shutil.copy(MODEL, "m.gguf")
+    llm = make(model_path="m.gguf", max_tokens=None)
+    compute, count = Context._run, 0
+
+    def counted(context, tokens):  # between two decodes, where it can be known
+        nonlocal count
+        count += 1
+        compute(context, tokens)
+        if count == 5:
+            os.truncate("m.gguf", 1 << 20)
+
+    Context._run = counted
+    llm.invoke(FRANCE, logit_bias=NO_END)
+
+
+def _not_numbers() -> str:
+    raw = bytearray(Path(MODEL).read_bytes())
+    raw[-(1 << 20) :] = b"\xff" * (1 << 20)
+    return written(bytes(raw))
+
+
+@use("weights that are not numbers", Raises("ModelFileError", "no numbers", "check_tensors"))
+def weights_that_are_not_numbers() -> object:
+    make(model_path=_not_numbers()).invoke(FRANCE, temperature=0.8)
+
+
+@use("weights that are not numbers, with a grammar", Raises("ModelFileError", "no numbers"))
+def weights_that_are_not_numbers_with_a_grammar() -> object:
+    make(model_path=_not_numbers()).invoke(FRANCE, grammar='root ::= "yes" | "no"')
 
 
 @use("a name that is not ASCII", Gives(True))

@@ -16,6 +16,7 @@ import warnings
 import psutil
 
 from helpers.engine import Engine, LoadOptions, Request
+from helpers.engine.thread import engine_thread
 from helpers.native.context import Context
 from tests.hostile.base import (
     FRANCE,
@@ -161,6 +162,91 @@ def the_interpreter_ends_during_a_stream() -> object:
     sys.exit(0)
 
 
+def _again_and_again(action):
+    """Let a thread do something for as long as the interpreter lives."""
+
+    def work():
+        for number in range(10_000):
+            action(number)
+
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.5)
+
+
+@use("the interpreter ends while a thread loads", Exits(0, "ends"))
+def the_interpreter_ends_while_a_thread_loads() -> object:
+    _again_and_again(lambda number: make(n_ctx=512 + number).close())
+    print("ends")
+    sys.exit(0)
+
+
+@use("the interpreter ends while a thread counts tokens", Exits(0, "ends"))
+def the_interpreter_ends_while_a_thread_counts_tokens() -> object:
+    llm, text = make(vocab_only=True), "word and " * 2_000_000
+    _again_and_again(lambda _: llm.get_num_tokens(text))
+    print("ends")
+    sys.exit(0)
+
+
+@use("each of four threads closes its own of equal models", Gives([True] * 16))
+def each_of_four_threads_closes_its_own_of_equal_models() -> object:
+    def act(i):
+        answers = []
+        for number in range(4):
+            with make() as llm:
+                answers.append("Paris" in llm.invoke(FRANCE, max_tokens=3 + i + number))
+        return answers
+
+    return [answer for answers in in_threads(4, act) for answer in answers]
+
+
+@use("the collector runs where a lock is held", Gives(True))
+def the_collector_runs_where_a_lock_is_held() -> object:
+    gc.disable()
+    dropped = Engine(LoadOptions(model_path=MODEL, n_ctx=256))
+    dropped.itself = dropped
+    del dropped
+    # As in the engine's thread, which looks at what is ready: any object made there can make the
+    # collector run.
+    with engine_thread().wake:
+        other = threading.Thread(target=lambda: make(n_ctx=300))
+        other.start()
+        time.sleep(1)  # it has loaded, and waits for this lock to begin
+        gc.collect()
+    other.join()
+    return loaded() == 0
+
+
+@use("forked while another thread loads", Says("[True, True]"), posix=True)
+def forked_while_another_thread_loads() -> object:
+    warnings.simplefilter("ignore")
+    _again_and_again(lambda number: make(n_ctx=512 + number).close())
+    answers = []
+    for _ in range(2):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.write(writer, repr(error(lambda: works(make(n_ctx=256)))).encode())
+            os._exit(0)
+        os.close(writer)
+        answers.append(os.read(reader, 9999).decode())
+        os.waitpid(pid, 0)
+    return str(answers).replace("'", "")
+
+
+@use("counting tokens in a forked process", Says("was forked", "True"), posix=True)
+def counting_tokens_in_a_forked_process() -> object:
+    llm = make()
+    warnings.simplefilter("ignore")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writer, str(error(lambda: llm.get_num_tokens("x"))).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return os.read(reader, 9999).decode() + str(works(llm))
+
+
 @use("sys.exit in a callback", Exits(3, ""))
 def sys_exit_in_a_callback() -> object:
     handler = OnToken(lambda t: sys.exit(3))
@@ -217,3 +303,18 @@ def interrupted_while_it_reads_the_prompt() -> object:
 def interrupted_while_it_generates() -> object:
     answer, free, decodes = _interrupted(20, STORY)
     return answer, free, decodes < 1000  # going on would be 8,000
+
+
+@use("interrupted while it loads", Gives((20, True)), posix=True)
+def interrupted_while_it_loads() -> object:
+    def tried(i):
+        alarm = threading.Timer(i * 0.01, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            alarm.start()
+            make(n_ctx=300 + i)
+            time.sleep(3)  # it had loaded before: then the interrupt ends this
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    return sum(tried(i) for i in range(20)), works(make())

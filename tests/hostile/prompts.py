@@ -96,3 +96,8 @@ def tokens_beyond_the_vocabulary() -> object:
     result = [ask(1, wrong).split(":")[0] for wrong in (10**6, -1, 2**70, 1.5, "a")]
     result += [ask(), ask(1, 2)]
     return result
+
+
+@use("counting the tokens of 2 GiB", Raises("ValueError", "bytes", "Split"))
+def counting_the_tokens_of_2_gib() -> object:
+    make(vocab_only=True).get_num_tokens("a" * 2**31)
