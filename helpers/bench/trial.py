@@ -6,6 +6,7 @@ trial ends it for good when the time is up or somebody cancels, even while it lo
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import threading
@@ -29,6 +30,16 @@ Step = Callable[[str, float], None]
 
 _turn = threading.Lock()
 """Trials of one interpreter take turns: side by side, each would measure the other."""
+
+
+def _own_turn() -> None:
+    """Let a fork not wait for a trial of its parent."""
+    global _turn
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_turn)
 
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _NO_MEMORY = ("out of memory", "failed to allocate", "alloc_tensor_range", "cannot allocate")

@@ -34,6 +34,8 @@ from helpers.threads import aside
 from helpers.warn import warn_caller
 
 _MIB = 1024 * 1024
+_LONG_TEXT = 2**16
+"""Characters that may take longer to be made into tokens than Ctrl-C should wait (0.15 s)."""
 
 
 def settle(options: LoadOptions) -> LoadOptions:
@@ -250,8 +252,11 @@ class LocalCore:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
         self._check_process()
-        assert self._model is not None
-        return self._model.tokenize(text)
+        model = self._model
+        assert model is not None
+        if len(text) < _LONG_TEXT:
+            return model.tokenize(text)
+        return aside(lambda: model.tokenize(text), lambda: None)
 
     def _check_process(self) -> None:
         if os.getpid() != self.pid:

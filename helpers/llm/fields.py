@@ -77,7 +77,9 @@ class ModelFields(BaseModel):
     """Compute threads. None: the physical cores that this process may use."""
 
     use_mmap: bool | None = LoadOptions.use_mmap
-    """Map the file instead of reading it."""
+    """Map the file instead of reading it. A file that is written to while it is mapped is noticed
+    before each token, and the call ended; one that is cut off in the middle of computing a token
+    ends the process, which `isolate=True` or `use_mmap=False` keeps from the kernel."""
 
     use_mlock: bool = LoadOptions.use_mlock
     """Keep the weights from being swapped out."""
@@ -264,7 +266,10 @@ class ModelFields(BaseModel):
         return len(self.get_token_ids(text))
 
     def close(self) -> None:
-        """Free the model's memory, device memory included."""
+        """End the use of the model; calls of this object in progress end with an error.
+
+        The memory, device memory included, is free when no other object shares the model.
+        """
         self._engine.close()
 
     def __enter__(self) -> Self:

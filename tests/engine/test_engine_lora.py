@@ -85,3 +85,16 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path, wrong: dict[str
     path = write_adapter(tmp_path / "wrong.gguf", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ModelFileError, match=r"wrong\.gguf cannot be used with this model"):
         Engine(options(lora_path=str(path)))
+
+
+def test_an_adapter_made_anew_at_the_same_path_answers(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "l.gguf", scale=0.5)
+    request = Request(prompt="Once upon a time", temperature=0, max_tokens=12)
+    first = Engine(options(lora_path=str(path)))
+    before = first.generate(request).text
+    write_adapter(tmp_path / "new.gguf", scale=5.0).replace(path)
+    with Engine(options(lora_path=str(path))) as second:
+        assert second._shared is not first._shared
+        assert second.generate(request).text != before
+    assert first.generate(request).text == before
+    first.close()

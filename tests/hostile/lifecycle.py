@@ -182,7 +182,7 @@ def the_interpreter_ends_while_a_thread_loads() -> object:
 
 @use("the interpreter ends while a thread counts tokens", Exits(0, "ends"))
 def the_interpreter_ends_while_a_thread_counts_tokens() -> object:
-    llm, text = make(vocab_only=True), "word and " * 2_000_000
+    llm, text = make(vocab_only=True), "word and " * 1_000_000
     _again_and_again(lambda _: llm.get_num_tokens(text))
     print("ends")
     sys.exit(0)

@@ -103,6 +103,56 @@ def tiny_llama(
     return path
 
 
+def tiny_mamba(path: Path, *, layers: int = 2, width: int = 64) -> Path:
+    """Write a Mamba with random weights: its memory is one state, which cannot be cut off."""
+    tokens, types, merges = byte_vocabulary()
+    inner, state, kernel, rank = 2 * width, 16, 4, 4
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_name("Tiny Mamba")
+    writer.add_block_count(layers)
+    writer.add_context_length(4096)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    random = np.random.default_rng(7)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, random.normal(0, 0.05, shape).astype(np.float32))
+
+    add("token_embd.weight", len(tokens), width)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        writer.add_tensor(f"{block}.attn_norm.weight", np.ones(width, np.float32))
+        add(f"{block}.ssm_in.weight", 2 * inner, width)
+        add(f"{block}.ssm_conv1d.weight", inner, kernel)
+        add(f"{block}.ssm_conv1d.bias", inner)
+        add(f"{block}.ssm_x.weight", rank + 2 * state, inner)
+        add(f"{block}.ssm_dt.weight", inner, rank)
+        add(f"{block}.ssm_dt.bias", inner)
+        writer.add_tensor(f"{block}.ssm_a", -np.ones((inner, state), np.float32))
+        writer.add_tensor(f"{block}.ssm_d", np.ones(inner, np.float32))
+        add(f"{block}.ssm_out.weight", width, inner)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def sparse_model(
     path: Path,
     architecture: str,
