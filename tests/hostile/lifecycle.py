@@ -18,6 +18,7 @@ import psutil
 from helpers.engine import Engine, LoadOptions, Request
 from helpers.engine.thread import engine_thread
 from helpers.native.context import Context
+from tests.hostile import fuzz_calls
 from tests.hostile.base import (
     FRANCE,
     MODEL,
@@ -318,3 +319,8 @@ def interrupted_while_it_loads() -> object:
         return False
 
     return sum(tried(i) for i in range(20)), works(make())
+
+
+@use("random interrupts, cancellations, drops, closes and forks", Gives(None), posix=True)
+def random_interrupts_cancellations_drops_closes_and_forks() -> object:
+    return fuzz_calls.run(count=12, seed=20261126)
