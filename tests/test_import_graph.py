@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "timings",
         "recorder",
         "children",
+        "files",
     ),
     ("load_options",),
     ("native", "models", "parameters"),

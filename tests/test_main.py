@@ -279,11 +279,30 @@ def test_a_source_is_unpacked_without_what_is_not_needed(tmp_path: Path) -> None
     assert [p.name for p in into.rglob("*") if p.is_file()] == ["CMakeLists.txt"]
 
 
-@pytest.mark.parametrize("name", ["x-1/../../evil", "/etc/evil", "x-1\\..\\evil"])
-def test_an_archive_that_would_leave_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize(
+    "name", ["x-1/../../evil", "/etc/evil", "x-1\\..\\evil", "x-1/{}/evil", "x-1/C:/evil", "C:evil"]
+)
+def test_an_archive_that_would_leave_its_folder_is_refused(
+    name: str, filters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not filters:  # as in Python before 3.11.4
+        monkeypatch.delattr("tarfile.data_filter", raising=False)
+    archive = _archive(tmp_path, {name.format(tmp_path / "out"): b"evil"})
     with pytest.raises(InstallError, match="unsafe entry"):
-        build.unpack(_archive(tmp_path, {name: b"evil"}), tmp_path / "src")
-    assert not (tmp_path / "src").exists()
+        build.unpack(archive, tmp_path / "src")
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_an_archive_is_not_unpacked_through_links(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "src").symlink_to(tmp_path / "victim")
+    (tmp_path / "src.partial").symlink_to(tmp_path / "victim")
+    with pytest.raises(InstallError, match="cannot be unpacked"):
+        build.unpack(_archive(tmp_path, {"x-1/a": b"a"}), tmp_path / "src")
+    assert not list((tmp_path / "victim").iterdir())
+    assert build.unpack(_archive(tmp_path, {"x-1/a": b"a"}), tmp_path / "new").is_dir()
 
 
 def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:

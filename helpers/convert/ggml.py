@@ -77,8 +77,8 @@ def convert_ggml(
     target = choose_output(source, output, source.with_suffix(".gguf").name, overwrite)
     check_room(target.parent, source.stat().st_size + 2**20)
     script = _converter()
-    with written_whole(target, source) as partial:
-        arguments = ["--input", str(source), "--output", str(partial)]
+    with written_whole(target, source, overwrite=overwrite) as writing:
+        arguments = ["--input", str(source), "--output", str(writing.place)]
         for label, option in (
             ("--eps", eps),
             ("--gqa", gqa),

@@ -19,6 +19,7 @@ from pathlib import Path
 from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
 from helpers.doctor.report import ask_native, make_report, packages_folder
 from helpers.errors import InstallError
+from helpers.files import replace_text
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
@@ -132,7 +133,7 @@ def _model_digest(path: Path) -> str:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps({"key": key, "sha256": digest}), encoding="utf-8")
+        replace_text(memory, json.dumps({"key": key, "sha256": digest}))
     except OSError:
         pass  # a read-only cache costs a second each time, no more
     return digest

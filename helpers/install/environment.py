@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import InstallError
+from helpers.files import replace_text
 from helpers.install import build, steps, wheels
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import DISTRIBUTION, get_backend, need_system
@@ -337,6 +338,4 @@ class _Work:
             "backend": backend,
             "rpc": "ggml-rpc" in libraries(site_packages(self.venv)),
         }
-        partial = self.venv / (_STAMP + ".partial")
-        partial.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-        partial.replace(self.venv / _STAMP)
+        replace_text(self.venv / _STAMP, json.dumps(stamp, indent=1))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.bench import Settings, Sweep, SweepResult, SweepRow, find_best
-from helpers.bench.store import replace_text
 from helpers.bench.trial import Cancel, Step
+from helpers.files import replace_text
 from helpers.install.paths import cache_dir
 from helpers.memory import MemoryPlan
 from helpers.memory.plan import KINDS
