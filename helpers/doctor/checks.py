@@ -7,6 +7,7 @@ what may crash (the native library) is asked in a child process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -30,6 +31,7 @@ from helpers.install.paths import (
     OLDEST_PYTHON,
     REPOSITORY,
     cache_dir,
+    claim_cache,
     current_system,
     in_conda,
     inside,
@@ -131,11 +133,8 @@ def _model_digest(path: Path) -> str:
         pass  # nothing remembered, or a damaged note: measure again
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(memory, json.dumps({"key": key, "sha256": digest}))
-    except OSError:
-        pass  # a read-only cache costs a second each time, no more
+    with contextlib.suppress(OSError, InstallError):  # a second each time, no more
+        replace_text(claim_cache() / memory.name, json.dumps({"key": key, "sha256": digest}))
     return digest
 
 

@@ -161,7 +161,7 @@ def ensure(root: Path, backend: str | None = None) -> Path:
         get_backend(str(backend))
     if is_ready(root, backend):
         return venv_python(venv_dir(root))
-    with lock(cache_dir(), steps.say) as hold:
+    with lock(steps.say) as hold:
         if not is_ready(root, backend):
             _Work(root, backend, hold).run()
     return venv_python(venv_dir(root))
@@ -210,7 +210,6 @@ class _Work:
     def _preflight(self, backend: str, index: str | None) -> None:
         """Find out before the long steps what would stop them."""
         make_folder(self.root, "the environment (.venv)")
-        make_folder(self.cache, "the suite's cache")
         if importlib.util.find_spec("ensurepip") is None:
             version = "{}.{}".format(*sys.version_info[:2])
             raise InstallError(
