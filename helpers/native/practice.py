@@ -76,13 +76,11 @@ class PracticeAccelerator:
         """Start the server, and wait until it answers.
 
         Returns:
-            The device; the same one as long as it runs.
+            The device; the same one as long as it runs, another one after that.
 
         Raises:
             DeviceError: This llama-cpp-python has no RPC backend, or the server does not start.
         """
-        if self.device is not None:
-            return self.device
         if not self.available:
             raise DeviceError(
                 "This llama-cpp-python was built without RPC, which the practice accelerator "
@@ -94,6 +92,8 @@ class PracticeAccelerator:
         except (EngineCrashed, TimeoutError) as error:
             raise DeviceError(f"The practice accelerator did not start. {error}") from error
         endpoint = f"{SCHEME}{address}"
+        if self.device is not None and self.device.endpoint == endpoint:
+            return self.device
         memory = ask(endpoint, "memory")
         self.device = Device(
             name=f"RPC0[{_shown(endpoint)}]",
