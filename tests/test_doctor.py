@@ -174,6 +174,19 @@ def test_the_speeds_are_measured_as_the_user_would_get_them(
     assert seen["GGML_SCHED_DEBUG"] == "1"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(-4, "SIGILL: it was built for another processor"), (-11, "SIGSEGV: a library is damaged")],
+)
+def test_a_death_in_native_code_is_named(
+    status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.CompletedProcess([], status, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: dead)
+    assert words in ask_native()[1]
+
+
 def test_a_listing_loads_nothing() -> None:
     assert backend_report(load=False).runs == ()
 
