@@ -2,8 +2,8 @@
 
 What may end its process (native code, a template that came with a download) runs in a child, and
 the kernel lives on. `Child` is the owner's side, `Parent` that of the child program. Ctrl-C does
-not reach a child, it ends by itself when its owner's process has gone, and a fork of that leaves it
-alone. Its death is an `EngineCrashed` that names the cause.
+not reach a child, it ends by itself when its owner's process has gone (a fork of that, living on,
+neither uses nor keeps it). Its death is an `EngineCrashed` that names the cause.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections import deque
@@ -31,6 +32,7 @@ _BEGIN = b"\0llama-notebooks child\0"
 _START_SECONDS = 120.0
 """Importing takes a second; on a cold network disk, beside a virus scanner, much more."""
 _WORDS = 40
+_WATCH_SECONDS = 1.0
 
 
 class Child:
@@ -83,7 +85,7 @@ class Child:
                 return process
             self.close()
             self._words = deque(maxlen=_WORDS)
-            self._process = process = subprocess.Popen(
+            process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -94,7 +96,8 @@ class Child:
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
-            self._finalizer = weakref.finalize(self, _end, process)
+            self._finalizer = weakref.finalize(self, _end, process, os.getpid())
+            self._process = process
             self._listener = threading.Thread(
                 target=_listen, args=(process.stderr, self._words), daemon=True
             )
@@ -233,7 +236,6 @@ class Child:
         process, self._process = self._process, None
         if process is None:
             return
-        self._finalizer.detach()
         process.returncode = 0  # not for this process to wait for
         for stream in (process.stdin, process.stdout, process.stderr):
             # Past the buffer, which may hold half a line that its owner is about to write.
@@ -265,7 +267,9 @@ def _listen(stream: IO[bytes], words: deque[str]) -> None:
             words.extend(filter(None, [raw.decode("utf-8", "replace").rstrip()]))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:  # in a fork, which has finalizers too
+        return
     process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
@@ -330,6 +334,17 @@ _ACCESS_VIOLATION = 0xC0000005
 """What Windows calls a segmentation fault."""
 
 
+def _end_with(owner: int) -> None:
+    """End this process soon after its owner.
+
+    The end of the pipe does that at once, unless a fork holds it open: one that did not pass
+    through Python (`_leave_all` did not run), or came while the child was being started.
+    """
+    while os.getppid() == owner:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(0)
+
+
 class Parent:
     """The child program's side: requests come in, answers go out, everything else is log.
 
@@ -342,6 +357,8 @@ class Parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.requests: IO[bytes] = os.fdopen(os.dup(0), "rb")
         self.replies: IO[bytes] = os.fdopen(os.dup(1), "wb")
+        if sys.platform != "win32":
+            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         # On Windows, a library that looks at its input while it loads would wait for the next
         # request; whatever prints, native code too, must not end up between two answers.
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (the null device is no Path)

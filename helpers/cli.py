@@ -88,7 +88,7 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
     _enter("lab", arguments, options.backend)
-    status = doctor([])
+    status = doctor([], fresh=False)
     if status or options.check:
         return status
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]

@@ -281,14 +281,22 @@ print(child.ask(["pid"]), flush=True)
 """
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def owner_command(program: Path, script: str) -> list[str]:
+    """An interpreter that owns a child and prints its process id."""
+    # 3.12 warns of any fork beside threads, which is the point here.
+    return [sys.executable, "-W", "ignore", "-c", OWNER + textwrap.dedent(script), str(program)]
+
+
 def owner(program: Path, script: str) -> list[str]:
-    """What an interpreter prints that owns a child; its process id comes first."""
+    """What such an interpreter prints; its child's process id comes first."""
     done = subprocess.run(
-        # 3.12 warns of any fork beside threads, which is the point here.
-        [sys.executable, "-W", "ignore", "-c", OWNER + textwrap.dedent(script), str(program)],
+        owner_command(program, script),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         start_new_session=True,
     )
     assert not done.stderr
@@ -331,6 +339,42 @@ def test_a_fork_that_lives_on_does_not_keep_the_child_of_its_dead_parent(program
         assert psutil.pid_exists(fork)
     finally:
         os.kill(fork, signal.SIGKILL)
+
+
+@POSIX
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"], ids=["Python", "C"])
+def test_no_fork_keeps_the_children_of_a_dead_parent(program: Path, fork: str) -> None:
+    # A fork by a C library runs no hook of Python; one amid a start inherits unknown pipes.
+    script = f"""
+        import ctypes
+        slow = Path(sys.argv[1]).with_name("slow.py")
+        slow.write_text("import time; time.sleep(1)\\n" + Path(sys.argv[1]).read_text())
+        more = [Child(slow, role="was tested") for _ in range(4)]
+        starts = [threading.Thread(target=one.start, daemon=True) for one in more]
+        for start in starts:
+            start.start()
+        while not all(one.pid for one in more):
+            time.sleep(0.01)
+        pid = {fork}
+        if pid == 0:
+            time.sleep(600)
+        print(pid, *(one.pid for one in more), flush=True)
+        for start in starts:
+            start.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = owner_command(program, script)
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        owned, (fork_pid, *others) = (
+            int(process.stdout.readline()),
+            map(int, process.stdout.readline().split()),
+        )
+        try:
+            assert all(has_ended(pid) for pid in (owned, *others))
+            assert psutil.pid_exists(fork_pid)
+        finally:
+            os.kill(fork_pid, signal.SIGKILL)
 
 
 @POSIX

@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from helpers import InstallError, backend_report, doctor
-from helpers.doctor import BackendReport
+from helpers import InstallError, backend_report, cli, doctor
+from helpers.doctor import BackendReport, Run, checks
 from helpers.doctor.report import ask_native
 from helpers.install import installed
 from tests.support import ROOT
@@ -173,8 +174,83 @@ def test_the_speeds_are_measured_as_the_user_would_get_them(
     assert seen["GGML_SCHED_DEBUG"] == "1"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(-4, "SIGILL: it was built for another processor"), (-11, "SIGSEGV: a library is damaged")],
+)
+def test_a_death_in_native_code_is_named(
+    status: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.CompletedProcess([], status, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: dead)
+    assert words in ask_native()[1]
+
+
 def test_a_listing_loads_nothing() -> None:
     assert backend_report(load=False).runs == ()
+
+
+def test_lab_takes_the_word_of_libraries_that_have_proved_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "packages"
+    _distribution(packages, "abetlen/llama-cpp-python")
+    library = packages / "llama_cpp" / "lib" / "libllama.so"
+    library.parent.mkdir()
+    library.write_bytes(b"one")
+    device = {"name": "CPU", "description": "a processor", "kind": "cpu", "backend": "CPU"}
+    listed = {"libraries": ["llama"], "backends": ["CPU"], "runs": []}
+    listed["devices"] = [{**device, "total_mib": 2.0, "free_mib": 1.0}]
+    run = asdict(
+        Run(
+            n_gpu_layers=0,
+            devices=(),
+            offloaded=None,
+            splits={},
+            log=(),
+            text="",
+            prompt_tokens=1,
+            prompt_per_second=1234.0,
+            eval_per_second=1.0,
+        )
+    )
+    asked: list[tuple[str, ...]] = []
+    faults = ["ended by SIGILL"]
+
+    def ask(*arguments: str) -> tuple[dict[str, object], str]:
+        asked.append(arguments)
+        if not arguments and faults:
+            return {}, faults.pop()
+        return {**listed, "runs": [] if arguments else [run]}, ""
+
+    def lines(*, fresh: bool = False) -> str:
+        asked.clear()
+        return "\n".join(map(str, checks._native(fresh)))
+
+    monkeypatch.setattr(checks, "ask_native", ask)
+    monkeypatch.setattr(checks, "packages_folder", lambda: packages)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert "[FAIL] Native library: cannot be used: ended by SIGILL" in lines()
+    assert "1,234.0" in lines() and asked == [("--list",), ()]  # a fault is not remembered
+    assert "1,234.0" in lines() and asked == [("--list",)]
+    assert "tokens/s (measured on 20" in lines()
+    assert "measured on" not in lines(fresh=True) and asked == [("--list",), ()]
+    library.write_bytes(b"another build")
+    assert "1,234.0" in lines() and asked == [("--list",), ()]
+    listed["devices"][0]["description"] = "another processor"  # type: ignore[index]
+    assert "1,234.0" in lines() and asked == [("--list",), ()]
+    (tmp_path / "llama-notebooks-proof.json").write_text('{"key": 7}')
+    assert "1,234.0" in lines() and asked == [("--list",), ()]
+    assert lines() and asked == [("--list",)]
+
+
+def test_lab_asks_for_no_new_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(cli, "_enter", lambda *_: None)
+    monkeypatch.setattr(cli, "doctor", lambda *_, fresh=True: seen.append(fresh) or 0)
+    assert cli._lab(["--check"]) == 0
+    assert seen == [False]
 
 
 def _copy_of_llama_cpp(where: Path) -> Path:

@@ -213,6 +213,7 @@ class Tiny:
             key = build.make_recipe(VERSION, "cpu").key
         folder = self.cache / "wheels" / key
         folder.mkdir(parents=True, exist_ok=True)
+        (self.cache / "lock").touch()
         (folder / WHEEL).write_bytes(llama_wheel("source"))
 
 

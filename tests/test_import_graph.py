@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "recorder",
         "threads",
         "children",
+        "files",
     ),
     ("load_options",),
     ("native", "models", "parameters"),

@@ -22,6 +22,7 @@ STDLIB_FILES = [
     ROOT / "helpers" / "tables.py",
     ROOT / "helpers" / "cli.py",
     ROOT / "helpers" / "errors.py",
+    ROOT / "helpers" / "files.py",
     *sorted((ROOT / "helpers" / "doctor").glob("*.py")),
     *sorted((ROOT / "helpers" / "install").glob("*.py")),
 ]
@@ -138,14 +139,19 @@ def test_paths_of_the_user_replace_the_suites_own(arguments: list[str], own: boo
     assert "--nbval-lax" in made and "--nbval-cell-timeout=180" in made
 
 
+def _suite(folder: Path) -> Path:
+    """A copy of the suite without an environment."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "helpers", folder / "suite" / "helpers", ignore=ignore)
+    return folder / "suite"
+
+
 def test_clean_shows_then_removes(tmp_path: Path) -> None:
-    root, cache = tmp_path / "suite", tmp_path / "cache"
-    shutil.copytree(
-        ROOT / "helpers", root / "helpers", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    root, cache = _suite(tmp_path), tmp_path / "cache"
     for folder in (root / ".venv", cache / "src"):
         folder.mkdir(parents=True)
         (folder / "file").write_bytes(bytes(3 * 1024 * 1024))
+    (cache / "lock").touch()  # as before there was a mark
     status, output, _ = helpers("clean", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(cache))
     assert status == 0 and "Nothing was removed" in output
     assert f"3 MiB  {cache}" in output and (root / ".venv" / "file").exists()
@@ -154,6 +160,81 @@ def test_clean_shows_then_removes(tmp_path: Path) -> None:
     assert not (root / ".venv").exists() and not cache.exists()
     assert (root / "helpers").exists()
     assert "Nothing to remove" in helpers("clean", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(cache))[1]
+
+
+def _everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ("thesis.txt",),
+        ("src/main.c", "build/main.o", "logs/run.log"),  # names as the suite has them
+        ("lock", "src/main.c", "thesis.txt"),
+        ("suite/.git/config", "home/.bashrc"),
+    ],
+)
+def test_clean_leaves_a_folder_that_the_suite_did_not_make(
+    there: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = _suite(tmp_path)
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    before = _everything(tmp_path)
+    status, output, _ = helpers("clean", "--yes", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(tmp_path))
+    assert status == 0 and "is left as it is: the suite did not make it" in output
+    # Nor does it begin to write there.
+    status, _, error = helpers("lab", "--check", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(tmp_path))
+    assert status == 2 and error.count("\n") == 1
+    assert "files that the suite did not write: name a folder that is empty" in error
+    assert _everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["~", ".", "helpers/errors.py"])
+def test_clean_leaves_home_repository_and_files(place: str, tmp_path: Path) -> None:
+    root, home = _suite(tmp_path), tmp_path / "home"
+    home.mkdir()
+    (root / "lock").touch()  # even where all looks as if it were the suite's
+    variables = {"LLAMA_NOTEBOOKS_CACHE": place, "HOME": str(home), "USERPROFILE": str(home)}
+    before = _everything(tmp_path)
+    _, output, _ = helpers("clean", "--yes", cwd=root, **variables)
+    assert "did not make it" in output
+    status, _, error = helpers("lab", "--check", cwd=root, **variables)
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert _everything(tmp_path) == before
+
+
+def test_the_root_folder_is_never_the_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Asked, not tried: a test that fails must not take the machine with it.
+    monkeypatch.setenv("LLAMA_NOTEBOOKS_CACHE", Path.home().anchor)
+    assert not paths.made_by_suite(paths.cache_dir())
+    with pytest.raises(InstallError, match="did not write"):
+        paths.claim_cache()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_clean_takes_the_suites_part_and_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, cache, elsewhere = _suite(tmp_path), tmp_path / "cache", tmp_path / "elsewhere"
+    monkeypatch.setenv("LLAMA_NOTEBOOKS_CACHE", str(cache))
+    assert paths.claim_cache() == cache  # now it is marked
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (cache / "src").mkdir()
+    (cache / "src" / "link").symlink_to(elsewhere)
+    for link in (cache / "wheels", cache / "logs", root / ".venv", root / "build"):
+        link.symlink_to(elsewhere)
+    (cache / "thesis.txt").write_text("precious")
+    status, output, _ = helpers("clean", "--yes", cwd=root)
+    assert status == 0 and "is left: logs, thesis.txt, wheels" in output
+    assert (elsewhere / "precious").exists() and (root / ".venv").is_symlink()
+    assert {path.name for path in cache.iterdir()} == {"logs", "thesis.txt", "wheels"}
+    # A new run does not take the rest for its own.
+    with pytest.raises(InstallError, match="did not write"):
+        paths.claim_cache()
 
 
 def test_a_folder_that_cannot_be_written_and_a_full_disk_are_said(tmp_path: Path) -> None:
@@ -279,11 +360,30 @@ def test_a_source_is_unpacked_without_what_is_not_needed(tmp_path: Path) -> None
     assert [p.name for p in into.rglob("*") if p.is_file()] == ["CMakeLists.txt"]
 
 
-@pytest.mark.parametrize("name", ["x-1/../../evil", "/etc/evil", "x-1\\..\\evil"])
-def test_an_archive_that_would_leave_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize(
+    "name", ["x-1/../../evil", "/etc/evil", "x-1\\..\\evil", "x-1/{}/evil", "x-1/C:/evil", "C:evil"]
+)
+def test_an_archive_that_would_leave_its_folder_is_refused(
+    name: str, filters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not filters:  # as in Python before 3.11.4
+        monkeypatch.delattr("tarfile.data_filter", raising=False)
+    archive = _archive(tmp_path, {name.format(tmp_path / "out"): b"evil"})
     with pytest.raises(InstallError, match="unsafe entry"):
-        build.unpack(_archive(tmp_path, {name: b"evil"}), tmp_path / "src")
-    assert not (tmp_path / "src").exists()
+        build.unpack(archive, tmp_path / "src")
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_an_archive_is_not_unpacked_through_links(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "src").symlink_to(tmp_path / "victim")
+    (tmp_path / "src.partial").symlink_to(tmp_path / "victim")
+    with pytest.raises(InstallError, match="cannot be unpacked"):
+        build.unpack(_archive(tmp_path, {"x-1/a": b"a"}), tmp_path / "src")
+    assert not list((tmp_path / "victim").iterdir())
+    assert build.unpack(_archive(tmp_path, {"x-1/a": b"a"}), tmp_path / "new").is_dir()
 
 
 def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.bench.rows import SweepRow, goal_weight
 from helpers.errors import HelpersError
+from helpers.files import replace_text
 
 FORMAT = "llama-notebooks sweep"
 VERSION = 1
@@ -47,24 +46,6 @@ def write(result: Mapping[str, Any], path: Path) -> None:
             f"The sweep cannot be written to {path}: {error.strerror or error}. "
             "Give the name of a file in a folder that exists."
         ) from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that no reader sees half of it.
-
-    Raises:
-        OSError: It cannot be written there.
-    """
-    # Not tempfile: its files are for their maker alone, and this one is to be shared.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _row_to_json(row: SweepRow) -> dict[str, Any]:

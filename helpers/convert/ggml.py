@@ -77,8 +77,8 @@ def convert_ggml(
     target = choose_output(source, output, source.with_suffix(".gguf").name, overwrite)
     check_room(target.parent, source.stat().st_size + 2**20)
     script = _converter()
-    with written_whole(target, source) as partial:
-        arguments = ["--input", str(source), "--output", str(partial)]
+    with written_whole(target, source, overwrite=overwrite) as writing:
+        arguments = ["--input", str(source), "--output", str(writing.place)]
         for label, option in (
             ("--eps", eps),
             ("--gqa", gqa),
@@ -111,9 +111,8 @@ def _check_old_format(source: Path) -> None:
 def _converter() -> Path:
     """The script in the source of the installed llama-cpp-python."""
     version = importlib.metadata.version("llama-cpp-python")
-    cache = cache_dir()
-    with lock(cache, say) as hold:
-        script = source_folder(version, cache, hold=hold) / _SCRIPT
+    with lock(say) as hold:
+        script = source_folder(version, cache_dir(), hold=hold) / _SCRIPT
     if not script.is_file():
         raise ModelFileError(
             f"llama-cpp-python {version} has no {_SCRIPT.name} in its source any more. Look for a "

@@ -6,11 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.errors import ModelFileError
-from helpers.models import check_model_file
+from helpers.files import move_to_free, room_beside
+from helpers.models import ModelInfo, inspect_model
 
 _MIB = 2**20
 
@@ -39,12 +41,16 @@ def choose_output(
             f'lost with the environment. Say where it goes: output="{suggestion}".'
         )
     if target.exists() and not overwrite:
-        raise ModelFileError(
-            f"{target} exists already. Pass overwrite=True to replace it, or another output."
-        )
+        raise _taken(target)
     if not target.parent.is_dir():
         raise ModelFileError(f"There is no folder {target.parent}. Create it, or choose another.")
     return target
+
+
+def _taken(target: Path) -> ModelFileError:
+    return ModelFileError(
+        f"{target} exists already. Pass overwrite=True to replace it, or another output."
+    )
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -68,34 +74,51 @@ def check_room(folder: Path, n_bytes: int) -> None:
         )
 
 
+@dataclass
+class Writing:
+    """A model file that is being written.
+
+    Attributes:
+        place: The name to write to, until it is whole.
+        info: What it is; set when it was checked and has its own name.
+    """
+
+    place: Path
+    info: ModelInfo | None = None
+
+
 @contextmanager
-def written_whole(target: Path, source: Path) -> Iterator[Path]:
+def written_whole(target: Path, source: Path, *, overwrite: bool) -> Iterator[Writing]:
     """Give a temporary name to write to; the target appears only as a whole, checked model.
 
     Whatever goes wrong inside, an existing target stays as it was and nothing is left over.
 
     Raises:
-        ModelFileError: What was written does not pass `check_model_file`, or cannot be written.
+        ModelFileError: What was written does not pass `check_model_file`, or cannot be written, or
+            the target appeared meanwhile and `overwrite` is False.
     """
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial")
-    try:
+    with ExitStack() as stack:
         try:
-            partial.touch()
+            writing = Writing(stack.enter_context(room_beside(target)))
         except OSError as error:
             raise ModelFileError(
                 f"{target.parent} cannot be written to ({error.strerror}). Choose another folder "
                 "with output=…"
             ) from None
-        yield partial
+        yield writing
         try:
-            check_model_file(partial)
+            # Now, not later by its name: somebody else may replace the file at once.
+            writing.info = inspect_model(writing.place)
         except ModelFileError as error:
-            reason = str(error).replace(str(partial), "the result")
+            reason = str(error).replace(str(writing.place), "the result")
             raise ModelFileError(
                 f"What was made of {source} is not a model, so {source.name} is probably damaged "
                 f"itself: {reason}"
             ) from None
-        partial.replace(target)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if overwrite:
+            writing.place.replace(target)
+            return
+        try:
+            move_to_free(writing.place, target)
+        except FileExistsError:
+            raise _taken(target) from None

@@ -110,15 +110,16 @@ def quantize(
     target = choose_output(source.path, output, _suggest(source.path, wanted), overwrite)
     check_room(target.parent, _at_most(source, wanted))
     started = time.perf_counter()
-    with written_whole(target, source.path) as partial:
+    with written_whole(target, source.path, overwrite=overwrite) as writing:
         task = {
             "source": str(source.path),
-            "target": str(partial),
+            "target": str(writing.place),
             "number": NUMBERS[wanted],
             "requantize": allow_requantize,
         }
         found = run_task("quantize", task, progress)
-    made = inspect_model(target)
+    made = writing.info
+    assert made is not None
     return Quantized(
         path=target,
         type=wanted,

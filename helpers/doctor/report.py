@@ -209,7 +209,10 @@ def _last_words(status: int, stderr: str) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
-        return f"the process that asked it was ended by {name}: a library is damaged"
+        cause = "a library is damaged"
+        if name == "SIGILL":
+            cause = "it was built for another processor, or this machine forbids an instruction"
+        return f"the process that asked it was ended by {name}: {cause}"
     lines = [line for line in stderr.splitlines() if line.strip()]
     return lines[-1] if lines else f"ended with status {status}"
 

@@ -18,9 +18,10 @@ import tarfile
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from helpers.errors import InstallError
+from helpers.files import room_beside
 from helpers.install import steps
 from helpers.install.backends import BACKENDS, COMMON_FLAGS
 from helpers.install.commands import DISTRIBUTION
@@ -161,41 +162,49 @@ def _tools(cache: Path, hold: int | None) -> Path:
     return python
 
 
-def _safe(member: tarfile.TarInfo) -> bool:
-    path = PurePosixPath(member.name)
-    plain = member.isfile() or member.isdir()
-    return plain and not path.is_absolute() and ".." not in path.parts and "\\" not in member.name
+def _inner(member: tarfile.TarInfo) -> Path | None:
+    """Where an entry goes inside the archive's one folder; None if that would be elsewhere."""
+    name = member.name.partition("/")[2]
+    # As Windows reads them, which knows more ways out.
+    anchors = [PureWindowsPath(path).anchor for path in (member.name, name)]
+    out = any(anchors) or ".." in PurePosixPath(member.name).parts or "\\" in member.name
+    return None if out or not (member.isfile() or member.isdir()) else Path(name)
 
 
 def unpack(archive: Path, into: Path) -> Path:
     """Unpack an sdist as `into`, which then holds what the archive's one folder held.
 
+    Not by `tarfile`'s own `extractall`: before Python 3.11.4, and so on the oldest that the suite
+    runs on, it follows links, hands files to strangers, and takes a path such as `x//etc/passwd`.
+
     Raises:
         InstallError: If the archive is damaged or would write outside its folder.
     """
-    partial = into.with_name(into.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
-            members = []
+        with room_beside(into) as room, tarfile.open(archive) as tar:
+            room.mkdir()
             for member in tar:
-                if not _safe(member):
+                inner = _inner(member)
+                if inner is None:
                     raise InstallError(f"{archive} holds an unsafe entry, {member.name!r}")
-                inner = member.name.partition("/")[2]
-                if inner and not inner.startswith(_UNUSED):
-                    member.name = inner
-                    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-                    members.append(member)
-            # "data" refuses links out of the folder, devices and the like; 3.11.4 brought it.
-            extra = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            tar.extractall(partial, members=members, **extra)  # type: ignore[arg-type]
+                if inner == Path() or inner.as_posix().startswith(_UNUSED):
+                    continue
+                path = room / inner
+                if member.isdir():
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with content, path.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                path.chmod(0o755 if member.mode & 0o100 else 0o644)
+            shutil.rmtree(into, ignore_errors=True)
+            room.rename(into)
     except (tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise InstallError(
             f"{archive} cannot be unpacked ({error}): delete it and run the command again"
         ) from None
-    shutil.rmtree(into, ignore_errors=True)
-    partial.rename(into)
     return into
 
 

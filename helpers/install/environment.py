@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import InstallError
+from helpers.files import replace_text
 from helpers.install import build, steps, wheels
 from helpers.install.backends import BACKENDS
 from helpers.install.commands import DISTRIBUTION, get_backend, need_system
@@ -160,7 +161,7 @@ def ensure(root: Path, backend: str | None = None) -> Path:
         get_backend(str(backend))
     if is_ready(root, backend):
         return venv_python(venv_dir(root))
-    with lock(cache_dir(), steps.say) as hold:
+    with lock(steps.say) as hold:
         if not is_ready(root, backend):
             _Work(root, backend, hold).run()
     return venv_python(venv_dir(root))
@@ -209,7 +210,6 @@ class _Work:
     def _preflight(self, backend: str, index: str | None) -> None:
         """Find out before the long steps what would stop them."""
         make_folder(self.root, "the environment (.venv)")
-        make_folder(self.cache, "the suite's cache")
         if importlib.util.find_spec("ensurepip") is None:
             version = "{}.{}".format(*sys.version_info[:2])
             raise InstallError(
@@ -337,6 +337,4 @@ class _Work:
             "backend": backend,
             "rpc": "ggml-rpc" in libraries(site_packages(self.venv)),
         }
-        partial = self.venv / (_STAMP + ".partial")
-        partial.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-        partial.replace(self.venv / _STAMP)
+        replace_text(self.venv / _STAMP, json.dumps(stamp, indent=1))

@@ -7,7 +7,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,13 @@ from helpers.errors import InstallError
 OLDEST_PYTHON = (3, 11)
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MIB = 1024 * 1024
+_MARK = ".llama-notebooks"
+_NAMES = (
+    *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
+    *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
+    "tools-3.*",
+)
+"""What the suite writes into its cache."""
 
 
 def current_system() -> str:
@@ -28,8 +36,10 @@ def current_system() -> str:
 def cache_dir() -> Path:
     """Return the folder of sources, wheels and logs; `LLAMA_NOTEBOOKS_CACHE` replaces it."""
     own = os.environ.get("LLAMA_NOTEBOOKS_CACHE")
-    if own:
-        return Path(own).expanduser().resolve()
+    return Path(own).expanduser().resolve() if own else _usual_cache()
+
+
+def _usual_cache() -> Path:
     system = current_system()
     if system == "windows":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
@@ -38,6 +48,59 @@ def cache_dir() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "llama-notebooks"
+
+
+def in_cache(cache: Path) -> tuple[list[Path], list[Path]]:
+    """What is in a cache folder: what has the suite's names, and what must be somebody else's."""
+    own: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(cache.iterdir()):
+        named = any(fnmatch(path.name, pattern) for pattern in _NAMES)
+        (own if named and not path.is_symlink() else others).append(path)
+    return own, others
+
+
+def made_by_suite(cache: Path) -> bool:
+    """Whether a folder is the suite's cache, so that what has the suite's names in it may go."""
+    if not cache.is_dir() or _is_for_more(cache):
+        return False
+    own, others = in_cache(cache)
+    # The last one: from before there was a mark.
+    return cache / _MARK in own or cache == _usual_cache() or (not others and cache / "lock" in own)
+
+
+def _is_for_more(folder: Path) -> bool:
+    """Whether a folder is, or holds, the repository or the user's home, be that empty or not."""
+    places = [REPOSITORY]
+    with suppress(RuntimeError):  # a user without one
+        places.append(Path.home().resolve())
+    return any(folder in (place, *place.parents) for place in places)
+
+
+def claim_cache() -> Path:
+    """Return `cache_dir()`, made, or known to be the suite's: only there it writes.
+
+    Raises:
+        InstallError: It has files that the suite did not write, or cannot be written to.
+    """
+    cache = cache_dir()
+    try:
+        free = not _is_for_more(cache) and (not cache.exists() or not any(cache.iterdir()))
+        ours = free or made_by_suite(cache)
+    except OSError as error:
+        raise InstallError(
+            f"{cache} cannot be the suite's cache ({error.strerror}): set LLAMA_NOTEBOOKS_CACHE to "
+            "a folder that you own"
+        ) from None
+    if not ours:
+        raise InstallError(
+            f"LLAMA_NOTEBOOKS_CACHE names {cache}, which has files that the suite did not write: "
+            "name a folder that is empty, or not there yet"
+        )
+    make_folder(cache, "the suite's cache")
+    with suppress(FileExistsError), (cache / _MARK).open("x", encoding="utf-8") as mark:
+        mark.write("The cache of llama-notebooks: `python -m helpers clean` empties it.\n")
+    return cache
 
 
 def venv_dir(root: Path = REPOSITORY) -> Path:
@@ -149,7 +212,7 @@ def _try_lock(handle: IO[str]) -> bool:
 
 
 @contextmanager
-def lock(cache: Path, say: Callable[[str], None]) -> Iterator[int]:
+def lock(say: Callable[[str], None]) -> Iterator[int]:
     """Let one process at a time prepare environments; others wait and say so.
 
     The lock is the operating system's: it goes away with the last process that holds the file, so
@@ -158,8 +221,7 @@ def lock(cache: Path, say: Callable[[str], None]) -> Iterator[int]:
     Yields:
         The file descriptor, for children that are to hold the lock as well.
     """
-    make_folder(cache, "the suite's cache")
-    with (cache / "lock").open("a", encoding="utf-8") as handle:
+    with (claim_cache() / "lock").open("a", encoding="utf-8") as handle:
         if not _try_lock(handle):
             say("Another run is preparing an environment: waiting for it to finish.")
             while not _try_lock(handle):

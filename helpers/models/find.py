@@ -16,10 +16,11 @@ from helpers.models.hub import (
     HubName,
     HubUnreachable,
     download,
+    kept_revision,
     match_quantization,
     parse_hub_name,
 )
-from helpers.models.stores import LocalModel, local_models, places
+from helpers.models.stores import LocalModel, local_models, of_another_revision, places
 from helpers.models.verdict import NotAccepted
 
 _DEFAULT = "default"
@@ -36,7 +37,8 @@ def find_model(
        LM Studio, of Ollama ("llama3.2:1b"), of the Hub's cache: used where it is.
     4. A name of the catalogue, such as "qwen3-4b" or "qwen3-4b:Q8_0".
     5. A file on the Hugging Face Hub, "owner/name/file.gguf" or "owner/name:Q4_K_M" or a link to
-       one. `HF_ENDPOINT` chooses another server, `HF_HUB_CACHE` another place for the files.
+       one, in the revision that the link names. `HF_ENDPOINT` chooses another server,
+       `HF_HUB_CACHE` another place for the files.
 
     A download shows its progress, resumes a broken connection where it stopped (five times), and
     is compared with the size and the checksum that the Hub announced; a file that differs is
@@ -127,6 +129,10 @@ def _is_damaged(model: LocalModel) -> bool:
 
 def _local(name: str, hub: HubName | None, local: Sequence[LocalModel]) -> LocalModel | None:
     """Find a model on this machine by its name, its file's name, or its name on the Hub."""
+    if hub is not None:
+        if hub.revision != "main":
+            return kept_revision(hub)
+        local = [model for model in local if not of_another_revision(model.path)]
     wanted = name.lower()
     for model in local:
         label = model.name.lower()

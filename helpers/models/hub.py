@@ -8,6 +8,7 @@ nothing half-written is ever found by its name.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from helpers.errors import ModelFileError
 from helpers.models.check import check_model_file
 from helpers.models.formats import part_names
-from helpers.models.stores import hub_cache_folder
+from helpers.models.stores import LocalModel, hub_cache_folder
 from helpers.models.verdict import NotAccepted
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,16 +34,27 @@ _RESERVE = 200 * 2**20
 
 @dataclass(frozen=True)
 class HubName:
-    """`owner/name/file.gguf` or `owner/name:QUANT`, taken apart."""
+    """`owner/name/file.gguf` or `owner/name:QUANT`, taken apart.
+
+    Attributes:
+        repository: `owner/name`.
+        file: Path inside it, or None.
+        quantization: Recipe, or None.
+        revision: Branch, tag, commit or `refs/pr/N`.
+    """
 
     repository: str
     file: str | None
     quantization: str | None
+    revision: str = "main"
 
     def __str__(self) -> str:
+        text = self.repository
         if self.file:
-            return f"{self.repository}/{self.file}"
-        return f"{self.repository}:{self.quantization}" if self.quantization else self.repository
+            text += f"/{self.file}"
+        elif self.quantization:
+            text += f":{self.quantization}"
+        return text if self.revision == "main" else f"{text} (revision {self.revision})"
 
 
 class HubUnreachable(ModelFileError):
@@ -49,10 +62,15 @@ class HubUnreachable(ModelFileError):
 
 
 def parse_hub_name(name: str) -> HubName | None:
-    """Understand a name on the Hub, or a link copied from its pages; None if it is neither."""
-    link = re.match(r"^(?:https?://[^/]+/|hf\.co/|hf://)(.+)$", name)
+    """Understand a name on the Hub, or a link copied from its pages; None if it is neither.
+
+    Raises:
+        ModelFileError: It is a link, but to another server, or to no model of the Hub.
+    """
+    revision = "main"
+    link = re.match(r"^(?:https?://|(?=(?:hf\.co|huggingface\.co)/)|(hf://))", name, re.IGNORECASE)
     if link:
-        name = re.sub(r"/(?:resolve|blob)/[^/]+/", "/", link[1].partition("?")[0]).rstrip("/")
+        name, revision = _parse_link(name[link.end() :], name, on_hub=link[1] is not None)
     match = re.fullmatch(
         r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./ +-]+\.gguf)|:(?P<quant>[\w.-]+))?",
         name,
@@ -60,7 +78,37 @@ def parse_hub_name(name: str) -> HubName | None:
     )
     if match is None or ".." in name or match["repo"].lower().endswith(".gguf"):
         return None
-    return HubName(match["repo"], match["file"], match["quant"])
+    return HubName(match["repo"], match["file"], match["quant"], revision)
+
+
+def _parse_link(link: str, whole: str, *, on_hub: bool) -> tuple[str, str]:
+    """The name that a link without its scheme stands for, and the revision."""
+    path = link
+    if not on_hub:
+        own = _endpoint().partition("://")[2]
+        hubs = (own, "huggingface.co", "www.huggingface.co", "hf.co")
+        hub = next((hub for hub in hubs if f"{link}/".lower().startswith(f"{hub}/".lower())), None)
+        if hub is None:
+            raise ModelFileError(
+                f"{whole} is a link to {link.partition('/')[0]}, which is not the Hugging Face Hub "
+                f"({own}). Download the file yourself and give its path, or name that server with "
+                "the variable HF_ENDPOINT if it answers as the Hub does."
+            )
+        path = link[len(hub) :]
+    path = re.split(r"[?#]", path)[0].strip("/")
+    owner, _, rest = path.partition("/")
+    if owner in ("datasets", "spaces"):
+        raise ModelFileError(f"{whole} is a link to the Hub's {owner}, not to a model.")
+    repository, *inside = rest.split("/")
+    name, revision = f"{owner}/{unquote(repository)}", "main"
+    if inside[:1] in (["blob"], ["resolve"], ["raw"], ["tree"]) and len(inside) > 1:
+        # A revision with slashes is written with %2F, or is one of refs/pr/N and refs/convert/X.
+        size = 3 if inside[1] == "refs" else 1
+        kind, revision = inside[0], unquote("/".join(inside[1 : 1 + size]))
+        inside = inside[1 + size :]
+        if kind == "tree" and inside:  # a folder: split models lie in one of the recipe's name
+            return f"{name}:{unquote(inside[-1])}", revision
+    return "/".join([name, *map(unquote, inside)]), revision
 
 
 def match_quantization(files: Sequence[str], quantization: str | None) -> list[str]:
@@ -91,7 +139,7 @@ def download(name: HubName) -> Path:
             model.
     """
     files = part_names(name.file or _choose(name))
-    metadata = [_metadata(name.repository, file) for file in files]
+    metadata = [_metadata(name, file) for file in files]
     cached = [
         _cached(name.repository, file, entry) for file, entry in zip(files, metadata, strict=True)
     ]
@@ -100,7 +148,7 @@ def download(name: HubName) -> Path:
     )
     _require_space(name, missing)
     paths = [
-        path or _fetch(name.repository, file, entry)
+        path or _fetch(name, file, entry)
         for file, entry, path in zip(files, metadata, cached, strict=True)
     ]
     try:
@@ -114,6 +162,20 @@ def download(name: HubName) -> Path:
             f"What {_endpoint()} sent for {name} is not a usable model and was deleted: {error}"
         ) from error
     return paths[0]
+
+
+def kept_revision(name: HubName) -> LocalModel | None:
+    """The file of a branch, tag or commit that the cache has from before, if it has it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.file is None:
+        return None
+    path = try_to_load_from_cache(
+        name.repository, name.file, cache_dir=hub_cache_folder(), revision=name.revision
+    )
+    if not isinstance(path, str) or not Path(path).is_file():
+        return None
+    return LocalModel(str(name), Path(path), "Hub cache", Path(path).stat().st_size)
 
 
 def _endpoint() -> str:
@@ -135,6 +197,10 @@ def _explained(error: Exception, name: object) -> ModelFileError:
         return ModelFileError(
             f"There is no repository {where} (or it is private). Check the spelling of "
             "owner/name, or log in with `hf auth login`."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelFileError(
+            f"There is no such revision: {where}. Its page shows branches, tags and commits."
         )
     if isinstance(error, errors.EntryNotFoundError) or status == 404:
         return ModelFileError(
@@ -158,7 +224,7 @@ def _choose(name: HubName) -> str:
         # One request without retries, so that a missing network shows at once (HfApi tries six
         # times, for 20 s).
         answer = utils.get_session().get(
-            f"{_endpoint()}/api/models/{name.repository}",
+            f"{_endpoint()}/api/models/{name.repository}/revision/{quote(name.revision, safe='')}",
             headers=utils.build_hf_headers(token=utils.get_token()),
             timeout=_TIMEOUT,
         )
@@ -181,15 +247,15 @@ def _choose(name: HubName) -> str:
     )
 
 
-def _metadata(repository: str, file: str) -> Any:
+def _metadata(name: HubName, file: str) -> Any:
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
-    url = hf_hub_url(repository, file, endpoint=_endpoint())
+    url = hf_hub_url(name.repository, file, revision=name.revision, endpoint=_endpoint())
     try:
         # One request without retries: a missing network shows at once.
         metadata = get_hf_file_metadata(url, token=get_token(), timeout=_TIMEOUT)
     except Exception as error:
-        raise _explained(error, f"{repository}/{file}") from error
+        raise _explained(error, dataclasses.replace(name, file=file)) from error
     if metadata.commit_hash is None or metadata.etag is None:
         raise HubUnreachable(
             f"{_endpoint()} does not answer as the Hub does (a login page of the network, or a "
@@ -226,16 +292,16 @@ def _require_space(name: HubName, n_bytes: int) -> None:
         )
 
 
-def _fetch(repository: str, file: str, metadata: Any) -> Path:
+def _fetch(wanted: HubName, file: str, metadata: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
-    name = f"{repository}/{file}"
+    name = dataclasses.replace(wanted, file=file)
     try:
         path = Path(
             hf_hub_download(
-                repository,
+                name.repository,
                 file,
-                revision=metadata.commit_hash,
+                revision=name.revision,  # by its name: the cache notes which commit that is
                 cache_dir=hub_cache_folder(),
                 endpoint=_endpoint(),
             )

@@ -168,8 +168,31 @@ def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
 def _hub_cache(cache: Path) -> Iterator[tuple[str, Path]]:
     for repository in sorted(cache.glob("models--*--*")):
         owner_and_name = repository.name.removeprefix("models--").replace("--", "/", 1)
-        # The newest first: the files of the same name in the others are left out.
-        snapshots = sorted(repository.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
-        for snapshot in reversed(snapshots):
+        # That of `main`, then the newest: files of the same name in the others are left out.
+        main = _refs(repository).get("main")
+        snapshots = sorted(
+            repository.glob("snapshots/*"),
+            key=lambda path: (path.name == main, path.stat().st_mtime),
+            reverse=True,
+        )
+        for snapshot in snapshots:
             for path in _gguf_files(snapshot, depth=2):
                 yield f"{owner_and_name}/{path.relative_to(snapshot).as_posix()}", path
+
+
+def of_another_revision(path: Path) -> bool:
+    """Whether a file lies in the Hub's cache as that of another revision than `main`."""
+    for folder in path.parents:
+        if folder.parent.name == "snapshots":
+            refs = _refs(folder.parent.parent)
+            return folder.name in refs.values() and folder.name != refs.get("main")
+    return False
+
+
+def _refs(repository: Path) -> dict[str, str]:
+    """The commits that branches and tags named when something was fetched of them."""
+    found = {}
+    for path in repository.glob("refs/**/*"):
+        with contextlib.suppress(OSError):  # a folder: names may have slashes
+            found[path.relative_to(repository / "refs").as_posix()] = path.read_text().strip()
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ class _Receiver:
 
     def receive(self, level: int, raw: bytes, _user_data: object) -> None:
         capture = getattr(_owner, "capture", None)
-        if capture is None and not getattr(_owner, "silent", False):
+        if capture is None and not getattr(_owner, "silent", False) and not _called_from_here():
             self.previous(level, raw, None)
             return
         thread = threading.get_ident()
@@ -71,6 +72,12 @@ class _Receiver:
                 capture.lines.append((kept_level, line))
         if rest:
             self.partial[thread] = (kept_level, rest)
+
+
+def _called_from_here() -> bool:
+    """Whether the native function that logs was called by this package, not by other code."""
+    frame = sys._getframe(1).f_back  # behind `receive`; in a native thread there is nobody
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("helpers.")
 
 
 @functools.cache

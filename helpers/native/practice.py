@@ -20,7 +20,7 @@ from helpers.native.library import ggml, library_folder
 from helpers.native.registry import Device
 
 SCHEME = "practice:"
-"""Begins the endpoint of a practice accelerator; what follows is `host:port`."""
+"""Begins the endpoint of a practice accelerator; what follows is `token@host:port`."""
 
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 5.0
@@ -76,13 +76,11 @@ class PracticeAccelerator:
         """Start the server, and wait until it answers.
 
         Returns:
-            The device; the same one as long as it runs.
+            The device; the same one as long as it runs, another one after that.
 
         Raises:
             DeviceError: This llama-cpp-python has no RPC backend, or the server does not start.
         """
-        if self.device is not None:
-            return self.device
         if not self.available:
             raise DeviceError(
                 "This llama-cpp-python was built without RPC, which the practice accelerator "
@@ -90,13 +88,15 @@ class PracticeAccelerator:
                 "it). Run: python3 -m helpers lab --backend rpc"
             )
         try:
-            port = self._broker.ask("port", _START_SECONDS)
+            address = self._broker.ask("address", _START_SECONDS)
         except (EngineCrashed, TimeoutError) as error:
             raise DeviceError(f"The practice accelerator did not start. {error}") from error
-        endpoint = f"{SCHEME}127.0.0.1:{port}"
+        endpoint = f"{SCHEME}{address}"
+        if self.device is not None and self.device.endpoint == endpoint:
+            return self.device
         memory = ask(endpoint, "memory")
         self.device = Device(
-            name=f"RPC0[127.0.0.1:{port}]",
+            name=f"RPC0[{_shown(endpoint)}]",
             description="practice accelerator (this machine's processor: not faster)",
             kind="gpu",
             backend="RPC",
@@ -193,13 +193,22 @@ def register(endpoint: str) -> tuple[str, str]:
     base.ggml_backend_reg_dev_get.restype = ctypes.c_void_p
     base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
     base.ggml_backend_dev_name.restype = ctypes.c_char_p
+    base.ggml_backend_dev_buffer_type.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+    base.ggml_backend_buft_alloc_buffer.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    base.ggml_backend_buft_alloc_buffer.restype = ctypes.c_void_p
     main.ggml_backend_register.argtypes = [ctypes.c_void_p]
     main.ggml_backend_register.restype = None
     server = library.ggml_backend_rpc_add_server(address.encode())
     if not server:
         raise DeviceError(f"The RPC server at {endpoint} offers no device.")
     main.ggml_backend_register(server)
-    name = base.ggml_backend_dev_name(base.ggml_backend_reg_dev_get(server, 0)).decode()
+    device = base.ggml_backend_reg_dev_get(server, 0)
+    name = base.ggml_backend_dev_name(device).decode()
+    if is_practice(endpoint):
+        # As long as anything is there, llama.cpp keeps its connection, and needs no other.
+        base.ggml_backend_buft_alloc_buffer(base.ggml_backend_dev_buffer_type(device), 1)
+        _open[-1].sendall(b"\n")
     _registered[endpoint] = (name, f"RPC0[{address}]")
     return _registered[endpoint]
 
@@ -269,16 +278,22 @@ _open: list[socket.socket] = []
 
 
 def _connect(endpoint: str) -> socket.socket:
-    host, _, port = endpoint.removeprefix(SCHEME).rpartition(":")
+    host, _, port = _shown(endpoint).rpartition(":")
     try:
         return socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS)
     except (OSError, ValueError, OverflowError) as error:
         raise _gone(endpoint, error) from error
 
 
+def _shown(endpoint: str) -> str:
+    """The endpoint's `host:port`, for everybody to see."""
+    return endpoint.removeprefix(SCHEME).rpartition("@")[2]
+
+
 def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, float]:
     try:
-        connection.sendall(verb.encode() + b"\n")
+        token, _, _ = endpoint.removeprefix(SCHEME).rpartition("@")
+        connection.sendall(f"{token} {verb}\n".encode())
         answer: dict[str, float] = json.loads(connection.makefile("rb").readline())
     except (OSError, ValueError) as error:  # an empty answer is a device that cannot start
         raise _gone(endpoint, error) from error
@@ -288,6 +303,6 @@ def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, 
 def _gone(endpoint: str, error: Exception) -> DeviceError:
     what = "practice accelerator" if is_practice(endpoint) else "RPC server"
     return DeviceError(
-        f"No {what} answers at {endpoint.removeprefix(SCHEME)} ({error}). Start it again, and use "
+        f"No {what} answers at {_shown(endpoint)} ({error}). Start it again, and use "
         "the device that it gives; one is gone when its `with` block has ended."
     )

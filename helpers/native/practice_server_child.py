@@ -1,7 +1,12 @@
 """The RPC servers of the practice accelerator, all in one process: its memory is the device's.
 
 The broker (`practice_broker_child`) asks it for `memory`, to `serve` (a port that no client has),
-and tells it which one is `free` again. Its argument is the device's memory in MiB.
+to `seal` a port whose client has connected, and tells it which one is `free` again. Its argument is
+the device's memory in MiB.
+
+llama.cpp's server lets in whoever connects to its port, and any user of the machine can. So a port
+is open only until its client has connected; then the server has that one client, and ends with it.
+On Windows, where a port cannot be sealed so, it stays open and the next client gets it.
 """
 
 from __future__ import annotations
@@ -36,11 +41,13 @@ def main() -> None:
 
 
 class _Pool:
-    """The servers, used again when their client has gone."""
+    """The servers."""
 
     def __init__(self, limit_mib: float) -> None:
-        self._idle = [_start_server()]
+        first = _start_server()
         self._base = _data_mib()
+        self._idle = [] if _seal(first) else [first]
+        self._sealed: set[int] = set()
         self._limit = limit_mib
         if limit_mib:
             _limit_memory(self._base + limit_mib + _SLACK_MIB)
@@ -49,10 +56,16 @@ class _Pool:
         """The port of a server without a client, and whose it is."""
         return {"port": self._idle.pop() if self._idle else _start_server(), "pid": os.getpid()}
 
+    def seal(self, port: int, pid: int) -> None:
+        """Let nobody else in; of a server that died with its process there is no port."""
+        if pid == os.getpid() and _seal(port):
+            self._sealed.add(port)
+
     def free(self, port: int, pid: int) -> None:
-        """The client of a server has gone; of one that died with its process there is none."""
-        if pid == os.getpid():
+        """The client of a server has gone: one that is not sealed takes the next."""
+        if pid == os.getpid() and port not in self._sealed:
             self._idle.append(port)
+        self._sealed.discard(port)
 
     def memory(self) -> dict[str, float]:
         """What the device has, and what is free there, in MiB."""
@@ -93,6 +106,31 @@ def _start_server() -> int:
                 return port
             time.sleep(0.002)
     raise OSError("no port of 127.0.0.1 could be used")
+
+
+def _seal(port: int) -> bool:
+    """Close the port of a server, which ends when its client goes; whether that can be done.
+
+    The server's own descriptor becomes one of the null device: the next client cannot be accepted.
+    """
+    with contextlib.suppress(OSError):  # no such folder: Windows
+        for name in os.listdir("/dev/fd"):  # noqa: PTH208 (its entries come and go)
+            if _listens(int(name), port):
+                with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (the null device is no Path)
+                    os.dup2(nothing.fileno(), int(name), inheritable=False)
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    pass  # it waits for a client: this is the last one
+                return True
+    return False
+
+
+def _listens(descriptor: int, port: int) -> bool:
+    try:
+        with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as copy:
+            waits = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return bool(waits) and copy.getsockname()[1] == port
+    except OSError:  # no socket, or gone
+        return False
 
 
 def _data_mib() -> float:

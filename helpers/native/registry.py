@@ -7,7 +7,7 @@ import functools
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -35,7 +35,8 @@ class Device:
         backend: ggml backend it belongs to, for example `CUDA`.
         total_mib: Memory in MiB.
         free_mib: Memory free when asked, in MiB.
-        endpoint: `host:port` of the RPC server behind it, or None.
+        endpoint: `host:port` of the RPC server behind it, or None. That of a practice accelerator
+            has a secret, and is not shown.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Device:
     backend: str
     total_mib: float
     free_mib: float
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, repr=False)
 
     @property
     def offloads(self) -> bool:

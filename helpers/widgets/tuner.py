@@ -14,6 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from helpers.bench import Cancelled, SweepRow
+from helpers.errors import InstallError
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
 from helpers.models import local_models
@@ -389,8 +390,9 @@ class GpuTuner:
     def _keep(self) -> None:
         try:
             self._logic.keep(self.context.value, self.goal.value)
-        except OSError as error:  # a read-only home: the measurement is still good
-            self._say(f"{self._said} It could not be kept for the next time ({error.strerror}).")
+        except (OSError, InstallError) as error:  # the measurement is still good
+            why = getattr(error, "strerror", None) or error
+            self._say(f"{self._said} It could not be kept for the next time ({why}).")
 
     def _say(self, text: str) -> None:
         self._said = text

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.bench import Settings, Sweep, SweepResult, SweepRow, find_best
-from helpers.bench.store import replace_text
 from helpers.bench.trial import Cancel, Step
-from helpers.install.paths import cache_dir
+from helpers.files import replace_text
+from helpers.install.paths import cache_dir, claim_cache
 from helpers.memory import MemoryPlan
 from helpers.memory.plan import KINDS
 from helpers.memory.planner import Planner
@@ -189,6 +189,7 @@ class Tuning:
 
         Raises:
             OSError: The file cannot be written.
+            InstallError: Its folder is not the suite's.
         """
         row, old = self.best(n_ctx, goal), self.kept()
         if row is None or (old is not None and old.beats(row, n_ctx, goal)):
@@ -203,8 +204,7 @@ class Tuning:
         )
         everything = _read_kept()
         everything[self._key()] = {**vars(new), "settings": vars(new.settings)}
-        kept_file().parent.mkdir(parents=True, exist_ok=True)
-        replace_text(kept_file(), json.dumps(everything, indent=1))
+        replace_text(claim_cache() / kept_file().name, json.dumps(everything, indent=1))
         return new
 
     def kept(self) -> Kept | None:

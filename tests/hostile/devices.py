@@ -56,6 +56,18 @@ def killed_while_a_model_generates() -> object:
         return f"{first} {second} {works(other)}"
 
 
+@use("killed and started again", Gives((False, True, True, True)), posix=True)
+def killed_and_started_again() -> object:
+    accelerator, device = _accelerated()
+    os.kill(accelerator.pid, signal.SIGKILL)
+    again = accelerator.start()
+    with make(devices=[again], n_gpu_layers=3) as llm:
+        here = works(llm)
+    accelerator.close()
+    with accelerator as third, make(devices=[third], n_gpu_layers=3) as llm:
+        return again.endpoint == device.endpoint, here, works(llm), accelerator.start() is third
+
+
 @use("killed between prediction and load", Gives(["DeviceError", "DeviceError"]), posix=True)
 def killed_between_prediction_and_load() -> object:
     accelerator, device = _accelerated()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from helpers import (
@@ -27,6 +28,7 @@ from helpers.children import Child
 from helpers.load_options import LoadOptions
 from helpers.memory.planner import Planner
 from helpers.native import practice_split
+from helpers.native.practice import ask
 from tests.support import gone
 
 PROMPT = "The capital of France is"
@@ -171,6 +173,107 @@ def test_a_server_that_dies_in_the_middle_is_an_exception() -> None:
         with pytest.raises(EngineCrashed, match="RPC server was lost"):
             list(stream)
     accelerator.close()
+
+
+STRANGER = """
+import encodings.idna, os, socket, sys
+if hasattr(os, "geteuid") and os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+
+def connect(port=int(sys.argv[1])):
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+def answer(raw):
+    with connect() as client:
+        try:
+            client.sendall(raw)
+            return client.recv(100)
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
+"""
+
+
+def stranger(device: Device, script: str, *arguments: object) -> str:
+    """What a program without the token prints; another user's, where the tests are root's."""
+    address = device.name.partition(":")[2].rstrip("]")
+    command = [sys.executable, "-c", STRANGER + script, address, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert not done.stderr
+    return done.stdout.strip()
+
+
+def test_strangers_get_no_answer(device: Device) -> None:
+    assert device.endpoint is not None
+    token = device.endpoint.removeprefix("practice:").partition("@")[0]
+    assert len(token) == 32 and token not in repr(device) + str(device)
+    lines = ["memory\n", "serve\n", f"{'0' * 32} serve\n", f"{token[:-1]} serve\n", f"{token}\n"]
+    lines += ["\n", "\0" * 64, "é" * 40, "x" * 1000]
+    script = f"print([answer(line.encode()) for line in {lines!r}])"
+    assert stranger(device, script) == str([b""] * len(lines))
+    # Who can read the endpoint is the owner.
+    assert ask(device.endpoint, "memory")["total_mib"] > 0
+
+
+def test_strangers_neither_fill_the_memory_nor_keep_the_owner_out() -> None:
+    accelerator = practice_accelerator()
+    with accelerator as device:
+        broker = psutil.Process(accelerator.pid)
+        before = broker.memory_info().rss
+        flood = "print(sum(bool(answer(bytes(300 << 20))) for _ in range(2)))"
+        assert stranger(device, flood) == "0"
+        assert broker.memory_info().rss - before < 50 << 20
+        script = """
+silent = [connect() for _ in range(60)]
+closed = 0
+for client in silent:
+    client.settimeout(0.2)
+    try:
+        closed += client.recv(1) == b""
+    except TimeoutError:
+        pass
+print(closed >= 20, flush=True)
+input()
+"""
+        address = device.name.partition(":")[2].rstrip("]")
+        with subprocess.Popen(
+            [sys.executable, "-c", STRANGER + script, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as silent:
+            assert silent.stdout is not None and silent.stdin is not None
+            assert silent.stdout.readline() == "True\n"
+            with model(device, n_gpu_layers=3) as llm:
+                assert "Paris" in llm.invoke(PROMPT)
+            silent.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a port cannot be closed from outside there")
+def test_the_ports_behind_it_are_closed_to_strangers(device: Device) -> None:
+    servers = [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "helpers.native.practice_server_child" in p.cmdline()
+    ]
+
+    def ports(status: str) -> set[int]:
+        found = [c for process in servers for c in process.net_connections("tcp")]
+        return {c.laddr.port for c in found if c.status == status}
+
+    assert not ports("LISTEN")
+    with model(device, n_gpu_layers=3) as one, model(device, n_gpu_layers=5) as two:
+        used = ports("ESTABLISHED")
+        assert len(used) >= 2 and not ports("LISTEN")
+        script = """
+for port in map(int, sys.argv[2:]):
+    try:
+        connect(port)
+    except ConnectionRefusedError:
+        print("refused", end=" ")
+"""
+        assert stranger(device, script, *used).split() == ["refused"] * len(used)
+        assert one.invoke(PROMPT) == two.invoke(PROMPT)
+    assert not ports("LISTEN")
 
 
 CHILD = """

@@ -8,15 +8,22 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def commit_of(revision: str) -> str:
+    """The commit that a revision names."""
+    return COMMIT if revision == "main" else hashlib.sha1(revision.encode()).hexdigest()
 
 
 class Hub:
     """Repositories in memory, served on 127.0.0.1.
 
     Attributes:
-        files: Bytes by "owner/name/file".
+        files: Bytes by "owner/name/file"; in another revision than main, by
+            "owner/name@revision/file" (a slash in it as %2F).
         behaviour: By the same name, one of "drop once", "always short", "wrong bytes", "html",
             "gated", "error".
         requests: Method, path and Range header of each request.
@@ -74,12 +81,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
         self.served.requests.append((self.command, path, self.headers.get("Range")))
-        if match := re.match(r"^/api/models/([^/]+/[^/]+)(?:/tree/[^/]+|/revision/[^/]+)?$", path):
-            self._repository(match[1], tree="/tree/" in path)
-        elif match := re.match(r"^/([^/]+/[^/]+)/resolve/[^/]+/(.+)$", path):
-            self._file(match[1], f"{match[1]}/{match[2]}", body)
-        else:
+        api = re.match(r"^/api/models/([^/]+/[^/]+)(?:/(?:tree|revision)/([^/]+))?$", path)
+        match = api or re.match(r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", path)
+        if match is None:
             self._refuse(404, "EntryNotFound")
+            return
+        # Files of another revision are under a repository with that in its name.
+        repository, name = match[1], unquote(match[2] or "main")
+        self.commit = name if re.fullmatch("[0-9a-f]{40}", name) else commit_of(name)
+        if self.commit != COMMIT:
+            others = {"/".join(file.split("/")[:2]) for file in self.served.files if "@" in file}
+            commits = {commit_of(unquote(one.partition("@")[2])): one for one in others}
+            if self.commit not in commits:
+                self._refuse(404, "RevisionNotFound")
+                return
+            repository = commits[self.commit]
+        if api:
+            self._repository(repository, tree="/tree/" in path)
+        else:
+            self._file(repository, f"{repository}/{match[3]}", body)
 
     def _repository(self, repository: str, tree: bool) -> None:
         names = [name for name in self.served.files if name.startswith(f"{repository}/")]
@@ -100,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answer = {
                 "id": repository,
-                "sha": COMMIT,
+                "sha": self.commit,
                 "siblings": [{"rfilename": file} for file in short],
             }
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
@@ -120,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         announced = self.served.sizes.get(name, len(content))
         headers = {
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": self.commit,
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Linked-Size": str(announced),
             "Accept-Ranges": "bytes",

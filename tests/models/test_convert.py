@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
+import sys
 from pathlib import Path
 
 import llama_cpp
@@ -48,7 +51,7 @@ def q4_0(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if "partial" in path.name)
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
 # --- quantize ------------------------------------------------------------------------------------
@@ -201,6 +204,64 @@ def test_an_interrupt_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
     workers = [child for child in children if child.is_running()]
     assert children and not any("helpers.convert.child" in c.cmdline() for c in workers)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_at_once_do_not_mix(tiny: Path, tmp_path: Path) -> None:
+    target = tmp_path / "made.gguf"
+    inner: list[Quantized] = []
+
+    def meanwhile(done: int, _total: int) -> None:
+        if done == 1:
+            inner.append(quantize(tiny, "Q8_0", target, overwrite=True))
+
+    made = quantize(tiny, "Q4_0", target, overwrite=True, progress=meanwhile)
+    assert [made.type, inner[0].type] == ["Q4_0", "Q8_0"]
+    assert made.n_bytes == target.stat().st_size < inner[0].n_bytes
+    assert inspect_model(target).quantization == "Q4_0"
+    # Who did not want to replace anything does not, though the name was free when it began.
+    target.unlink()
+    with pytest.raises(ModelFileError, match="exists already"):
+        quantize(tiny, "Q4_0", target, progress=meanwhile)
+    assert inspect_model(target).quantization == "Q8_0"
+    assert [path.name for path in tmp_path.iterdir()] == ["made.gguf"]
+
+
+def test_the_result_tells_of_what_it_made_not_of_what_came_later(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.replace
+
+    def replaced_again(self: Path, target: Path) -> Path:
+        real(self, target)
+        monkeypatch.setattr(Path, "replace", real)
+        quantize(tiny, "Q8_0", target, overwrite=True)
+        return target
+
+    monkeypatch.setattr(Path, "replace", replaced_again)
+    made = quantize(tiny, "Q4_0", tmp_path / "made.gguf", overwrite=True)
+    assert made.type == "Q4_0" and made.bits_per_weight < 6
+    assert inspect_model(made).quantization == "Q8_0"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+def test_nobody_can_put_a_link_under_the_name_that_is_written_to(
+    tiny: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / f".made.{os.getpid()}.partial").symlink_to(victim)
+    modes: set[int] = set()
+
+    def look(_done: int, _total: int) -> None:
+        modes.update(path.stat().st_mode for path in tmp_path.iterdir() if path.is_dir())
+
+    made = quantize(tiny, "Q8_0", tmp_path / "made.gguf", progress=look)
+    assert modes == {stat.S_IFDIR | 0o700}
+    assert made.path.stat().st_mode == tiny.stat().st_mode
+    made.path.unlink()
+    made.path.symlink_to(victim)  # the result replaces a link
+    quantize(tiny, "Q8_0", made.path, overwrite=True)
+    assert not made.path.is_symlink() and victim.read_bytes() == b"precious"
 
 
 # --- perplexity ----------------------------------------------------------------------------------

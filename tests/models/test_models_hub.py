@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -219,10 +220,63 @@ def test_no_network_is_used_when_not_wanted(hub: Hub) -> None:
         ("hf.co/a/b:Q8_0", ("a/b", None, "Q8_0")),
         ("https://huggingface.co/a/b/resolve/main/c.gguf", ("a/b", "c.gguf", None)),
         ("https://huggingface.co/a/b/", ("a/b", None, None)),
+        ("HTTPS://HuggingFace.co/a/b/blob/main/c.gguf#L1", ("a/b", "c.gguf", None)),
+        ("huggingface.co/a/b/blob/v1.0/c.gguf", ("a/b", "c.gguf", None, "v1.0")),
+        ("http://hf.co/a/b/resolve/v1.0/s/c.gguf?x=1", ("a/b", "s/c.gguf", None, "v1.0")),
+        (
+            "https://huggingface.co/a/b/blob/refs%2Fpr%2F1/c%20d.gguf",
+            ("a/b", "c d.gguf", None, "refs/pr/1"),
+        ),
+        ("https://huggingface.co/a/b/raw/refs/pr/1/c.gguf", ("a/b", "c.gguf", None, "refs/pr/1")),
+        ("https://huggingface.co/a/b/tree/v1.0", ("a/b", None, None, "v1.0")),
+        ("https://huggingface.co/a/b/tree/main/Q4_K_M/", ("a/b", None, "Q4_K_M")),
+        ("hf://a/b/c.gguf", ("a/b", "c.gguf", None)),
     ],
 )
-def test_names_on_the_hub(text: str, parts: tuple[str, str | None, str | None]) -> None:
+def test_names_on_the_hub(text: str, parts: tuple[str, ...]) -> None:
     assert parse_hub_name(text) == HubName(*parts)
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("https://example.com/a/b/resolve/main/c.gguf", "a link to example.com, which is not the"),
+        ("https://huggingface.co.example.com/a/b/c.gguf", "a link to huggingface.co.example.com"),
+        ("https://huggingface.co@example.com/a/b/c.gguf", "which is not the Hugging Face Hub"),
+        ("https://huggingface.co:8443/a/b/c.gguf", "which is not the Hugging Face Hub"),
+        ("https://github.com/ggml-org/llama.cpp", "Download the file yourself"),
+        ("https://huggingface.co/datasets/a/b/blob/main/c.gguf", "the Hub's datasets"),
+        ("https://huggingface.co/spaces/a/b", "the Hub's spaces"),
+    ],
+)
+def test_other_links_are_refused_in_words(hub: Hub, link: str, words: str) -> None:
+    with pytest.raises(ModelFileError, match=re.escape(words)):
+        find_model(link)
+    assert hub.requests == []
+
+
+def test_a_link_gives_the_revision_that_it_names(
+    hub: Hub, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = Draft(content)
+    draft.set_text("general.name", "another")
+    other = draft.write(tmp_path / "other.gguf").read_bytes()
+    hub.files["maker/Tiny-GGUF@refs%2Fpr%2F1/Tiny-Q4_K_M.gguf"] = other
+    link = f"{hub.address}/maker/Tiny-GGUF/%s/refs%%2Fpr%%2F1/%s"
+    path = find_model(link % ("blob", "Tiny-Q4_K_M.gguf"))
+    assert path.read_bytes() == other != content
+    assert find_model(link % ("tree", "")).read_bytes() == other
+    assert find_model(NAME).read_bytes() == content
+    with pytest.raises(ModelFileError, match=r"no such revision: .*\(revision v9\) on"):
+        find_model(f"{hub.address}/maker/Tiny-GGUF/blob/v9/Tiny-Q4_K_M.gguf")
+    # Without the Hub, what is kept of a revision is found, and no other stands in for it.
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    page = "https://huggingface.co/maker/Tiny-GGUF/blob/%s/Tiny-Q4_K_M.gguf"
+    assert find_model(NAME).read_bytes() == content
+    assert find_model(page % "main").read_bytes() == content
+    assert find_model(page % "refs%2Fpr%2F1") == find_model(page % path.parts[-2]) == path
+    with pytest.raises(ModelFileError, match=r"revision v1\.0\)\) is not on this machine"):
+        find_model(page % "v1.0", download_missing=False)
 
 
 @pytest.mark.parametrize("text", ["a", "a:b", "../x/y.gguf", "a/../b/c.gguf", "a/b.gguf", "a b/c"])
