@@ -364,6 +364,23 @@ def _stamp(root: Path, **changes: object) -> None:
         **changes,
     }
     (venv / "llama-notebooks.json").write_text(json.dumps(stamp), encoding="utf-8")
+    for name in (environment.DISTRIBUTION, environment.MODEL):
+        info = paths.site_packages(venv) / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n", encoding="utf-8")
+        (info / "RECORD").touch()
+
+
+@pytest.mark.parametrize("name", [environment.DISTRIBUTION, environment.MODEL])
+def test_what_was_taken_out_by_hand_is_put_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMA_NOTEBOOKS_SOURCE_BUILD", raising=False)
+    _stamp(tmp_path)
+    assert environment.is_ready(tmp_path, None)
+    packages = paths.site_packages(tmp_path / ".venv")
+    shutil.rmtree(packages / f"{name.replace('-', '_')}-1.0.dist-info")
+    assert not environment.is_ready(tmp_path, None)
 
 
 @pytest.mark.parametrize(
