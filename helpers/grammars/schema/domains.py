@@ -14,10 +14,15 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
 from helpers.grammars.schema.regex import fits
 
 Number = int | Decimal
+
+MAX_STEPS = 1_000_000
+"""Steps that one schema may cost, of a few microseconds each. What grows is rarely the schema's
+size: conditions multiply with each other, so their work is bounded, not their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,15 @@ class Obj:
     low: int = 0
     high: int | None = None
     where: str = field(default="", compare=False)
+    _of_name: dict[str, Domain] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_name", dict(self.members))
 
     def member(self, name: str) -> Domain | None:
         """The domain of a member; None means anything."""
-        for known, domain in self.members:
-            if known == name:
-                return domain
+        if name in self._of_name:
+            return self._of_name[name]
         for pattern, domain in self.by_pattern:
             if fits(pattern, name):
                 return domain
@@ -118,13 +126,33 @@ ANYTHING = Union((Null(), Bool(), Num(), Str(), Arr(), Obj()))
 
 
 class Links:
-    """Domains that are computed when they are first needed."""
+    """Domains that are computed when they are first needed, and the count of what that costs."""
 
     def __init__(self) -> None:
+        self.steps = 0
         self._makers: list[Callable[[], Domain]] = []
         self._found: dict[int, Union] = {}
         self._running: set[int] = set()
         self._of_key: dict[Any, Link] = {}
+
+    def spend(self, steps: int, what: str) -> None:
+        """Count steps of work.
+
+        Args:
+            steps: How many.
+            what: What they are spent on: the keywords, in words.
+
+        Raises:
+            GrammarError: When the schema has cost more than `MAX_STEPS`.
+        """
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise GrammarError(
+                f"The schema costs more than {MAX_STEPS:,} steps to resolve, the last ones for "
+                f"{what}. Combine fewer of these conditions, or divide the schema.",
+                keyword="schema",
+                pointer="",
+            )
 
     def link(self, key: Any, maker: Callable[[], Domain]) -> Link:
         """A link for a key; `maker` computes its domain, once."""
@@ -303,18 +331,17 @@ def constant(value: Any) -> Union:
 
 def constants(values: list[Any]) -> Domain:
     """The domain of some values; strings and booleans together, the rest one by one."""
-    options: list[Simple | Link] = []
-    texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
-    flags = frozenset(value for value in values if isinstance(value, bool))
+    options: dict[Simple | Link, None] = {}  # an ordered set
+    order = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
+    texts = Str(texts=frozenset(order), order=order)
+    flags = Bool(frozenset(value for value in values if isinstance(value, bool)))
     for value in values:
         if isinstance(value, str):
-            option: Simple | Link = Str(texts=frozenset(texts), order=texts)
+            options[texts] = None
         elif isinstance(value, bool):
-            option = Bool(flags)
+            options[flags] = None
         else:
-            (option,) = constant(value).options
-        if option not in options:
-            options.append(option)
+            options |= dict.fromkeys(constant(value).options)
     return Union(tuple(options))
 
 

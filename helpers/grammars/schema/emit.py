@@ -7,6 +7,7 @@ written out as alternatives where these are few.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from decimal import Decimal
@@ -104,7 +105,8 @@ class Emitter:
                 parts += [part for part in self.simple(option) if part is not False]
         if True in parts:
             return True
-        unique = [part for at, part in enumerate(parts) if part not in parts[:at]]
+        # By their text: 1 and true are equal in Python.
+        unique = list({json.dumps(part): part for part in parts}.values()) if parts[1:] else parts
         if not unique:
             return False
         return unique[0] if len(unique) == 1 else {"anyOf": unique}

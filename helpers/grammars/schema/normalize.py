@@ -117,6 +117,9 @@ class Normalizer:
         except Inexpressible as error:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
+        except ecma.RegexError as error:
+            self.report(keyword, pointer, f"has to follow a pattern that is {error}")
+            return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")
             return other
@@ -152,6 +155,7 @@ class Normalizer:
         if not isinstance(schema, dict):
             raise invalid_schema("a schema is an object, true or false", pointer)
         check_depth(depth, pointer)
+        self.links.spend(5 + len(schema), f"the schemas up to {pointer[:80] or '/'}")
         if "$ref" in schema and self.draft <= 7:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
@@ -380,11 +384,9 @@ class Normalizer:
             raise self.invalid(keyword, pointer, "a regular expression is a string")
         try:
             nodes = regex.search_all(value)
-            for node in nodes:
-                regex.compiled(node)
         except ecma.RegexError as error:
             self.report(keyword, pointer, f"{value[:80]!r}: {error}")
-        except (re.error, RecursionError, OverflowError) as error:
+        except RecursionError as error:
             self.report(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
         else:
             return [node for node in nodes if node != ecma.search("")]
@@ -468,8 +470,9 @@ class Normalizer:
         members = []
         for name, sub in maps["properties"].items():
             domain = self.domain(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
+            self.links.spend(5 * len(patterns), "properties beside patternProperties")
             for node, inner in patterns:
-                if regex.fits(node, name):
+                if self.fits(node, name, pointer):
                     domain = self.intersect(domain, inner, "patternProperties", pointer)
             members.append((name, domain))
         made = Obj(
@@ -484,6 +487,14 @@ class Normalizer:
         if "propertyNames" in schema and self.draft >= 6:
             made = self.named(made, schema["propertyNames"], pointer, depth)
         return made
+
+    def fits(self, node: Node, name: str, pointer: str) -> bool:
+        """Whether a pattern describes a member's name."""
+        try:
+            return regex.fits(node, name)
+        except ecma.RegexError as error:
+            self.report("patternProperties", pointer, str(error))
+            return False
 
     def _search(self, text: str) -> Node | None:
         try:

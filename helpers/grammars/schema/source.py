@@ -94,7 +94,7 @@ class SchemaSource:
             json_text.read(text)
         except json.JSONDecodeError as error:
             syntax_error = error.pos
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         lead = len(text) - len(text.lstrip(" \t\r\n"))
         end, _, matcher = self._end_of_match(text[lead:])
