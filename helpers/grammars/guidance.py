@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -53,7 +54,9 @@ def compile_guidance(text: str, tokenizer: LLTokenizer | None = None) -> LLMatch
     tokens = tokenizer or byte_tokenizer()
     matcher = _on_large_stack(lambda: LLMatcher(tokens, text, log_level=0, limits=limits))
     if matcher.is_error():
-        raise GrammarError(f"llguidance cannot use this grammar: {matcher.get_error()[:500]}")
+        # Below its message it shows a part of the text that it was given, or a trace.
+        reason = re.split(r"\n<backtrace>|\n +\d+ \| ", matcher.get_error())[0]
+        raise GrammarError(f"llguidance cannot use this grammar: {reason[:500]}")
     return matcher
 
 

@@ -57,8 +57,9 @@ class Algebra:
         self._overlaps: dict[tuple[Node, ...], bool] = {}
         # A tree whose nodes name their own kind eight times has 8^8 of them eight levels down,
         # and each of these questions has one answer.
-        self._empty: dict[tuple[Simple, int], bool] = {}
-        self._disjoint: dict[tuple[Domain, Domain, int], bool] = {}
+        # Known by identity, the domains kept alive: to compare large ones would cost as much.
+        self._empty: dict[tuple[int, int], tuple[bool, Simple]] = {}
+        self._disjoint: dict[tuple[int, int, int], tuple[bool, Domain, Domain]] = {}
 
     # -- intersection -----------------------------------------------------------------------
 
@@ -113,8 +114,10 @@ class Algebra:
         return self._intersect_objects(one, other)
 
     def _intersect_strings(self, one: Str, other: Str) -> Str | None:
-        listed, tests = len(one.texts or other.texts or ()), len(one.patterns + other.patterns)
-        self.links.spend(1 + (listed + 3) // 4 * (1 + 20 * tests), "strings of several schemas")
+        tests = len(one.patterns + other.patterns)
+        listed = len(one.texts or other.texts or ()) * (1 + 20 * tests)
+        others = len(one.excluded) + len(other.excluded)
+        self.links.spend(5 + 5 * tests + (listed + others) // 10, "strings of several schemas")
         return intersect_strings(one, other)
 
     def _intersect_arrays(self, one: Arr, other: Arr) -> Arr | None:
@@ -136,7 +139,7 @@ class Algebra:
     def _intersect_objects(self, one: Obj, other: Obj) -> Obj | None:
         names = dict.fromkeys([name for name, _ in (*one.members, *other.members)])
         patterns = 1 + len(one.by_pattern) + len(other.by_pattern)
-        self.links.spend(len(names) * patterns, "the properties of several schemas at once")
+        self.links.spend(5 * len(names) * patterns, "the properties of several schemas at once")
         members = tuple((n, self.intersect(one.member(n), other.member(n))) for n in names)
         by_pattern: list[tuple[Node, Domain]] = []
         theirs = dict(other.by_pattern)
@@ -275,18 +278,19 @@ class Algebra:
             lefts, rights = self.links.resolve(one).options, self.links.resolve(other).options
         except RecursionError:  # still being computed: not known
             return False
-        key = one, other, depth
+        key = min(id(one), id(other)), max(id(one), id(other)), depth
         if key not in self._disjoint:
-            self._disjoint[key] = all(
+            found = all(
                 self._options_disjoint(left, right, depth)
                 for left in lefts
                 for right in rights
                 if type(left) is type(right)
             )
-        return self._disjoint[key]
+            self._disjoint[key] = found, one, other
+        return self._disjoint[key][0]
 
     def _options_disjoint(self, one: Simple | Link, other: Simple | Link, depth: int) -> bool:
-        self.links.spend(1, "oneOf, whose schemas are compared with each other")
+        self.links.spend(8, "oneOf, whose schemas are compared with each other")
         if isinstance(one, Null | Bool | Num):
             return self._intersect(one, other) is None
         if isinstance(one, Str) and isinstance(other, Str):
@@ -322,11 +326,11 @@ class Algebra:
         )
 
     def _is_empty_option(self, option: Simple, depth: int) -> bool:
-        key = option, depth
+        key = id(option), depth
         if key not in self._empty:
-            self.links.spend(1, "schemas that may have no value")
-            self._empty[key] = self._has_no_value(option, depth)
-        return self._empty[key]
+            self.links.spend(8, "schemas that may have no value")
+            self._empty[key] = self._has_no_value(option, depth), option
+        return self._empty[key][0]
 
     def _has_no_value(self, option: Simple, depth: int) -> bool:
         if isinstance(option, Bool):

@@ -9,7 +9,7 @@ computed later (a `$ref`, or the intersection of two), which is what lets recurs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -23,6 +23,21 @@ Number = int | Decimal
 MAX_STEPS = 1_000_000
 """Steps that one schema may cost, of a few microseconds each. What grows is rarely the schema's
 size: conditions multiply with each other, so their work is bounded, not their number."""
+
+
+class Hashed:
+    """Values that keep their hash: they hold many others, and are looked up often."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            compared = (part.name for part in fields(self) if part.compare)  # type: ignore[arg-type]
+            object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in compared)))
+            return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +66,10 @@ class Num:
 
 
 @dataclass(frozen=True, slots=True)
-class Str:
+class Str(Hashed):
     """Strings: the listed ones, or those of a length that all patterns describe as a whole."""
+
+    __hash__ = Hashed.__hash__
 
     texts: frozenset[str] | None = None
     order: tuple[str, ...] = field(default=(), compare=False)
@@ -64,8 +81,10 @@ class Str:
 
 
 @dataclass(frozen=True, slots=True)
-class Arr:
+class Arr(Hashed):
     """Arrays: domains of the first elements, of the others, and how many."""
+
+    __hash__ = Hashed.__hash__
 
     first: tuple[Domain, ...] = ()
     rest: Domain | None = None  # None: anything
@@ -77,8 +96,10 @@ class Arr:
 
 
 @dataclass(frozen=True, slots=True)
-class Obj:
+class Obj(Hashed):
     """Objects: domains of named members, of those whose name fits a pattern, and of the others."""
+
+    __hash__ = Hashed.__hash__
 
     members: tuple[tuple[str, Domain], ...] = ()
     by_pattern: tuple[tuple[Node, Domain], ...] = ()
@@ -113,8 +134,10 @@ Simple = Null | Bool | Num | Str | Arr | Obj
 
 
 @dataclass(frozen=True, slots=True)
-class Union:
+class Union(Hashed):
     """A choice between alternatives; without any it is empty."""
+
+    __hash__ = Hashed.__hash__
 
     options: tuple[Simple | Link, ...]
 

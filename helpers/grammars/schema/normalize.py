@@ -155,7 +155,7 @@ class Normalizer:
         if not isinstance(schema, dict):
             raise invalid_schema("a schema is an object, true or false", pointer)
         check_depth(depth, pointer)
-        self.links.spend(5 + len(schema), f"the schemas up to {pointer[:80] or '/'}")
+        self.links.spend(20 + len(schema), f"the schemas up to {pointer[:80] or '/'}")
         if "$ref" in schema and self.draft <= 7:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
@@ -216,6 +216,7 @@ class Normalizer:
 
     def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
         """The domain of listed values."""
+        self.links.spend(15 * _values_in(values), "const and enum")
         if any(_is_inexpressible(value) for value in values):
             self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
@@ -232,6 +233,7 @@ class Normalizer:
             inner = [p if known == ANYTHING else self.algebra.intersect(known, p) for p in parts]
             results: list[Domain] = []
             for at, part in enumerate(parts):
+                self.links.spend(len(parts), "oneOf, whose schemas are compared with each other")
                 for other_at, other in enumerate(parts):
                     if other_at != at and not self.algebra.disjoint(inner[at], inner[other_at]):
                         part = self.algebra.difference(part, other)
@@ -382,6 +384,7 @@ class Normalizer:
         """A regular expression as nodes that all have to fit; none if it is left out."""
         if not isinstance(value, str):
             raise self.invalid(keyword, pointer, "a regular expression is a string")
+        self.links.spend(4 * len(value), "patterns")
         try:
             nodes = regex.search_all(value)
         except ecma.RegexError as error:
@@ -553,6 +556,13 @@ def _is_inexpressible(value: Any) -> bool:
     if isinstance(value, str):
         return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
     return is_number(value) and not -(2**53) <= exact(value) <= 2**53
+
+
+def _values_in(value: Any) -> int:
+    """How many lists, objects and numbers a value is made of."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(_values_in, value.values() if isinstance(value, dict) else value))
+    return int(not isinstance(value, str))
 
 
 def _all_but_type(name: str) -> tuple[Simple, ...]:
