@@ -1,6 +1,6 @@
 """How long grammars take that were made to take long: to make, to ask, and to generate with.
 
-    python -m tests.benchmarks.bench_grammars [--family WORD] [--limit SECONDS] [--random SEED COUNT]
+    python -m tests.benchmarks.bench_grammars [--family WORD] [--random SEED COUNT]
 
 Each family grows to about 1 MB. Each case runs in a process of its own: the grammar is made, asked
 about a text, and a matcher for the embedded model's tokens computes three masks. The seconds are of
@@ -48,7 +48,9 @@ def _object(members: dict[str, Any], **more: Any) -> dict[str, Any]:
 def _words(size: int, seed: int = 1) -> list[str]:
     """Different words of some 8 letters, about `size` characters in all."""
     rng = random.Random(seed)
-    words = {"".join(rng.choices("abcdefghijklmnop", k=rng.randint(5, 11))) for _ in range(size // 12)}
+    words = {
+        "".join(rng.choices("abcdefghijklmnop", k=rng.randint(5, 11))) for _ in range(size // 12)
+    }
     return sorted(words)
 
 
@@ -122,7 +124,9 @@ def open_object_with_patterns(n: int) -> Source:
 
 @family()
 def many_pattern_properties(n: int) -> Source:
-    return "schema", {"patternProperties": {f"^{w}[0-9]*$": {"type": "null"} for w in _words(n // 3)}}
+    return "schema", {
+        "patternProperties": {f"^{w}[0-9]*$": {"type": "null"} for w in _words(n // 3)}
+    }
 
 
 @family()
@@ -149,7 +153,9 @@ def chain_of_references(n: int) -> Source:
 
 @family(100, 1_000, 10_000)
 def chain_of_objects(n: int) -> Source:
-    defs: dict[str, Any] = {f"d{i}": _object({"a": {"$ref": f"#/$defs/d{i + 1}"}}) for i in range(n)}
+    defs: dict[str, Any] = {
+        f"d{i}": _object({"a": {"$ref": f"#/$defs/d{i + 1}"}}) for i in range(n)
+    }
     return "schema", {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{n}": {"type": "null"}}}
 
 
@@ -192,7 +198,9 @@ def mutual_recursion(n: int) -> Source:
 def recursion_under_all_of(n: int) -> Source:
     """`n` trees at once."""
     defs = {
-        f"d{i}": {"properties": {"l": {"$ref": f"#/$defs/d{i}"}, "r": {"$ref": f"#/$defs/d{(i + 1) % n}"}}}
+        f"d{i}": {
+            "properties": {"l": {"$ref": f"#/$defs/d{i}"}, "r": {"$ref": f"#/$defs/d{(i + 1) % n}"}}
+        }
         for i in range(n)
     }
     return "schema", {"allOf": [{"$ref": f"#/$defs/d{i}"} for i in range(n)], "$defs": defs}
@@ -200,7 +208,9 @@ def recursion_under_all_of(n: int) -> Source:
 
 @family()
 def all_of_many(n: int) -> Source:
-    return "schema", {"allOf": [{"properties": {w: {"minimum": i}}} for i, w in enumerate(_words(n // 4))]}
+    return "schema", {
+        "allOf": [{"properties": {w: {"minimum": i}}} for i, w in enumerate(_words(n // 4))]
+    }
 
 
 @family()
@@ -216,7 +226,10 @@ def all_of_patterns(n: int) -> Source:
 @family()
 def all_of_choices(n: int) -> Source:
     """Products of alternatives."""
-    parts = [{"anyOf": [_object({f"a{i}": {}}), {"type": "array", "minItems": i}]} for i in range(n // 120)]
+    parts = [
+        {"anyOf": [_object({f"a{i}": {}}), {"type": "array", "minItems": i}]}
+        for i in range(n // 120)
+    ]
     return "schema", {"allOf": parts}
 
 
@@ -232,7 +245,11 @@ def any_of_patterns(n: int) -> Source:
 
 @family()
 def any_of_lengths(n: int) -> Source:
-    return "schema", {"anyOf": [{"type": "string", "minLength": 2 * i, "maxLength": 2 * i} for i in range(n // 55)]}
+    return "schema", {
+        "anyOf": [
+            {"type": "string", "minLength": 2 * i, "maxLength": 2 * i} for i in range(n // 55)
+        ]
+    }
 
 
 @family()
@@ -267,7 +284,8 @@ def nested_not(n: int) -> Source:
 def if_then_else(n: int) -> Source:
     return "schema", {
         "allOf": [
-            {"if": {"properties": {"k": {"const": w}}}, "then": {"required": [w]}} for w in _words(n // 6)
+            {"if": {"properties": {"k": {"const": w}}}, "then": {"required": [w]}}
+            for w in _words(n // 6)
         ]
     }
 
@@ -275,12 +293,18 @@ def if_then_else(n: int) -> Source:
 @family()
 def dependent_required(n: int) -> Source:
     words = _words(n // 2)
-    return "schema", {"dependentRequired": dict(zip(words, ([w] for w in reversed(words)), strict=True))}
+    return "schema", {
+        "dependentRequired": dict(zip(words, ([w] for w in reversed(words)), strict=True))
+    }
 
 
 @family(5, 60, 2_000)
 def minimum_of_members(n: int) -> Source:
-    return "schema", {"properties": {f"m{i}": {} for i in range(n)}, "minProperties": n // 2, "additionalProperties": False}
+    return "schema", {
+        "properties": {f"m{i}": {} for i in range(n)},
+        "minProperties": n // 2,
+        "additionalProperties": False,
+    }
 
 
 @family(5, 60, 100_000)
@@ -295,7 +319,12 @@ def unique_items(n: int) -> Source:
 
 @family(100, 10_000, 1_000_000_000)
 def counted_items(n: int) -> Source:
-    return "schema", {"type": "array", "items": {"type": "integer"}, "minItems": n, "maxItems": 2 * n}
+    return "schema", {
+        "type": "array",
+        "items": {"type": "integer"},
+        "minItems": n,
+        "maxItems": 2 * n,
+    }
 
 
 @family(100, 10_000, 1_000_000_000)
@@ -315,7 +344,12 @@ def numbers_with_many_digits(n: int) -> Source:
 
 @family()
 def ranges_of_integers(n: int) -> Source:
-    return "schema", {"anyOf": [{"type": "integer", "minimum": 1000 * i, "maximum": 1000 * i + 517} for i in range(n // 60)]}
+    return "schema", {
+        "anyOf": [
+            {"type": "integer", "minimum": 1000 * i, "maximum": 1000 * i + 517}
+            for i in range(n // 60)
+        ]
+    }
 
 
 # -- patterns -----------------------------------------------------------------------------------
@@ -468,12 +502,16 @@ def gbnf_parentheses(n: int) -> Source:
 
 @family()
 def gbnf_character_class(n: int) -> Source:
-    return "gbnf", "root ::= [" + "".join(chr(0x400 + 2 * (i % 30_000) % 50_000) for i in range(n)) + "]*"
+    return "gbnf", "root ::= [" + "".join(
+        chr(0x400 + 2 * (i % 30_000) % 50_000) for i in range(n)
+    ) + "]*"
 
 
 @family()
 def gbnf_many_character_classes(n: int) -> Source:
-    return "gbnf", "root ::= " + " ".join(f"[{chr(0x4E00 + i % 20_000)}-{chr(0x4E00 + i % 20_000 + i % 7)}]" for i in range(n // 6))
+    return "gbnf", "root ::= " + " ".join(
+        f"[{chr(0x4E00 + i % 20_000)}-{chr(0x4E00 + i % 20_000 + i % 7)}]" for i in range(n // 6)
+    )
 
 
 @family(2, 3, 10)
@@ -506,7 +544,9 @@ def gbnf_undefined_names(n: int) -> Source:
 
 @family()
 def typescript_members(n: int) -> Source:
-    return "typescript", "interface A {\n" + "\n".join(f"  {w}: number;" for w in _words(n // 2)) + "\n}"
+    return "typescript", "interface A {\n" + "\n".join(
+        f"  {w}: number;" for w in _words(n // 2)
+    ) + "\n}"
 
 
 @family()
@@ -558,7 +598,9 @@ def pydantic_literals(n: int) -> Source:
 
 @family(20, 300, 2_000)
 def pydantic_nested(n: int) -> Source:
-    return "pydantic", ("list[" * n + "int" + "]" * n) if n < 100 else f"functools.reduce(lambda t, _: list[t], range({n}), int)"
+    return "pydantic", (
+        "list[" * n + "int" + "]" * n
+    ) if n < 100 else f"functools.reduce(lambda t, _: list[t], range({n}), int)"
 
 
 # -- what is asked of a grammar -----------------------------------------------------------------
@@ -596,7 +638,10 @@ def explain_gbnf_brackets(n: int) -> Source:
 
 @family()
 def explain_gbnf_ambiguous(n: int) -> Source:
-    return "explain gbnf", ('root ::= "a" | root2 root2\nroot2 ::= "a" root2? | "a" root2 root2', "a" * n)
+    return "explain gbnf", (
+        'root ::= "a" | root2 root2\nroot2 ::= "a" root2? | "a" root2 root2',
+        "a" * n,
+    )
 
 
 @family()
@@ -612,26 +657,36 @@ def random_schema(rng: random.Random, depth: int = 0) -> Any:
     words = ["a", "aa", "aaa", "ab", "b" * 25]
     again = lambda: random_schema(rng, depth + 1)  # noqa: E731
     few = range(rng.choice((1, 2, 3, 8)))
-    patterns = ["^(a|aa)*$", "(a*)*b", "^a{0,900}$", "a.*b.*a", "^[ab]*a[ab]{9}$", "^(a?){30}a{30}$"]
+    patterns = [
+        "^(a|aa)*$",
+        "(a*)*b",
+        "^a{0,900}$",
+        "a.*b.*a",
+        "^[ab]*a[ab]{9}$",
+        "^(a?){30}a{30}$",
+    ]
     makers: list[Callable[[], Any]] = [
         lambda: {"$ref": rng.choice(["#", "#/$defs/x", "#/$defs/y"])},
         lambda: {"pattern": rng.choice(patterns)},
         lambda: {"type": "string", "pattern": rng.choice(patterns)},
-        lambda: {"enum": [rng.choice(words) * rng.randint(1, 40) for _ in range(rng.choice((2, 50)))]},
+        lambda: {
+            "enum": [rng.choice(words) * rng.randint(1, 40) for _ in range(rng.choice((2, 50)))]
+        },
         lambda: {"maxLength": rng.choice((3, 500, 10**6))},
         lambda: {"type": rng.choice(["string", "object", "array", "null", ["integer", "object"]])},
         lambda: {"maximum": rng.randint(0, 10**12)},
         lambda: True,
     ]
     if depth < 4:
-        makers = makers[: 4 if depth else 0] + [
+        makers = [
+            *makers[: 4 if depth else 0],
             lambda: {"allOf": [again() for _ in few]},
             lambda: {"anyOf": [again() for _ in few]},
             lambda: {"oneOf": [again() for _ in few]},
             lambda: {"not": again()},
             lambda: {"if": again(), "then": again(), "else": again()},
             lambda: {"properties": {w: again() for w in words}, "additionalProperties": again()},
-            lambda: {"type": "object", "properties": {w: again() for w in words}, "required": words},
+            lambda: {"properties": {w: again() for w in words}, "required": words},
             lambda: {"patternProperties": {rng.choice(patterns): again()}, "minProperties": 2},
             lambda: {"propertyNames": again(), "additionalProperties": again()},
             lambda: {"items": again(), "minItems": rng.choice((0, 3, 90))},
@@ -669,7 +724,6 @@ def make(kind: str, content: Any) -> Any:
 def run_case(kind: str, content: Any) -> dict[str, Any]:
     """One case, here."""
     from helpers.errors import GrammarError
-
     from tests.benchmarks.schemas import embedded_vocabulary
 
     vocabulary = embedded_vocabulary()
@@ -760,7 +814,10 @@ def main() -> None:
         parts = " ".join(f"{part} {seconds}" for part, seconds in found["times"].items())
         shown = found["outcome"].replace("|", "\\|")
         shown = shown if len(shown) < 110 else shown[:107] + "…"
-        print(f"| {name} | {size:,} | {length:,} | {found['seconds']:.2f} | {parts} | {shown} |", flush=True)
+        print(
+            f"| {name} | {size:,} | {length:,} | {found['seconds']:.2f} | {parts} | {shown} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

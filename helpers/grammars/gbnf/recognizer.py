@@ -26,7 +26,7 @@ from helpers.grammars.gbnf.syntax import (
     show,
 )
 
-MAX_STEPS = 4_000_000
+MAX_STEPS = 3_000_000
 """Steps after which a text counts as too ambiguous to be judged (some seconds)."""
 MAX_LABEL = 200
 """Characters of a literal that are said to be expected."""

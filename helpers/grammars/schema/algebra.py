@@ -117,7 +117,7 @@ class Algebra:
         tests = len(one.patterns + other.patterns)
         listed = len(one.texts or other.texts or ()) * (1 + 20 * tests)
         others = len(one.excluded) + len(other.excluded)
-        self.links.spend(5 + 5 * tests + (listed + others) // 10, "strings of several schemas")
+        self.links.spend(5 + 5 * tests + listed // 3 + others // 2, "strings of several schemas")
         return intersect_strings(one, other)
 
     def _intersect_arrays(self, one: Arr, other: Arr) -> Arr | None:

@@ -223,26 +223,38 @@ def exact(value: Any) -> Number:
     return int(number) if number == number.to_integral_value() else number
 
 
-def contains(domain: Domain | None, value: Any, links: Links) -> bool:
+Judged = dict[tuple[int, int], bool]
+"""Whether an alternative contains a value, by the identities of both."""
+
+
+def contains(domain: Domain | None, value: Any, links: Links, judged: Judged | None = None) -> bool:
     """Whether a JSON value is in a domain, its members in any order.
 
     Args:
         domain: The domain; None contains for everything.
         value: A value as `json.loads` gives it.
         links: Where links lead.
+        judged: What is known about parts of the value: alternatives that share a domain for one
+            member would judge it as often as there are ways to combine them.
 
     Returns:
         True if it does.
     """
     if domain is None or domain is ANYTHING:
         return True
-    return any(
-        not isinstance(option, Link) and _option_contains(option, value, links)
-        for option in links.resolve(domain).options
-    )
+    judged = {} if judged is None else judged
+    for option in links.resolve(domain).options:
+        if isinstance(option, Link):
+            continue
+        key = id(option), id(value)
+        if key not in judged:
+            judged[key] = _option_contains(option, value, links, judged)
+        if judged[key]:
+            return True
+    return False
 
 
-def _option_contains(option: Simple, value: Any, links: Links) -> bool:
+def _option_contains(option: Simple, value: Any, links: Links, judged: Judged) -> bool:
     if isinstance(option, Null):
         return value is None
     if isinstance(option, Bool):
@@ -252,8 +264,8 @@ def _option_contains(option: Simple, value: Any, links: Links) -> bool:
     if isinstance(option, Str):
         return isinstance(value, str) and string_in(option, value)
     if isinstance(option, Arr):
-        return isinstance(value, list) and _array_in(option, value, links)
-    return isinstance(value, dict) and _object_in(option, value, links)
+        return isinstance(value, list) and _array_in(option, value, links, judged)
+    return isinstance(value, dict) and _object_in(option, value, links, judged)
 
 
 def number_in(option: Num, value: Number) -> bool:
@@ -283,25 +295,25 @@ def string_in(option: Str, value: str) -> bool:
     return value not in option.excluded and all(fits(pattern, value) for pattern in option.patterns)
 
 
-def _array_in(option: Arr, value: list[Any], links: Links) -> bool:
+def _array_in(option: Arr, value: list[Any], links: Links, judged: Judged) -> bool:
     if not in_bounds(len(value), option.low, option.high):
         return False
     for at, item in enumerate(value):
         domain = option.first[at] if at < len(option.first) else option.rest
-        if not contains(domain, item, links):
+        if not contains(domain, item, links, judged):
             return False
     for domain, low, high in option.contains:
-        count = sum(contains(domain, item, links) for item in value)
+        count = sum(contains(domain, item, links, judged) for item in value)
         if not in_bounds(count, low, high):
             return False
     return not option.unique or all_different(value)
 
 
-def _object_in(option: Obj, value: dict[str, Any], links: Links) -> bool:
+def _object_in(option: Obj, value: dict[str, Any], links: Links, judged: Judged) -> bool:
     if not in_bounds(len(value), option.low, option.high):
         return False
     return all(name in value for name in option.required) and all(
-        contains(option.member(name), item, links) for name, item in value.items()
+        contains(option.member(name), item, links, judged) for name, item in value.items()
     )
 
 
@@ -402,38 +414,40 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
     return list({identity(value): value for value in found}.values())
 
 
-def reordered(domain: Domain | None, value: Any, links: Links) -> Any:
+def reordered(domain: Domain | None, value: Any, links: Links, judged: Judged | None = None) -> Any:
     """A value with the members of its objects in the order in which a domain names them.
 
     Args:
         domain: The domain; of several alternatives, the first that contains decides.
         value: A value in Python's own types.
         links: Where links lead.
+        judged: As for `contains`.
 
     Returns:
         The same value, its dicts reordered.
     """
     if domain is None or not isinstance(value, dict | list):
         return value
+    judged = {} if judged is None else judged
     for option in links.resolve(domain).options:
         if (
             isinstance(option, Arr)
             and isinstance(value, list)
-            and _option_contains(option, value, links)
+            and contains(Union((option,)), value, links, judged)
         ):
             heads = len(option.first)
             return [
-                reordered(option.first[at] if at < heads else option.rest, item, links)
+                reordered(option.first[at] if at < heads else option.rest, item, links, judged)
                 for at, item in enumerate(value)
             ]
         if (
             isinstance(option, Obj)
             and isinstance(value, dict)
-            and _option_contains(option, value, links)
+            and contains(Union((option,)), value, links, judged)
         ):
             known = dict.fromkeys([*(name for name, _ in option.members), *option.required, *value])
             return {
-                name: reordered(option.member(name), value[name], links)
+                name: reordered(option.member(name), value[name], links, judged)
                 for name in known
                 if name in value
             }

@@ -18,6 +18,7 @@ from helpers.grammars.places import error_at
 from helpers.grammars.schema import json_text
 from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
 from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
+from helpers.grammars.schema.ecma import RegexError
 from helpers.grammars.schema.emit import Emitter, check_size
 from helpers.grammars.schema.normalize import Normalizer
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
+MAX_TEXT = 1_500_000
+"""Characters of a text that is judged: some microseconds each."""
 MAX_VALUES = 100_000
 """Objects, lists and numbers in a schema; llguidance takes some ten thousand schemas."""
 MAX_DEPTH = 500
@@ -85,6 +88,8 @@ class SchemaSource:
             if any_order:
                 value = reordered(self._domain, json_text.plain(value), self._links)
             text = json_text.write(value)
+        except RegexError as error:
+            raise GrammarError(f"A name or text cannot be judged: a pattern is {error}.") from error
         except ValueError:
             return False
         except RecursionError:
@@ -136,6 +141,11 @@ class SchemaSource:
 
     def _end_of_match(self, text: str) -> tuple[int, bool, LLMatcher]:
         """How many characters match, whether the text is complete, and the matcher after them."""
+        if len(text) > MAX_TEXT:
+            raise GrammarError(
+                f"The text has {len(text):,} characters, numbers written out; at most {MAX_TEXT:,} "
+                "are judged."
+            )
         matcher = self._bytes.deep_copy()
         data = text.encode("utf-8", "surrogatepass")
         count = matcher.try_consume_tokens(byte_tokenizer().tokenize_bytes(data))
