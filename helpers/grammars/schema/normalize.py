@@ -117,6 +117,9 @@ class Normalizer:
         except Inexpressible as error:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
+        except ecma.RegexError as error:
+            self.report(keyword, pointer, f"has to follow a pattern that is {error}")
+            return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")
             return other
@@ -152,6 +155,7 @@ class Normalizer:
         if not isinstance(schema, dict):
             raise invalid_schema("a schema is an object, true or false", pointer)
         check_depth(depth, pointer)
+        self.links.spend(20 + len(schema), f"the schemas up to {pointer[:80] or '/'}")
         if "$ref" in schema and self.draft <= 7:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
@@ -212,6 +216,7 @@ class Normalizer:
 
     def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
         """The domain of listed values."""
+        self.links.spend(15 * _values_in(values), "const and enum")
         if any(_is_inexpressible(value) for value in values):
             self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
@@ -228,6 +233,7 @@ class Normalizer:
             inner = [p if known == ANYTHING else self.algebra.intersect(known, p) for p in parts]
             results: list[Domain] = []
             for at, part in enumerate(parts):
+                self.links.spend(len(parts), "oneOf, whose schemas are compared with each other")
                 for other_at, other in enumerate(parts):
                     if other_at != at and not self.algebra.disjoint(inner[at], inner[other_at]):
                         part = self.algebra.difference(part, other)
@@ -378,13 +384,12 @@ class Normalizer:
         """A regular expression as nodes that all have to fit; none if it is left out."""
         if not isinstance(value, str):
             raise self.invalid(keyword, pointer, "a regular expression is a string")
+        self.links.spend(4 * len(value), "patterns")
         try:
             nodes = regex.search_all(value)
-            for node in nodes:
-                regex.compiled(node)
         except ecma.RegexError as error:
             self.report(keyword, pointer, f"{value[:80]!r}: {error}")
-        except (re.error, RecursionError, OverflowError) as error:
+        except RecursionError as error:
             self.report(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
         else:
             return [node for node in nodes if node != ecma.search("")]
@@ -468,8 +473,9 @@ class Normalizer:
         members = []
         for name, sub in maps["properties"].items():
             domain = self.domain(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
+            self.links.spend(5 * len(patterns), "properties beside patternProperties")
             for node, inner in patterns:
-                if regex.fits(node, name):
+                if self.fits(node, name, pointer):
                     domain = self.intersect(domain, inner, "patternProperties", pointer)
             members.append((name, domain))
         made = Obj(
@@ -484,6 +490,14 @@ class Normalizer:
         if "propertyNames" in schema and self.draft >= 6:
             made = self.named(made, schema["propertyNames"], pointer, depth)
         return made
+
+    def fits(self, node: Node, name: str, pointer: str) -> bool:
+        """Whether a pattern describes a member's name."""
+        try:
+            return regex.fits(node, name)
+        except ecma.RegexError as error:
+            self.report("patternProperties", pointer, str(error))
+            return False
 
     def _search(self, text: str) -> Node | None:
         try:
@@ -542,6 +556,13 @@ def _is_inexpressible(value: Any) -> bool:
     if isinstance(value, str):
         return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
     return is_number(value) and not -(2**53) <= exact(value) <= 2**53
+
+
+def _values_in(value: Any) -> int:
+    """How many lists, objects and numbers a value is made of."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(_values_in, value.values() if isinstance(value, dict) else value))
+    return int(not isinstance(value, str))
 
 
 def _all_but_type(name: str) -> tuple[Simple, ...]:

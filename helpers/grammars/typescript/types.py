@@ -23,6 +23,7 @@ from helpers.grammars.typescript.parts import (
     children,
     comment_text,
     identifiers,
+    operands,
     quote_pattern,
     unquote,
     without_undefined,
@@ -349,8 +350,7 @@ class _Reader:
 
     def union(self, node: Node, env: Env) -> Schema:
         options: list[Schema] = []
-        todo = children(node)
-        for child in todo:
+        for child in operands(node):
             schema = self.type(child, env)
             options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
         if options and all(set(option) <= {"const", "enum"} for option in options):
