@@ -101,7 +101,22 @@ class Link:
     number: int
 
 
-Simple = Null | Bool | Num | Str | Arr | Obj
+@dataclass(frozen=True, slots=True)
+class Inexact:
+    """Marks a domain that is not quite its schema's: what it says of one JSON type is approximate.
+
+    It is no value: nothing is written for it. But it goes wherever the domain goes, so that the
+    complement of an approximation, which would err in the other direction, is never taken.
+    """
+
+    of: type[Any]
+    keyword: str
+    reason: str
+    where: str = field(default="", compare=False)
+    narrower: bool = True
+
+
+Simple = Null | Bool | Num | Str | Arr | Obj | Inexact
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +217,8 @@ def _option_contains(option: Simple, value: Any, links: Links) -> bool:
         return isinstance(value, str) and string_in(option, value)
     if isinstance(option, Arr):
         return isinstance(value, list) and _array_in(option, value, links)
+    if isinstance(option, Inexact):
+        return False
     return isinstance(value, dict) and _object_in(option, value, links)
 
 
@@ -352,20 +369,24 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
     return list({identity(value): value for value in found}.values())
 
 
-def reordered(domain: Domain | None, value: Any, links: Links) -> Any:
+def reordered(
+    domain: Domain | None, value: Any, links: Links, parts: dict[Simple, list[Simple]]
+) -> Any:
     """A value with the members of its objects in the order in which a domain names them.
 
     Args:
         domain: The domain; of several alternatives, the first that contains decides.
         value: A value in Python's own types.
         links: Where links lead.
+        parts: What was written in place of an alternative, where that is not itself.
 
     Returns:
         The same value, its dicts reordered.
     """
     if domain is None or not isinstance(value, dict | list):
         return value
-    for option in links.resolve(domain).options:
+    options = links.resolve(domain).options
+    for option in (part for whole in options for part in _parts(whole, parts)):
         if (
             isinstance(option, Arr)
             and isinstance(value, list)
@@ -373,7 +394,7 @@ def reordered(domain: Domain | None, value: Any, links: Links) -> Any:
         ):
             heads = len(option.first)
             return [
-                reordered(option.first[at] if at < heads else option.rest, item, links)
+                reordered(option.first[at] if at < heads else option.rest, item, links, parts)
                 for at, item in enumerate(value)
             ]
         if (
@@ -383,8 +404,12 @@ def reordered(domain: Domain | None, value: Any, links: Links) -> Any:
         ):
             known = dict.fromkeys([*(name for name, _ in option.members), *option.required, *value])
             return {
-                name: reordered(option.member(name), value[name], links)
+                name: reordered(option.member(name), value[name], links, parts)
                 for name in known
                 if name in value
             }
     return value
+
+
+def _parts(option: Simple | Link, parts: dict[Simple, list[Simple]]) -> list[Simple]:
+    return [] if isinstance(option, Link) else parts.get(option, [option])

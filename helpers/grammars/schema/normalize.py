@@ -31,6 +31,7 @@ from helpers.grammars.schema.domains import (
     Arr,
     Bool,
     Domain,
+    Inexact,
     Link,
     Links,
     Null,
@@ -66,7 +67,9 @@ class Normalizer:
         self.schema = schema
         self.strict = strict
         self.links = Links()
-        self.algebra = Algebra(self.links)
+        self.algebra = Algebra(self.links, self._late)
+        self._place = ("schema", "")  # keyword and pointer of what is being computed
+        self._left_out = 0
         self.relaxed: list[str] = []
         self.warnings: list[str] = []
         declared = schema.get("$schema") if isinstance(schema, dict) else None
@@ -86,6 +89,7 @@ class Normalizer:
             GrammarError: If the schema is read strictly.
         """
         place = f"{pointer}/{escape(keyword)}"
+        self._left_out += 1
         if self.strict:
             raise GrammarError(
                 f"'{keyword}' at {place}: {reason}. Change the schema, or pass strict=False to "
@@ -105,21 +109,46 @@ class Normalizer:
         self, keyword: str, pointer: str, make: Callable[[], Domain], other: Domain
     ) -> Domain:
         """What `make` gives; `other` where that is inexpressible and may be left out."""
-        self.algebra.narrowed = False
+        outer, self._place = self._place, (keyword, pointer)
         try:
-            made = make()
-            if self.algebra.narrowed:
-                self.warnings.append(
-                    f"{keyword} at {pointer}/{escape(keyword)}: the grammar is narrower than the "
-                    "schema; values that fit only because a member is of another type are left out."
-                )
-            return made
+            return make()
         except Inexpressible as error:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")
             return other
+        finally:
+            self._place = outer
+
+    def _late(self, make: Callable[[], Domain], other: Domain) -> Callable[[], Domain]:
+        """The same attempt for a domain that is computed later, reported where it was asked for."""
+        keyword, pointer = self._place
+
+        def attempt() -> Domain:
+            before = self._left_out
+            return self._marked(self.attempt(keyword, pointer, make, other), before)
+
+        return attempt
+
+    def _marked(self, domain: Domain, before: int) -> Domain:
+        """The domain, marked if something was left out since a count of `_left_out`."""
+        if self._left_out == before:
+            return domain
+        marks = tuple(
+            Inexact(type(option), "", "something is left out", narrower=False)
+            for option in ANYTHING.options
+        )
+        return either([domain, Union(marks)], keep=True)
+
+    def warn(self, option: Inexact) -> None:
+        """Note that the grammar is narrower than the schema."""
+        note = (
+            f"{option.keyword} at {option.where}/{option.keyword}: the grammar is narrower than "
+            f"the schema; {option.reason}."
+        )
+        if option.narrower and note not in self.warnings:
+            self.warnings.append(note)
 
     # -- references -------------------------------------------------------------------------
 
@@ -156,6 +185,11 @@ class Normalizer:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
             schema = {k: v for k, v in schema.items() if k not in ("if", "then", "else")}
+        before = self._left_out
+        return self._marked(self._keywords(schema, pointer, depth), before)
+
+    def _keywords(self, schema: dict[str, Any], pointer: str, depth: int) -> Domain:
+        """Both what constrains single types and what combines schemas."""
         result: Domain = ANYTHING
         base_done = False
         # Members take the order in which the schema first names them, so keywords go in order.
@@ -548,11 +582,11 @@ def _all_but_type(name: str) -> tuple[Simple, ...]:
     return tuple(_OF_TYPE[other] for other in TYPES if other != name)
 
 
-def either(domains: list[Domain]) -> Domain:
-    """The values in at least one of some domains."""
+def either(domains: list[Domain], *, keep: bool = False) -> Domain:
+    """The values in at least one of some domains; `keep` keeps marks beside anything."""
     options: list[Simple | Link] = []
     for domain in domains:
-        if domain == ANYTHING:
+        if domain == ANYTHING and not keep:
             return ANYTHING
         options += [domain] if isinstance(domain, Link) else domain.options
     return Union(tuple(dict.fromkeys(options)))

@@ -22,7 +22,7 @@ from helpers.grammars.gbnf.syntax import (
     sequence,
     show_bounds,
 )
-from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.guidance import compile_guidance, consume
 from helpers.grammars.schema.ecma import ANY, ANYTHING, RegexError, char_ranges, search
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def fits(node: Node, text: str) -> bool:
     if len(text) < 20:
         return compiled(node).fullmatch(text) is not None
     matcher = _matcher(node).deep_copy()
-    data = byte_tokenizer().tokenize_bytes(b"x" + text.encode("utf-8", "surrogatepass"))
-    return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
+    data = b"x" + text.encode("utf-8", "surrogatepass")
+    return consume(matcher, data) == len(data) and bool(matcher.is_accepting())
 
 
 @lru_cache(maxsize=500)
