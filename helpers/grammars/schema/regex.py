@@ -218,7 +218,7 @@ def compiled(node: Node) -> re.Pattern[str]:
 
 def of_length(low: int, high: int | None) -> Node:
     """All texts of `low` to `high` characters."""
-    return Repeat(ANY, low, high)
+    return Repeat(ANY, low, high) if high is None or high >= low else Chars(())
 
 
 def all_but(texts: frozenset[str]) -> Node:
