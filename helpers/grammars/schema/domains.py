@@ -132,6 +132,16 @@ NEVER = Union(())
 ANYTHING = Union((Null(), Bool(), Num(), Str(), Arr(), Obj()))
 
 
+def either(domains: list[Domain], *, keep: bool = False) -> Domain:
+    """The values in at least one of some domains; `keep` keeps marks beside anything."""
+    options: list[Simple | Link] = []
+    for domain in domains:
+        if domain == ANYTHING and not keep:
+            return ANYTHING
+        options += [domain] if isinstance(domain, Link) else domain.options
+    return Union(tuple(dict.fromkeys(options)))
+
+
 class Links:
     """Domains that are computed when they are first needed."""
 

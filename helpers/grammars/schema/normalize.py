@@ -41,13 +41,14 @@ from helpers.grammars.schema.domains import (
     Str,
     Union,
     constants,
+    either,
     exact,
     is_number,
     string_in,
 )
 from helpers.grammars.schema.formats import IRREGULAR, LENGTHS, format_node
 from helpers.grammars.schema.references import References, check_depth
-from helpers.grammars.schema.scalars import Inexpressible, least
+from helpers.grammars.schema.scalars import Inexpressible, as_pattern, is_inexpressible, least
 
 
 class Normalizer:
@@ -246,7 +247,7 @@ class Normalizer:
 
     def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
         """The domain of listed values."""
-        if any(_is_inexpressible(value) for value in values):
+        if any(is_inexpressible(value) for value in values):
             self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
         return constants(values)
@@ -558,7 +559,7 @@ class Normalizer:
             known = {name for name, _ in members}
             more = tuple((name, domain) for name, domain in extra if name not in known)
             return replace(made, members=members + more, rest=NEVER)
-        nodes = [node for option in texts for node in (_as_pattern(option),) if node is not None]
+        nodes = [node for option in texts for node in (as_pattern(option),) if node is not None]
         if made.by_pattern or len(nodes) != 1 or len(texts) != 1:
             self.report("propertyNames", pointer, "names under several conditions")
             return made
@@ -567,39 +568,8 @@ class Normalizer:
         )
 
 
-def _is_inexpressible(value: Any) -> bool:
-    """Whether llguidance would round a number, or a string cannot be written in UTF-8."""
-    if isinstance(value, list):
-        return any(_is_inexpressible(item) for item in value)
-    if isinstance(value, dict):
-        return any(_is_inexpressible(item) for pair in value.items() for item in pair)
-    if isinstance(value, str):
-        return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
-    return is_number(value) and not -(2**53) <= exact(value) <= 2**53
-
-
 def _all_but_type(name: str) -> tuple[Simple, ...]:
     return tuple(_OF_TYPE[other] for other in TYPES if other != name)
-
-
-def either(domains: list[Domain], *, keep: bool = False) -> Domain:
-    """The values in at least one of some domains; `keep` keeps marks beside anything."""
-    options: list[Simple | Link] = []
-    for domain in domains:
-        if domain == ANYTHING and not keep:
-            return ANYTHING
-        options += [domain] if isinstance(domain, Link) else domain.options
-    return Union(tuple(dict.fromkeys(options)))
-
-
-def _as_pattern(option: Str) -> Node | None:
-    """One pattern for all conditions on a string, if there is one."""
-    patterns = list(option.patterns)
-    if option.low or option.high is not None:
-        patterns.append(regex.of_length(option.low, option.high))
-    if option.excluded:
-        patterns.append(regex.all_but(option.excluded))
-    return patterns[0] if len(patterns) == 1 else None
 
 
 _OF_TYPE: dict[str, Simple] = {
