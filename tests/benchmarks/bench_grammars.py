@@ -1,6 +1,6 @@
 """How long grammars take that were made to take long: to make, to ask, and to generate with.
 
-    python -m tests.benchmarks.bench_grammars [--family WORD] [--random SEED COUNT]
+    python -m tests.benchmarks.bench_grammars [--family WORD] [--largest] [--random SEED COUNT]
 
 Each family grows to about 1 MB. Each case runs in a process of its own: the grammar is made, asked
 about a text, and a matcher for the embedded model's tokens computes three masks. The seconds are of
@@ -788,6 +788,7 @@ def source(name: str, size: int) -> Source:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", default="", help="only families whose name has this")
+    parser.add_argument("--largest", action="store_true", help="only the largest of a family")
     parser.add_argument("--limit", type=float, default=60, help="seconds until a case is ended")
     parser.add_argument("--random", type=int, nargs=2, metavar=("SEED", "COUNT"))
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
@@ -803,7 +804,7 @@ def main() -> None:
             (name, size)
             for name, (_, sizes) in FAMILIES.items()
             if options.family in name
-            for size in sizes
+            for size in (sizes[-1:] if options.largest else sizes)
         ]
     print("| family | size | characters | seconds | make, ask, call | outcome |")
     print("|---|---|---|---|---|---|")

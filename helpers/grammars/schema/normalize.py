@@ -118,7 +118,7 @@ class Normalizer:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
         except ecma.RegexError as error:
-            self.report(keyword, pointer, f"has to follow a pattern that is {error}")
+            self.report(keyword, pointer, str(error))
             return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")

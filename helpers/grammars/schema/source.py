@@ -21,6 +21,7 @@ from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
 from helpers.grammars.schema.ecma import RegexError
 from helpers.grammars.schema.emit import Emitter, check_size
 from helpers.grammars.schema.normalize import Normalizer
+from helpers.grammars.schema.scalars import Inexpressible
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -63,6 +64,11 @@ class SchemaSource:
             self._compiled = Emitter(normalizer).run(self._domain)
         except RecursionError as error:
             raise invalid_schema("it nests or refers too deeply") from error
+        except (Inexpressible, RegexError) as error:
+            # From a link: what it stands for is only computed when it is written.
+            keyword = error.keyword if isinstance(error, Inexpressible) else "pattern"
+            normalizer.report(keyword, "", f"cannot be expressed where references meet ({error})")
+            self._domain, self._compiled = ANYTHING, {}
         self.schema = schema
         self._links: Links = normalizer.links
         try:
@@ -88,8 +94,10 @@ class SchemaSource:
             if any_order:
                 value = reordered(self._domain, json_text.plain(value), self._links)
             text = json_text.write(value)
-        except RegexError as error:
-            raise GrammarError(f"A name or text cannot be judged: a pattern is {error}.") from error
+        except (Inexpressible, RegexError) as error:
+            raise GrammarError(
+                f"The text cannot be judged with keys in any order: {error}."
+            ) from error
         except ValueError:
             return False
         except RecursionError:
