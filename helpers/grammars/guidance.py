@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
+_T = TypeVar("_T")
+_STACK = 256 * 2**20
+"""Bytes of address space, not of memory: llguidance compiles by recursion, some five kilobytes for
+each rule or schema in another, and a stack that overflows ends the process."""
+_starting = threading.Lock()
 
 
 @cache
@@ -42,9 +51,12 @@ def compile_guidance(text: str, tokenizer: LLTokenizer | None = None) -> LLMatch
         max_lexer_states=50_000,  # about 100 MB
         verbose_errors=False,
     )
-    matcher = LLMatcher(tokenizer or byte_tokenizer(), text, log_level=0, limits=limits)
+    tokens = tokenizer or byte_tokenizer()
+    matcher = _on_large_stack(lambda: LLMatcher(tokens, text, log_level=0, limits=limits))
     if matcher.is_error():
-        raise GrammarError(f"llguidance cannot use this grammar: {matcher.get_error()[:500]}")
+        # Below its message it shows a part of the text that it was given, or a trace.
+        reason = re.split(r"\n<backtrace>|\n +\d+ \| ", matcher.get_error())[0]
+        raise GrammarError(f"llguidance cannot use this grammar: {reason[:500]}")
     return matcher
 
 
@@ -78,3 +90,27 @@ def check_going(matcher: LLMatcher) -> None:
             f"{matcher.get_error().splitlines()[0][:300]}. It probably allows too many "
             "ways to read the same text; make its alternatives begin differently."
         )
+
+
+def _on_large_stack(work: Callable[[], _T]) -> _T:
+    """What `work` returns, called in a thread with a stack of `_STACK` bytes."""
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="compile a grammar")
+    with _starting:  # the size is the process's; threads started meanwhile get it, too
+        before = threading.stack_size(_STACK)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

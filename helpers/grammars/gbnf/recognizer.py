@@ -26,8 +26,10 @@ from helpers.grammars.gbnf.syntax import (
     show,
 )
 
-MAX_STEPS = 20_000_000
-"""Steps after which a text counts as too ambiguous to be judged (some twenty seconds)."""
+MAX_STEPS = 3_000_000
+"""Steps after which a text counts as too ambiguous to be judged (some seconds)."""
+MAX_LABEL = 200
+"""Characters of a literal that are said to be expected."""
 
 _CHAR, _CALL, _SPLIT, _END, _ACCEPT, _TOKEN = range(6)
 
@@ -40,7 +42,17 @@ class _Instruction:
     ends: tuple[int, ...] = ()
     rule: str = ""
     targets: tuple[int, ...] = ()
-    label: str = ""
+    node: Node | None = None
+    at: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is expected here, as GBNF; of a literal, the rest."""
+        assert self.node is not None
+        if isinstance(self.node, Literal):
+            rest = self.node.text[self.at : self.at + MAX_LABEL + 1]
+            return quote(rest) if len(rest) <= MAX_LABEL else quote(rest[:MAX_LABEL]) + "…"
+        return show(self.node)
 
     def takes(self, code: int) -> bool:
         at = bisect_right(self.starts, code) - 1
@@ -67,15 +79,15 @@ class Program:
         """Add the instructions of `node`; they go on at `after`; give back where they begin."""
         if isinstance(node, Literal):
             for at in range(len(node.text) - 1, -1, -1):
-                code, label = (ord(node.text[at]),), quote(node.text[at:])
-                after = self._emit(_Instruction(_CHAR, after, code, code, label=label))
+                code = (ord(node.text[at]),)
+                after = self._emit(_Instruction(_CHAR, after, code, code, node=node, at=at))
             return after
         if isinstance(node, Chars):
             starts = tuple(low for low, _ in node.ranges)
             ends = tuple(high for _, high in node.ranges)
-            return self._emit(_Instruction(_CHAR, after, starts, ends, label=show(node)))
+            return self._emit(_Instruction(_CHAR, after, starts, ends, node=node))
         if isinstance(node, Token):
-            return self._emit(_Instruction(_TOKEN, after, label=show(node)))
+            return self._emit(_Instruction(_TOKEN, after, node=node))
         if isinstance(node, Ref):
             return self._emit(_Instruction(_CALL, after, rule=node.name))
         if isinstance(node, Sequence):
@@ -157,6 +169,7 @@ class Recognizer:
         """
         code = ord(char)
         instructions = self.program.code
+        self._spend(len(self.waiting))
         seeds = [
             (instructions[at].next, call)
             for at, call in self.waiting
@@ -192,6 +205,7 @@ class Recognizer:
             targets = [call]
             while targets:
                 target = targets.pop()
+                self._spend(1)
                 if place not in target.returns:
                     target.returns.add(place)
                     if target in done:
@@ -200,6 +214,7 @@ class Recognizer:
 
         while todo:
             at, call = todo.pop()
+            self._spend(1)
             instruction = code[at]
             kind = instruction.kind
             if kind == _ACCEPT or call is None:
@@ -218,6 +233,7 @@ class Recognizer:
                 # A call of this row may get more returns later; `done` passes those on.
                 if call.row == row:
                     done.add(call)
+                self._spend(len(call.returns))
                 for place in list(call.returns):
                     visit(place)
             else:
@@ -230,14 +246,19 @@ class Recognizer:
                     # then costs the same at every character.
                     if call.row == row:
                         call.tails.append(target_call)
+                    self._spend(len(call.returns))
                     for place in list(call.returns):
                         give(target_call, place)
                 else:
                     give(target_call, (instruction.next, call))
         self.waiting = waiting
-        self.steps += len(seen)
+
+    def _spend(self, steps: int) -> None:
+        """Count steps of work, and end what takes too many."""
+        self.steps += steps
         if self.steps > MAX_STEPS:
             raise GrammarError(
-                f"The grammar is too ambiguous to judge more than {self.position} characters of "
-                "this text: too many ways to read it. Make its alternatives begin differently."
+                f"The text is too long or the grammar too ambiguous to judge more than "
+                f"{self.position} characters: they took {MAX_STEPS:,} steps. If there are too many "
+                "ways to read them, make the grammar's alternatives begin differently."
             )

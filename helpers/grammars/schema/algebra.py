@@ -58,6 +58,11 @@ class Algebra:
         self.links = links
         self.late = late
         self._overlaps: dict[tuple[Node, ...], bool] = {}
+        # A tree whose nodes name their own kind eight times has 8^8 of them eight levels down,
+        # and each of these questions has one answer.
+        # Known by identity, the domains kept alive: to compare large ones would cost as much.
+        self._empty: dict[tuple[int, int], tuple[bool, Simple]] = {}
+        self._disjoint: dict[tuple[int, int, int], tuple[bool, Domain, Domain]] = {}
 
     # -- intersection -----------------------------------------------------------------------
 
@@ -84,6 +89,7 @@ class Algebra:
         found: dict[Simple | Link, None] = {}  # an ordered set
         others = self.links.resolve(other).options
         for left in self.links.resolve(one).options:
+            self.links.spend(len(others), "allOf, or keywords beside each other")
             for right in others:
                 if _type(left) is _type(right):
                     option = self._intersect(left, right)
@@ -105,11 +111,18 @@ class Algebra:
         if isinstance(one, Num) and isinstance(other, Num):
             return intersect_numbers(one, other)
         if isinstance(one, Str) and isinstance(other, Str):
-            return intersect_strings(one, other)
+            return self._intersect_strings(one, other)
         if isinstance(one, Arr) and isinstance(other, Arr):
             return self._intersect_arrays(one, other)
         assert isinstance(one, Obj) and isinstance(other, Obj)
         return self._intersect_objects(one, other)
+
+    def _intersect_strings(self, one: Str, other: Str) -> Str | None:
+        tests = len(one.patterns + other.patterns)
+        listed = len(one.texts or other.texts or ()) * (1 + 20 * tests)
+        others = len(one.excluded) + len(other.excluded)
+        self.links.spend(5 + 5 * tests + listed // 3 + others // 2, "strings of several schemas")
+        return intersect_strings(one, other)
 
     def _intersect_arrays(self, one: Arr, other: Arr) -> Arr | None:
         count = max(len(one.first), len(other.first))
@@ -129,6 +142,8 @@ class Algebra:
 
     def _intersect_objects(self, one: Obj, other: Obj) -> Obj | None:
         names = dict.fromkeys([name for name, _ in (*one.members, *other.members)])
+        patterns = 1 + len(one.by_pattern) + len(other.by_pattern)
+        self.links.spend(5 * len(names) * patterns, "the properties of several schemas at once")
         members = tuple((n, self.intersect(one.member(n), other.member(n))) for n in names)
         by_pattern: list[tuple[Node, Domain]] = []
         theirs = dict(other.by_pattern)
@@ -276,18 +291,23 @@ class Algebra:
             lefts, rights = self.links.resolve(one).options, self.links.resolve(other).options
         except RecursionError:  # still being computed: not known
             return False
-        return all(
-            self._options_disjoint(left, right, depth)
-            for left in lefts
-            for right in rights
-            if _type(left) is _type(right)
-        )
+        key = min(id(one), id(other)), max(id(one), id(other)), depth
+        if key not in self._disjoint:
+            found = all(
+                self._options_disjoint(left, right, depth)
+                for left in lefts
+                for right in rights
+                if _type(left) is _type(right)
+            )
+            self._disjoint[key] = found, one, other
+        return self._disjoint[key][0]
 
     def _options_disjoint(self, one: Simple | Link, other: Simple | Link, depth: int) -> bool:
+        self.links.spend(8, "oneOf, whose schemas are compared with each other")
         if isinstance(one, Null | Bool | Num):
             return self._intersect(one, other) is None
         if isinstance(one, Str) and isinstance(other, Str):
-            met = intersect_strings(one, other)
+            met = self._intersect_strings(one, other)
             return met is None or self._is_empty_option(met, depth)
         if isinstance(one, Arr) and isinstance(other, Arr):
             low, high = max(one.low, other.low), least(one.high, other.high)
@@ -319,6 +339,13 @@ class Algebra:
         )
 
     def _is_empty_option(self, option: Simple, depth: int) -> bool:
+        key = id(option), depth
+        if key not in self._empty:
+            self.links.spend(8, "schemas that may have no value")
+            self._empty[key] = self._has_no_value(option, depth), option
+        return self._empty[key][0]
+
+    def _has_no_value(self, option: Simple, depth: int) -> bool:
         if isinstance(option, Bool):
             return not option.values
         if isinstance(option, Num):
@@ -353,6 +380,7 @@ class Algebra:
         """Whether a text may fit all patterns; True if llguidance cannot tell."""
         key = tuple(patterns)
         if key not in self._overlaps:
+            self.links.spend(400, "patterns that may fit the same text")
             self._overlaps[key] = _may_overlap(patterns)
         return self._overlaps[key]
 

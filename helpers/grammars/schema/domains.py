@@ -9,15 +9,35 @@ computed later (a `$ref`, or the intersection of two), which is what lets recurs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
 from helpers.grammars.schema.regex import fits
 
 Number = int | Decimal
+
+MAX_STEPS = 1_000_000
+"""Steps that one schema may cost, of a few microseconds each. What grows is rarely the schema's
+size: conditions multiply with each other, so their work is bounded, not their number."""
+
+
+class Hashed:
+    """Values that keep their hash: they hold many others, and are looked up often."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            compared = (part.name for part in fields(self) if part.compare)  # type: ignore[arg-type]
+            object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in compared)))
+            return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +66,10 @@ class Num:
 
 
 @dataclass(frozen=True, slots=True)
-class Str:
+class Str(Hashed):
     """Strings: the listed ones, or those of a length that all patterns describe as a whole."""
+
+    __hash__ = Hashed.__hash__
 
     texts: frozenset[str] | None = None
     order: tuple[str, ...] = field(default=(), compare=False)
@@ -59,8 +81,10 @@ class Str:
 
 
 @dataclass(frozen=True, slots=True)
-class Arr:
+class Arr(Hashed):
     """Arrays: domains of the first elements, of the others, and how many."""
+
+    __hash__ = Hashed.__hash__
 
     first: tuple[Domain, ...] = ()
     rest: Domain | None = None  # None: anything
@@ -72,8 +96,10 @@ class Arr:
 
 
 @dataclass(frozen=True, slots=True)
-class Obj:
+class Obj(Hashed):
     """Objects: domains of named members, of those whose name fits a pattern, and of the others."""
+
+    __hash__ = Hashed.__hash__
 
     members: tuple[tuple[str, Domain], ...] = ()
     by_pattern: tuple[tuple[Node, Domain], ...] = ()
@@ -82,12 +108,15 @@ class Obj:
     low: int = 0
     high: int | None = None
     where: str = field(default="", compare=False)
+    _of_name: dict[str, Domain] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_name", dict(self.members))
 
     def member(self, name: str) -> Domain | None:
         """The domain of a member; None means anything."""
-        for known, domain in self.members:
-            if known == name:
-                return domain
+        if name in self._of_name:
+            return self._of_name[name]
         for pattern, domain in self.by_pattern:
             if fits(pattern, name):
                 return domain
@@ -120,8 +149,10 @@ Simple = Null | Bool | Num | Str | Arr | Obj | Inexact
 
 
 @dataclass(frozen=True, slots=True)
-class Union:
+class Union(Hashed):
     """A choice between alternatives; without any it is empty."""
+
+    __hash__ = Hashed.__hash__
 
     options: tuple[Simple | Link, ...]
 
@@ -143,13 +174,33 @@ def either(domains: list[Domain], *, keep: bool = False) -> Domain:
 
 
 class Links:
-    """Domains that are computed when they are first needed."""
+    """Domains that are computed when they are first needed, and the count of what that costs."""
 
     def __init__(self) -> None:
+        self.steps = 0
         self._makers: list[Callable[[], Domain]] = []
         self._found: dict[int, Union] = {}
         self._running: set[int] = set()
         self._of_key: dict[Any, Link] = {}
+
+    def spend(self, steps: int, what: str) -> None:
+        """Count steps of work.
+
+        Args:
+            steps: How many.
+            what: What they are spent on: the keywords, in words.
+
+        Raises:
+            GrammarError: When the schema has cost more than `MAX_STEPS`.
+        """
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise GrammarError(
+                f"The schema costs more than {MAX_STEPS:,} steps to resolve, the last ones for "
+                f"{what}. Combine fewer of these conditions, or divide the schema.",
+                keyword="schema",
+                pointer="",
+            )
 
     def link(self, key: Any, maker: Callable[[], Domain]) -> Link:
         """A link for a key; `maker` computes its domain, once."""
@@ -197,26 +248,38 @@ def exact(value: Any) -> Number:
     return int(number) if number == number.to_integral_value() else number
 
 
-def contains(domain: Domain | None, value: Any, links: Links) -> bool:
+Judged = dict[tuple[int, int], bool]
+"""Whether an alternative contains a value, by the identities of both."""
+
+
+def contains(domain: Domain | None, value: Any, links: Links, judged: Judged | None = None) -> bool:
     """Whether a JSON value is in a domain, its members in any order.
 
     Args:
         domain: The domain; None contains for everything.
         value: A value as `json.loads` gives it.
         links: Where links lead.
+        judged: What is known about parts of the value: alternatives that share a domain for one
+            member would judge it as often as there are ways to combine them.
 
     Returns:
         True if it does.
     """
     if domain is None or domain is ANYTHING:
         return True
-    return any(
-        not isinstance(option, Link) and _option_contains(option, value, links)
-        for option in links.resolve(domain).options
-    )
+    judged = {} if judged is None else judged
+    for option in links.resolve(domain).options:
+        if isinstance(option, Link):
+            continue
+        key = id(option), id(value)
+        if key not in judged:
+            judged[key] = _option_contains(option, value, links, judged)
+        if judged[key]:
+            return True
+    return False
 
 
-def _option_contains(option: Simple, value: Any, links: Links) -> bool:
+def _option_contains(option: Simple, value: Any, links: Links, judged: Judged) -> bool:
     if isinstance(option, Null):
         return value is None
     if isinstance(option, Bool):
@@ -226,10 +289,10 @@ def _option_contains(option: Simple, value: Any, links: Links) -> bool:
     if isinstance(option, Str):
         return isinstance(value, str) and string_in(option, value)
     if isinstance(option, Arr):
-        return isinstance(value, list) and _array_in(option, value, links)
+        return isinstance(value, list) and _array_in(option, value, links, judged)
     if isinstance(option, Inexact):
         return False
-    return isinstance(value, dict) and _object_in(option, value, links)
+    return isinstance(value, dict) and _object_in(option, value, links, judged)
 
 
 def number_in(option: Num, value: Number) -> bool:
@@ -259,25 +322,25 @@ def string_in(option: Str, value: str) -> bool:
     return value not in option.excluded and all(fits(pattern, value) for pattern in option.patterns)
 
 
-def _array_in(option: Arr, value: list[Any], links: Links) -> bool:
+def _array_in(option: Arr, value: list[Any], links: Links, judged: Judged) -> bool:
     if not in_bounds(len(value), option.low, option.high):
         return False
     for at, item in enumerate(value):
         domain = option.first[at] if at < len(option.first) else option.rest
-        if not contains(domain, item, links):
+        if not contains(domain, item, links, judged):
             return False
     for domain, low, high in option.contains:
-        count = sum(contains(domain, item, links) for item in value)
+        count = sum(contains(domain, item, links, judged) for item in value)
         if not in_bounds(count, low, high):
             return False
     return not option.unique or all_different(value)
 
 
-def _object_in(option: Obj, value: dict[str, Any], links: Links) -> bool:
+def _object_in(option: Obj, value: dict[str, Any], links: Links, judged: Judged) -> bool:
     if not in_bounds(len(value), option.low, option.high):
         return False
     return all(name in value for name in option.required) and all(
-        contains(option.member(name), item, links) for name, item in value.items()
+        contains(option.member(name), item, links, judged) for name, item in value.items()
     )
 
 
@@ -330,18 +393,17 @@ def constant(value: Any) -> Union:
 
 def constants(values: list[Any]) -> Domain:
     """The domain of some values; strings and booleans together, the rest one by one."""
-    options: list[Simple | Link] = []
-    texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
-    flags = frozenset(value for value in values if isinstance(value, bool))
+    options: dict[Simple | Link, None] = {}  # an ordered set
+    order = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
+    texts = Str(texts=frozenset(order), order=order)
+    flags = Bool(frozenset(value for value in values if isinstance(value, bool)))
     for value in values:
         if isinstance(value, str):
-            option: Simple | Link = Str(texts=frozenset(texts), order=texts)
+            options[texts] = None
         elif isinstance(value, bool):
-            option = Bool(flags)
+            options[flags] = None
         else:
-            (option,) = constant(value).options
-        if option not in options:
-            options.append(option)
+            options |= dict.fromkeys(constant(value).options)
     return Union(tuple(options))
 
 
@@ -366,7 +428,7 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
             found += option.order or sorted(option.texts)
         elif isinstance(option, Num) and option.low is not None and option.high is not None:
             if option.low == option.high:
-                found.append(option.low)
+                found += [option.low] if number_in(option, option.low) else []
             elif option.integer and option.high - option.low <= limit:
                 numbers = range(int(option.low) - 1, int(option.high) + 2)
                 found += [number for number in numbers if number_in(option, number)]
@@ -380,7 +442,11 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
 
 
 def reordered(
-    domain: Domain | None, value: Any, links: Links, parts: dict[Simple, list[Simple]]
+    domain: Domain | None,
+    value: Any,
+    links: Links,
+    parts: dict[Simple, list[Simple]],
+    judged: Judged | None = None,
 ) -> Any:
     """A value with the members of its objects in the order in which a domain names them.
 
@@ -389,32 +455,36 @@ def reordered(
         value: A value in Python's own types.
         links: Where links lead.
         parts: What was written in place of an alternative, where that is not itself.
+        judged: As for `contains`.
 
     Returns:
         The same value, its dicts reordered.
     """
     if domain is None or not isinstance(value, dict | list):
         return value
+    judged = {} if judged is None else judged
     options = links.resolve(domain).options
     for option in (part for whole in options for part in _parts(whole, parts)):
         if (
             isinstance(option, Arr)
             and isinstance(value, list)
-            and _option_contains(option, value, links)
+            and contains(Union((option,)), value, links, judged)
         ):
             heads = len(option.first)
             return [
-                reordered(option.first[at] if at < heads else option.rest, item, links, parts)
+                reordered(
+                    option.first[at] if at < heads else option.rest, item, links, parts, judged
+                )
                 for at, item in enumerate(value)
             ]
         if (
             isinstance(option, Obj)
             and isinstance(value, dict)
-            and _option_contains(option, value, links)
+            and contains(Union((option,)), value, links, judged)
         ):
             known = dict.fromkeys([*(name for name, _ in option.members), *option.required, *value])
             return {
-                name: reordered(option.member(name), value[name], links, parts)
+                name: reordered(option.member(name), value[name], links, parts, judged)
                 for name in known
                 if name in value
             }

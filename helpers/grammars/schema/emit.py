@@ -7,6 +7,7 @@ written out as alternatives where these are few.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from itertools import combinations
 from math import lcm
 from typing import Any
 
+from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
 from helpers.grammars.schema import regex
 from helpers.grammars.schema.algebra import Algebra
@@ -44,6 +46,11 @@ from helpers.grammars.schema.scalars import Inexpressible
 
 MAX_ARRAYS = 400
 """Arrays that are written out one by one for `uniqueItems`."""
+MAX_PAIRS = 12_000_000
+"""Pairs of properties of one object, for all objects: about a second."""
+MAX_DEPTHS = 20_000
+"""Schemas inside each other, of all definitions: as each may lead to the next, llguidance's
+recursion may go as deep, with some five kilobytes of stack for each."""
 MAX_SUBSETS = 64
 """Sets of members that are written out for `minProperties` and `maxProperties`."""
 
@@ -85,6 +92,7 @@ class Emitter:
 
     def write(self, domain: Domain | None) -> dict[str, Any] | bool:
         """One domain; false if it is empty."""
+        self.links.spend(5, "writing the grammar")
         if domain is None or domain == ANYTHING:
             return True
         if isinstance(domain, Link):
@@ -120,7 +128,8 @@ class Emitter:
                 parts += [part for part in self.simple(option) if part is not False]
         if True in parts:
             return True
-        unique = [part for at, part in enumerate(parts) if part not in parts[:at]]
+        # By their text: 1 and true are equal in Python.
+        unique = list({json.dumps(part): part for part in parts}.values()) if parts[1:] else parts
         if not unique:
             return False
         return unique[0] if len(unique) == 1 else {"anyOf": unique}
@@ -355,10 +364,12 @@ class Emitter:
     def counted(self, option: Obj) -> list[Obj]:
         """The same objects, as cases in each of which numbers of members are simple."""
         known = {name for name, _ in option.members}
+        self.links.spend(5 * len(option.required) + len(known), "properties and required names")
         more = tuple((n, option.member(n) or ANYTHING) for n in option.required if n not in known)
         option = replace(option, members=option.members + more)
         possible = [name for name, domain in option.members if not self.algebra.is_empty(domain)]
-        optional = [name for name in possible if name not in option.required]
+        required = set(option.required)
+        optional = [name for name in possible if name not in required]
         closed = not option.by_pattern and self.algebra.is_empty(option.rest)
         count = len(option.required)
         if option.low <= count:
@@ -400,8 +411,11 @@ class Emitter:
             for node, inner in option.by_pattern:
                 if inner in (ANYTHING, domain) or not regex.fits(node, name):
                     continue
-                both = self.algebra.intersect(domain, inner)
-                if both != domain and not self.within(domain, inner):
+                try:
+                    known = self.algebra.intersect(domain, inner) == domain
+                except Inexpressible:
+                    known = False
+                if not known and not self.within(domain, inner):
                     reason = f"{name!r} has to be what the other names of its pattern are, too"
                     self.normalizer.warn(Inexact(Obj, "patternProperties", reason, option.where))
         return option.by_pattern
@@ -426,6 +440,36 @@ class Emitter:
             written["required"] = list(option.required)
         written |= _counts(option, "Properties")
         return written
+
+
+def check_size(compiled: Any) -> None:
+    """Refuse what llguidance would compile for a long time, or on more stack than it has.
+
+    Args:
+        compiled: What `Emitter.run` gives.
+
+    Raises:
+        GrammarError: With what there is too much of.
+    """
+    pairs = depths = 0
+    for part in (compiled, *compiled.get("$defs", {}).values()):
+        todo, deepest = [(part, 0)], 0
+        while todo:
+            node, depth = todo.pop()
+            deepest = max(deepest, depth)
+            if isinstance(node, dict):
+                pairs += len(node.get("properties", ())) ** 2
+                todo += [(value, depth + 1) for key, value in node.items() if key != "$defs"]
+            elif isinstance(node, list):
+                todo += [(item, depth) for item in node if isinstance(item, dict)]
+        depths += deepest
+    if pairs > MAX_PAIRS:
+        raise GrammarError(
+            f"objects have too many properties: llguidance compares each with all others, and "
+            f"{pairs:,} pairs are more than {MAX_PAIRS:,}"
+        )
+    if depths > MAX_DEPTHS:
+        raise GrammarError(f"references may lead more than {MAX_DEPTHS:,} schemas deep")
 
 
 def _counts(option: Str | Arr | Obj, what: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from helpers.errors import GrammarError
+from helpers.grammars.schema.dialect import invalid_schema
 
 if TYPE_CHECKING:
     from pydantic_core import core_schema
@@ -148,13 +149,15 @@ def pydantic_schema(model: Any) -> dict[str, Any]:
     try:
         adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
         schema = adapter.json_schema(schema_generator=_Generator, mode="validation")
+        _finish(schema)
     except (PydanticInvalidForJsonSchema, PydanticUserError) as error:
         raise GrammarError(
             f"pydantic has no JSON Schema for {model!r}: {error.message}",
             keyword="schema",
             pointer="",
         ) from error
-    _finish(schema)
+    except RecursionError as error:
+        raise invalid_schema("the model nests too deep for pydantic") from error
     return schema
 
 

@@ -48,7 +48,13 @@ from helpers.grammars.schema.domains import (
 )
 from helpers.grammars.schema.formats import IRREGULAR, LENGTHS, format_node
 from helpers.grammars.schema.references import References, check_depth
-from helpers.grammars.schema.scalars import Inexpressible, as_pattern, is_inexpressible, least
+from helpers.grammars.schema.scalars import (
+    Inexpressible,
+    as_pattern,
+    is_inexpressible,
+    least,
+    values_in,
+)
 
 
 class Normalizer:
@@ -103,7 +109,7 @@ class Normalizer:
             self.relaxed.append(note)
 
     def invalid(self, keyword: str, pointer: str, reason: str) -> GrammarError:
-        """An error for a keyword whose value is not what JSON Schema has there."""
+        """An error for a keyword whose value is none of its values."""
         return invalid_schema(reason, f"{pointer}/{escape(keyword)}", keyword)
 
     def attempt(
@@ -115,6 +121,9 @@ class Normalizer:
             return make()
         except Inexpressible as error:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
+            return other
+        except ecma.RegexError as error:
+            self.report(keyword, pointer, str(error))
             return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")
@@ -136,18 +145,14 @@ class Normalizer:
         """The domain, marked if something was left out since a count of `_left_out`."""
         if self._left_out == before:
             return domain
-        marks = tuple(
-            Inexact(type(option), "", "something is left out", narrower=False)
-            for option in ANYTHING.options
-        )
+        why = "something is left out"
+        marks = tuple(Inexact(type(o), "", why, narrower=False) for o in ANYTHING.options)
         return either([domain, Union(marks)], keep=True)
 
     def warn(self, option: Inexact) -> None:
         """Note that the grammar is narrower than the schema."""
-        note = (
-            f"{option.keyword} at {option.where}/{option.keyword}: the grammar is narrower than "
-            f"the schema; {option.reason}."
-        )
+        place = f"{option.keyword} at {option.where}/{option.keyword}"
+        note = f"{place}: the grammar is narrower than the schema; {option.reason}."
         if option.narrower and note not in self.warnings:
             self.warnings.append(note)
 
@@ -182,6 +187,7 @@ class Normalizer:
         if not isinstance(schema, dict):
             raise invalid_schema("a schema is an object, true or false", pointer)
         check_depth(depth, pointer)
+        self.links.spend(20 + len(schema), f"the schemas up to {pointer[:80] or '/'}")
         if "$ref" in schema and self.draft <= 7:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
@@ -247,6 +253,7 @@ class Normalizer:
 
     def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
         """The domain of listed values."""
+        self.links.spend(15 * values_in(values), "const and enum")
         if any(is_inexpressible(value) for value in values):
             self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
@@ -263,6 +270,7 @@ class Normalizer:
             inner = [p if known == ANYTHING else self.algebra.intersect(known, p) for p in parts]
             results: list[Domain] = []
             for at, part in enumerate(parts):
+                self.links.spend(len(parts), "oneOf, whose schemas are compared with each other")
                 for other_at, other in enumerate(parts):
                     if other_at != at and not self.algebra.disjoint(inner[at], inner[other_at]):
                         part = self.algebra.difference(part, other)
@@ -413,13 +421,12 @@ class Normalizer:
         """A regular expression as nodes that all have to fit; none if it is left out."""
         if not isinstance(value, str):
             raise self.invalid(keyword, pointer, "a regular expression is a string")
+        self.links.spend(4 * len(value), "patterns")
         try:
             nodes = regex.search_all(value)
-            for node in nodes:
-                regex.compiled(node)
         except ecma.RegexError as error:
             self.report(keyword, pointer, f"{value[:80]!r}: {error}")
-        except (re.error, RecursionError, OverflowError) as error:
+        except RecursionError as error:
             self.report(keyword, pointer, f"{value[:80]!r} is too complex ({error})")
         else:
             return [node for node in nodes if node != ecma.search("")]
@@ -503,8 +510,9 @@ class Normalizer:
         members = []
         for name, sub in maps["properties"].items():
             domain = self.domain(sub, f"{pointer}/properties/{escape(name)}", depth + 1)
+            self.links.spend(5 * len(patterns), "properties beside patternProperties")
             for node, inner in patterns:
-                if regex.fits(node, name):
+                if self.fits(node, name, pointer):
                     domain = self.intersect(domain, inner, "patternProperties", pointer)
             members.append((name, domain))
         made = Obj(
@@ -519,6 +527,14 @@ class Normalizer:
         if "propertyNames" in schema and self.draft >= 6:
             made = self.named(made, schema["propertyNames"], pointer, depth)
         return made
+
+    def fits(self, node: Node, name: str, pointer: str) -> bool:
+        """Whether a pattern describes a member's name."""
+        try:
+            return regex.fits(node, name)
+        except ecma.RegexError as error:
+            self.report("patternProperties", pointer, str(error))
+            return False
 
     def _search(self, text: str) -> Node | None:
         try:

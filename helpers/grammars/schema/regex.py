@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import (
     Chars,
     Choice,
@@ -21,8 +22,9 @@ from helpers.grammars.gbnf.syntax import (
     choice,
     sequence,
     show_bounds,
+    walk,
 )
-from helpers.grammars.guidance import compile_guidance, consume
+from helpers.grammars.guidance import byte_tokenizer, compile_guidance
 from helpers.grammars.schema.ecma import ANY, ANYTHING, RegexError, char_ranges, search
 
 if TYPE_CHECKING:
@@ -189,14 +191,31 @@ def _code(code: int, python: bool) -> str:
 def fits(node: Node, text: str) -> bool:
     """Whether a node describes a whole text, in a time that grows with its length alone.
 
-    Python's `re` tries one way after the other, and some patterns have exponentially many: a long
-    text goes to llguidance, which follows all ways at once.
+    Python's `re` tries one way after the other, and some patterns have exponentially many, even for
+    a text of 20 characters: all but the plainest go to llguidance, which follows all ways at once.
+
+    Raises:
+        RegexError: If that takes too many states.
     """
-    if len(text) < 20:
+    if len(text) < 20 and _has_few_ways(node):
         return compiled(node).fullmatch(text) is not None
-    matcher = _matcher(node).deep_copy()
-    data = b"x" + text.encode("utf-8", "surrogatepass")
-    return consume(matcher, data) == len(data) and bool(matcher.is_accepting())
+    try:
+        matcher = _matcher(node).deep_copy()
+    except GrammarError as error:
+        raise RegexError(f"a pattern is too complex ({str(error)[-150:]})") from error
+    data = byte_tokenizer().tokenize_bytes(b"x" + text.encode("utf-8", "surrogatepass"))
+    count = matcher.try_consume_tokens(data)
+    if matcher.is_error():
+        raise RegexError(f"a pattern is too complex for a text of {len(text)} characters")
+    return count == len(data) and bool(matcher.is_accepting())
+
+
+@lru_cache(maxsize=5000)
+def _has_few_ways(node: Node) -> bool:
+    """Whether there are few ways to read a short text: few loops, with no choice inside."""
+    parts = [part for part in walk(node) if isinstance(part, Repeat | Choice)]
+    inside = (inner for part in parts if isinstance(part, Repeat) for inner in walk(part.item))
+    return len(parts) <= 3 and not any(isinstance(inner, Repeat | Choice) for inner in inside)
 
 
 @lru_cache(maxsize=500)

@@ -141,3 +141,10 @@ def is_inexpressible(value: Any) -> bool:
     if isinstance(value, str):
         return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
     return is_number(value) and not -(2**53) <= exact(value) <= 2**53
+
+
+def values_in(value: Any) -> int:
+    """How many lists, objects and numbers a value is made of."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(values_in, value.values() if isinstance(value, dict) else value))
+    return int(not isinstance(value, str))

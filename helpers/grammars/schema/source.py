@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ from helpers.grammars.places import error_at
 from helpers.grammars.schema import json_text
 from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
 from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
-from helpers.grammars.schema.emit import Emitter
+from helpers.grammars.schema.ecma import RegexError
+from helpers.grammars.schema.emit import Emitter, check_size
 from helpers.grammars.schema.normalize import Normalizer
 from helpers.grammars.schema.plain import plain_json
+from helpers.grammars.schema.scalars import Inexpressible
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
+MAX_TEXT = 1_500_000
+"""Characters of a text that is judged: some microseconds each."""
+MAX_VALUES = 100_000
+"""Objects, lists and numbers in a schema; llguidance takes some ten thousand schemas."""
+MAX_DEPTH = 500
+"""Values inside each other; Python's `json` reads and writes them by recursion."""
 MAX_NUMBER = 10**300
 """Larger whole numbers cannot be turned into floats, and some not even into text."""
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
@@ -59,9 +68,15 @@ class SchemaSource:
             self._text = json.dumps(schema)
         except RecursionError as error:
             raise invalid_schema("it nests or refers too deeply") from error
+        except (Inexpressible, RegexError) as error:
+            # From a link: what it stands for is only computed when it is written.
+            keyword = error.keyword if isinstance(error, Inexpressible) else "pattern"
+            normalizer.report(keyword, "", f"cannot be expressed where references meet ({error})")
+            self._domain, self._compiled = ANYTHING, {}
         self._links: Links = normalizer.links
         self._parts = emitter.parts
         try:
+            check_size(self._compiled)
             self._bytes = compile_guidance(self.guidance(None, forcing=False))
         except GrammarError as error:
             keyword, place = _keyword_in(str(error), schema)
@@ -89,6 +104,10 @@ class SchemaSource:
                 value = json_text.plain(value)
                 value = reordered(self._domain, value, self._links, self._parts)
             text = json_text.write(value)
+        except (Inexpressible, RegexError) as error:
+            raise GrammarError(
+                f"The text cannot be judged with keys in any order: {error}."
+            ) from error
         except ValueError:
             return False
         except RecursionError:
@@ -104,7 +123,7 @@ class SchemaSource:
             json_text.read(text)
         except json.JSONDecodeError as error:
             syntax_error = error.pos
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         lead = len(text) - len(text.lstrip(" \t\r\n"))
         end, _, matcher = self._end_of_match(text[lead:])
@@ -141,6 +160,11 @@ class SchemaSource:
 
     def _end_of_match(self, text: str) -> tuple[int, bool, LLMatcher]:
         """How many characters match, whether the text is complete, and the matcher after them."""
+        if len(text) > MAX_TEXT:
+            raise GrammarError(
+                f"The text has {len(text):,} characters, numbers written out; at most {MAX_TEXT:,} "
+                "are judged."
+            )
         matcher = self._bytes.deep_copy()
         data = text.encode("utf-8", "surrogatepass")
         count = consume(matcher, data)
@@ -217,21 +241,30 @@ def load_schema(schema: Any) -> Any:
 
 
 def _check_json_values(schema: Any) -> None:
-    """Refuse what JSON does not have: infinities, NaN (Python's parser lets them pass), objects."""
-    todo: list[tuple[Any, str, str]] = [(schema, "schema", "")]
+    """Refuse what JSON does not have: infinities, NaN (Python's parser lets them pass), objects.
+
+    Refuses too many and too deep values, too: where a schema only holds data, nothing else looks.
+    """
+    todo: list[tuple[Any, _Place, int]] = [(schema, None, 0)]
     seen: set[int] = set()  # a schema made in Python may contain itself
+    count = 0
     while todo:
-        node, keyword, pointer = todo.pop()
+        node, place, depth = todo.pop()
         reason = ""
-        if isinstance(node, dict | list | tuple):
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-            pairs = node.items() if isinstance(node, dict) else enumerate(node)
-            for key, value in pairs:
-                name = key if isinstance(key, str) else keyword
-                todo.append((value, name, f"{pointer}/{escape(str(key))}"))
-                if isinstance(node, dict) and not isinstance(key, str):
+        if isinstance(node, str):
+            continue
+        count += 1
+        if count > MAX_VALUES:
+            reason = f"the schema has more than {MAX_VALUES:,} objects, lists and numbers"
+        elif isinstance(node, dict | list | tuple):
+            if depth > MAX_DEPTH:
+                reason = f"values nest more than {MAX_DEPTH} deep"
+            elif id(node) not in seen:
+                seen.add(id(node))
+                pairs = node.items() if isinstance(node, dict) else enumerate(node)
+                todo += [(value, (place, key), depth + 1) for key, value in pairs]
+                if isinstance(node, dict) and not all(isinstance(key, str) for key in node):
+                    key = next(key for key in node if not isinstance(key, str))
                     reason = f"the key {key!r} is not a string"
         elif isinstance(node, float) and not math.isfinite(node):
             reason = f"{node} is not a JSON number"
@@ -239,7 +272,20 @@ def _check_json_values(schema: Any) -> None:
             reason = "a whole number of more than 300 digits"
         elif isinstance(node, Decimal):
             reason = f"a number that needs more digits than JSON's readers keep: {str(node)[:40]}"
-        elif node is not None and not isinstance(node, str | int | float):
+        elif node is not None and not isinstance(node, int | float):
             reason = f"an object of type {type(node).__name__} is not JSON"
         if reason:
+            parts = list(_parts(place))[::-1]
+            keyword = next((part for part in reversed(parts) if isinstance(part, str)), "schema")
+            pointer = "".join(f"/{escape(str(part))}" for part in parts[:20])
             raise invalid_schema(reason, pointer, keyword)
+
+
+_Place = tuple["_Place", Any] | None
+"""Where a value is: the place of what holds it, and its key there."""
+
+
+def _parts(place: _Place) -> Iterator[Any]:
+    while place is not None:
+        place, part = place
+        yield part

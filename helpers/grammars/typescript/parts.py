@@ -54,6 +54,19 @@ def children(node: Node) -> list[Node]:
     return [child for child in node.named_children if child.type != "comment"]
 
 
+def operands(node: Node) -> list[Node]:
+    """What a union joins: `a | b | c` is read as `(a | b) | c`, as deep as it is long."""
+    found: list[Node] = []
+    todo = [node]
+    while todo:
+        part = todo.pop()
+        if part.type == node.type:
+            todo += reversed(children(part))
+        else:
+            found.append(part)
+    return found
+
+
 def identifiers(node: Node, text: Callable[[Node], str]) -> set[str]:
     """The names of types that are used in a declaration."""
     found: set[str] = set()

@@ -26,6 +26,7 @@ from helpers.grammars.typescript.parts import (
     identifiers,
     number_name,
     number_value,
+    operands,
     quote_pattern,
     string_value,
     without_undefined,
@@ -379,8 +380,7 @@ class _Reader:
 
     def union(self, node: Node, env: Env) -> Schema:
         options: list[Schema] = []
-        todo = children(node)
-        for child in todo:
+        for child in operands(node):
             schema = self.type(child, env)
             options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
         if options and all(set(option) <= {"const", "enum"} for option in options):
