@@ -222,6 +222,11 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
         [{"xa": 1}, {}],
         [{"y": 1}, {"zz": 1}],
     ),
+    (
+        {"uniqueItems": True, "items": {"minimum": 5, "exclusiveMaximum": 5, "type": "integer"}},
+        [[], 1],
+        [[5], [4]],
+    ),
     ({"propertyNames": {"minLength": 2, "maxLength": 0}}, [{}, 1], [{"a": 1}, {"": 1}]),
     ({**OBJECT, "minProperties": 2, "required": ["a"]}, [{"a": 1, "b": 1}], [{"a": 1}]),
 ]

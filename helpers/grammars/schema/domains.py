@@ -366,7 +366,7 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
             found += option.order or sorted(option.texts)
         elif isinstance(option, Num) and option.low is not None and option.high is not None:
             if option.low == option.high:
-                found.append(option.low)
+                found += [option.low] if number_in(option, option.low) else []
             elif option.integer and option.high - option.low <= limit:
                 numbers = range(int(option.low) - 1, int(option.high) + 2)
                 found += [number for number in numbers if number_in(option, number)]

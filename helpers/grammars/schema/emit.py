@@ -400,8 +400,11 @@ class Emitter:
             for node, inner in option.by_pattern:
                 if inner in (ANYTHING, domain) or not regex.fits(node, name):
                     continue
-                both = self.algebra.intersect(domain, inner)
-                if both != domain and not self.within(domain, inner):
+                try:
+                    known = self.algebra.intersect(domain, inner) == domain
+                except Inexpressible:
+                    known = False
+                if not known and not self.within(domain, inner):
                     reason = f"{name!r} has to be what the other names of its pattern are, too"
                     self.normalizer.warn(Inexact(Obj, "patternProperties", reason, option.where))
         return option.by_pattern
