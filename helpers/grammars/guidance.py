@@ -56,6 +56,8 @@ def compile_guidance(text: str, tokenizer: LLTokenizer | None = None) -> LLMatch
     if matcher.is_error():
         # Below its message it shows a part of the text that it was given, or a trace.
         reason = re.split(r"\n<backtrace>|\n +\d+ \| ", matcher.get_error())[0]
+        if "symbols.len()" in reason:
+            reason = "it has more than 65,000 symbols; write fewer rules, options or characters"
         raise GrammarError(f"llguidance cannot use this grammar: {reason[:500]}")
     return matcher
 

@@ -46,6 +46,8 @@ from helpers.grammars.schema.scalars import Inexpressible
 
 MAX_ARRAYS = 400
 """Arrays that are written out one by one for `uniqueItems`."""
+MAX_LITERAL = 500_000
+"""Characters of a text that has to be written exactly."""
 MAX_PAIRS = 12_000_000
 """Pairs of properties of one object, for all objects: about a second."""
 MAX_DEPTHS = 20_000
@@ -92,7 +94,7 @@ class Emitter:
 
     def write(self, domain: Domain | None) -> dict[str, Any] | bool:
         """One domain; false if it is empty."""
-        self.links.spend(5, "writing the grammar")
+        self.links.spend(8, "writing the grammar")
         if domain is None or domain == ANYTHING:
             return True
         if isinstance(domain, Link):
@@ -136,6 +138,8 @@ class Emitter:
 
     def simple(self, option: Simple) -> list[dict[str, Any] | bool]:
         """One alternative, as one or more schemas."""
+        patterns = option.patterns if isinstance(option, Str) else ()
+        self.links.spend(12 + 15 * len(patterns), "writing the grammar")
         if isinstance(option, Null):
             return [{"type": "null"}]
         if isinstance(option, Bool):
@@ -243,6 +247,10 @@ class Emitter:
     def text(self, option: Str) -> dict[str, Any]:
         """Some strings."""
         if option.texts is not None:
+            if max(map(len, option.texts), default=0) > MAX_LITERAL:
+                reason = f"a text of more than {MAX_LITERAL:,} characters"
+                self.normalizer.report("const", option.where, reason)
+                return {"type": "string"}
             return {"enum": list(option.order or sorted(option.texts))}
         written: dict[str, Any] = {"type": "string"}
         written |= _counts(option, "Length")

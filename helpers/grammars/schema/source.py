@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
-MAX_TEXT = 1_500_000
+MAX_TEXT = 600_000
 """Characters of a text that is judged: some microseconds each."""
 MAX_VALUES = 100_000
 """Objects, lists and numbers in a schema; llguidance takes some ten thousand schemas."""
