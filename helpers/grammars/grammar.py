@@ -90,7 +90,8 @@ class Grammar:
         The specification's own formats are enforced; other names in `format` are annotations.
 
         Args:
-            schema: The schema, parsed or as JSON text.
+            schema: The schema, parsed or as JSON text. Enums, tuples and NumPy's numbers in it
+                become plain values; later changes to it do not reach the grammar.
             strict: Whether a keyword that no grammar can enforce is an error. If not, it is left
                 out and listed in `relaxed`: validate the result with `jsonschema`.
 
@@ -106,9 +107,9 @@ class Grammar:
         >>> person.matches('{"age": 7}'), person.matches('{"age": "7"}')
         (True, False)
         """
-        from helpers.grammars.schema.source import SchemaSource, load_schema
+        from helpers.grammars.schema.source import SchemaSource
 
-        return cls(SchemaSource(load_schema(schema), strict=strict))
+        return cls(SchemaSource(schema, strict=strict))
 
     @classmethod
     def from_pydantic(cls, model: Any, *, strict: bool = True) -> Grammar:

@@ -56,8 +56,42 @@ def compile_guidance(text: str, tokenizer: LLTokenizer | None = None) -> LLMatch
     if matcher.is_error():
         # Below its message it shows a part of the text that it was given, or a trace.
         reason = re.split(r"\n<backtrace>|\n +\d+ \| ", matcher.get_error())[0]
+        if "symbols.len()" in reason:
+            reason = "it has more than 65,000 symbols; write fewer rules, options or characters"
         raise GrammarError(f"llguidance cannot use this grammar: {reason[:500]}")
     return matcher
+
+
+def consume(matcher: LLMatcher, data: bytes) -> int:
+    """Let a matcher of bytes read a text.
+
+    Args:
+        matcher: The matcher; it is advanced.
+        data: The text.
+
+    Returns:
+        How many bytes of it match.
+
+    Raises:
+        GrammarError: If the matcher came to one of its limits, which says nothing about the text.
+    """
+    count = int(matcher.try_consume_tokens(byte_tokenizer().tokenize_bytes(data)))
+    check_going(matcher)
+    return count
+
+
+def check_going(matcher: LLMatcher) -> None:
+    """Refuse a matcher that came to one of its limits.
+
+    Raises:
+        GrammarError: With what llguidance says about it.
+    """
+    if matcher.is_error():
+        raise GrammarError(
+            "The grammar cannot be followed any further: "
+            f"{matcher.get_error().splitlines()[0][:300]}. It probably allows too many "
+            "ways to read the same text; make its alternatives begin differently."
+        )
 
 
 def _on_large_stack(work: Callable[[], _T]) -> _T:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from helpers.errors import GrammarError
 from helpers.grammars import Grammar
+from tests.grammars.fuzz_schemas import run, written
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "json_schemas.jsonl"
 
@@ -210,6 +210,25 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
         [{"y": 1}, {"x": {"y": 1}}, {"x": 1}],
     ),
     ({"unevaluatedProperties": False, "properties": {"a": {}}}, [{"a": 1}], [{"b": 1}]),
+    ({"type": "number", "exclusiveMinimum": 0.3}, [0.31, 1], [0.3, 0.1]),
+    ({"type": "number", "not": {"const": 0.1}}, [0.11, 1, -0.1], [0.1]),
+    ({"type": "number", "exclusiveMinimum": 1, "maximum": 1.25}, [1.25, 1.2, 1.001], [1, 1.3]),
+    ({"type": "number", "minimum": -1.25, "exclusiveMaximum": -1}, [-1.2, -1.25], [-1, -1.3]),
+    ({"type": "number", "minimum": -0.25}, [-0.2, -0.25, 3], [-0.3, -0.26]),
+    ({"type": "number", "multipleOf": 0.25}, [2.5, 2.25, 2, 0], [2.1, 0.3]),
+    (
+        {**OBJECT, "propertyNames": {"pattern": "^..$"}, "additionalProperties": False}
+        | {"properties": {"xa": NUMBERS, "y": NUMBERS}},
+        [{"xa": 1}, {}],
+        [{"y": 1}, {"zz": 1}],
+    ),
+    (
+        {"uniqueItems": True, "items": {"minimum": 5, "exclusiveMaximum": 5, "type": "integer"}},
+        [[], 1],
+        [[5], [4]],
+    ),
+    ({"propertyNames": {"minLength": 2, "maxLength": 0}}, [{}, 1], [{"a": 1}, {"": 1}]),
+    ({**OBJECT, "minProperties": 2, "required": ["a"]}, [{"a": 1, "b": 1}], [{"a": 1}]),
 ]
 
 
@@ -251,6 +270,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"properties": {"a/b~c": 3}}, "schema", "/properties/a~1b~0c"),
     ({"multipleOf": 0}, "multipleOf", "/multipleOf"),
     ({"const": 2**70}, "const", "/const"),
+    ({"not": {"not": {**OBJECT, "required": ["a"], "additionalProperties": False}}}, "not", "/not"),
+    ({"type": "object", "minProperties": 2}, "minProperties", "/minProperties"),
     ({"allOf": [{"$ref": "#/allOf/0"}]}, "$ref", ""),
 ]
 
@@ -384,98 +405,72 @@ def test_a_schema_that_contains_itself_as_an_object_is_judged() -> None:
         Grammar.from_json_schema(schema)
 
 
-KEYWORDS = st.fixed_dictionaries(
-    {},
-    optional={
-        "type": st.sampled_from(["integer", "number", "string", "boolean", "null"]),
-        "minimum": st.integers(-5, 5),
-        "exclusiveMaximum": st.integers(-5, 9),
-        "minLength": st.integers(0, 2),
-        "maxLength": st.integers(1, 4),
-        "enum": st.lists(
-            st.sampled_from([0, 1, 2.5, "a", "bc", None, True]), min_size=1, max_size=4
-        ),
-        "pattern": st.sampled_from(["^a", "b$", "^[a-c]*$", r"\d"]),
-    },
-)
+def test_what_was_asked_for_late_is_refused_with_its_place() -> None:
+    """Both conditions on the same objects meet only when the reference is followed."""
+    schema = {
+        "allOf": [{"$ref": "#/$defs/p"}, {"patternProperties": {"1$": {"type": "null"}}}],
+        "$defs": {"p": {"patternProperties": {"^x": {"type": "boolean"}}}},
+    }
+    with pytest.raises(GrammarError) as caught:
+        Grammar.from_json_schema(schema)
+    assert (caught.value.keyword, caught.value.pointer) == ("allOf", "/allOf")
+    assert Grammar.from_json_schema(schema, strict=False).relaxed
 
 
-def combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    names = st.sampled_from(["a", "b", "c"])
-    lists = st.lists(inner, min_size=1, max_size=3)
-    return st.one_of(
-        KEYWORDS,
-        st.fixed_dictionaries(
-            {"type": st.just("object"), "properties": st.dictionaries(names, inner, max_size=3)},
-            optional={
-                "required": st.lists(names, unique=True, max_size=2),
-                "additionalProperties": st.one_of(st.booleans(), inner),
-                "minProperties": st.integers(0, 2),
-                "maxProperties": st.integers(2, 3),
-                "dependentRequired": st.dictionaries(
-                    names, st.lists(names, max_size=2), max_size=1
-                ),
-            },
-        ),
-        st.fixed_dictionaries(
-            {"type": st.just("array"), "items": inner},
-            optional={"minItems": st.integers(0, 2), "maxItems": st.integers(2, 3)},
-        ),
-        st.builds(lambda s: {"allOf": s}, lists),
-        st.builds(lambda s: {"anyOf": s}, lists),
-        st.builds(lambda s: {"oneOf": s}, lists),
-        st.builds(lambda s: {"not": s}, inner),
-        st.builds(lambda a, b, c: {"if": a, "then": b, "else": c}, inner, inner, inner),
-    )
+def test_what_a_negation_leaves_out_is_said_and_not_negated_again() -> None:
+    closed = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "patternProperties": {"^x": {"type": "null"}},
+        "additionalProperties": False,
+    }
+    grammar = Grammar.from_json_schema({"not": closed})
+    assert grammar.matches('{"a": 1}') and not grammar.matches('{"a": "", "x": null}')
+    assert not grammar.matches('{"b": 1}') and "narrower" in grammar.warnings[0]
+    for twice in ({"not": {"not": closed}}, {"not": {"properties": {"m": {"not": closed}}}}):
+        with pytest.raises(GrammarError, match="negation"):
+            Grammar.from_json_schema(twice)
+        relaxed = Grammar.from_json_schema(twice, strict=False)
+        assert relaxed.matches('{"a": ""}') and relaxed.relaxed
 
 
-VALUES = st.recursive(
-    st.sampled_from([None, True, False, 0, 1, -5, 2.5, 8, "", "a", "b", "bc", "abc1", "abcd"]),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abcd"), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
+def test_what_is_left_out_is_not_negated() -> None:
+    schema = {"properties": {"a": {"not": {"not": {"type": "string", "pattern": "(?<=x)y"}}}}}
+    grammar = Grammar.from_json_schema(schema, strict=False)
+    assert grammar.relaxed and grammar.matches('{"a": "xy"}')
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.recursive(KEYWORDS, combined, max_leaves=6), st.lists(VALUES, min_size=6, max_size=6))
-def test_random_schemas_accept_what_they_allow_and_nothing_else(
-    schema: Any, values: list[Any]
-) -> None:
-    """Against the jsonschema package, on random schemas with all the logic there is."""
+def test_any_order_follows_what_was_written_for_contains() -> None:
+    wanted = {"properties": {"k": {}, "a": {"const": 1}}, "required": ["a"], "type": "object"}
+    schema = {"type": "array", "maxItems": 3, "items": {"type": "object"}, "contains": wanted}
+    grammar = Grammar.from_json_schema(schema)
+    for text in ('[{"a":1,"k":2}]', '[{"k":2,"a":1}]', '[{"z":1},{"a":1,"k":2},{"b":1,"a":0}]'):
+        assert grammar.matches(text, any_order=True), text
+    assert not grammar.matches('[{"a":2,"k":1}]', any_order=True)
+
+
+def test_a_limit_is_not_taken_for_a_mismatch() -> None:
+    many = {f"p{at}": {"type": "integer"} for at in range(1500)}
+    schema = {"type": "object", "properties": many, "additionalProperties": False}
     try:
         grammar = Grammar.from_json_schema(schema)
-    except GrammarError as error:
-        assert error.keyword and error.pointer is not None
+    except GrammarError:
         return
-    validator = Draft202012Validator(schema)
-    for value in values:
-        accepted = grammar.matches(json.dumps(value), any_order=True)
-        if accepted:
-            assert validator.is_valid(value), (schema, value)
-        elif not grammar.warnings:  # narrower than its schema, and says so
-            assert not validator.is_valid(value), (schema, value)
+    for judge in (grammar.matches, grammar.explain):
+        try:
+            assert judge("{}")
+        except GrammarError as error:
+            assert "cannot be followed" in str(error)
 
 
-def written(grammar: Grammar, rng: random.Random) -> str | None:
-    """A text that llguidance lets a model write, byte by byte, ends preferred."""
-    import numpy as np
-
-    from helpers.grammars.guidance import byte_tokenizer, compile_guidance
-
-    matcher = compile_guidance(grammar.guidance())
-    text = b""
-    for _ in range(150):
-        if matcher.is_accepting():
-            return text.decode()
-        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-        codes = [int(code) for code in np.nonzero(bits[:256])[0]]
-        closing = [code for code in codes if code in b'"}]:']
-        code = rng.choice(closing if closing and rng.random() < 0.6 else codes)
-        matcher.consume_tokens(byte_tokenizer().tokenize_bytes(bytes([code])))
-        text += bytes([code])
-    return None
+@pytest.mark.parametrize("part", range(5))
+def test_random_schemas_accept_what_they_allow_and_nothing_else(part: int) -> None:
+    """Against the jsonschema package; `python -m tests.grammars.fuzz_schemas` has more of them."""
+    seen: Counter[str] = Counter()
+    for number in range(100 * part, 100 * part + 100):
+        schema, found = run(1, number, seen)
+        assert not found, (number, json.dumps(schema), found)
+    assert seen["exact"] > 35 and seen["valid texts"] > 500 and seen["invalid texts"] > 500, seen
 
 
 def test_texts_written_under_a_grammar_match_it_and_are_valid() -> None:

@@ -75,6 +75,21 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("/* lead */ export type A = /* in */ string // tail\n", ["a"], [1]),
     ("declare interface A { a: 1 }", [{"a": 1}], [{}]),
     ("export default interface A { a: 1 }", [{"a": 1}], [{}]),
+    ("interface A { [\"a-b\"]: string; ['c']?: 1 }", [{"a-b": "x"}], [{}, {'["a-b"]': "x"}]),
+    (
+        "interface A { 0x10: 1; 1.50: 2; 1_0: 3; [7]: 4 }",
+        [{"16": 1, "1.5": 2, "10": 3, "7": 4}],
+        [],
+    ),
+    (r"type A = 'a\d' | '\q' | '\a'", ["ad", "q", "a"], ["a\\d", "\\q", "\a"]),
+    (r"type A = '\x41\u{1F600}\uD83D\uDE00\u0042\0\v\n\'\/'", ["A😀😀B\0\v\n'/"], ["A"]),
+    ("type A = 'a\\\nb\\\r\nc'", ["abc"], ["a\nb\nc"]),
+    (r"type A = '\N{BULLET}\U00000041'", ["N{BULLET}U00000041"], ["\u2022A"]),
+    ("type A = `a\r\nb`", ["a\nb"], ["a\r\nb"]),
+    ("type A = (string | undefined)[]", [["a"], []], [[1], [None]]),
+    ("type U = string | undefined\ninterface A { a: U }", [{"a": "x"}, {}], [{"a": 1}]),
+    ("type A = -0x10 | 5. | 1_000 | 0b11", [-16, 5, 1000, 3], [10, 0]),
+    ("enum E { ['a-b'] = 'x', 'c' = 'y' }\ntype T = E", ["x", "y"], ["a-b"]),
 ]
 
 
@@ -106,6 +121,24 @@ FAULTS = [
     ("enum E { A = 'a', B }\ntype T = E", 1, 19, "needs a value"),
     ("enum E { A }\ntype T = E.B", 2, 10, "not a member"),
     ("", 1, 1, "no type"),
+    ("const X = 'a'\ninterface A { [X]: 1 }", 1, 1, ""),
+    ("interface A { [Symbol.iterator]: 1 }", 1, 15, "not a string or a number"),
+    ("interface A { 10n: 1 }", 1, 15, "10n"),
+    ("interface A { 1e30: 1 }", 1, 15, "write it as a string"),
+    (r"interface A { \u0061: 1 }", 1, 15, "write it as a string"),
+    (r"type A = '\8'", 1, 10, "not an escape"),
+    (r"type A = '\01'", 1, 10, "not an escape"),
+    (r"type A = '\u{110000}'", 1, 10, "last character"),
+    (r"type A = '\uD83D'", 1, 10, "surrogate"),
+    ("type A = '\ud83d'", 1, 11, "surrogate"),
+    ("type A = 017", 1, 10, "017"),
+    ("type A = [string?, number]", 1, 20, "optional"),
+    ("type A = { a: 1; a: 2 }", 1, 18, "declared twice"),
+    ("interface A { a: 1 }\ninterface A { a: 2 }", 2, 1, "differently"),
+    ("type A = { public a: 1 }", 1, 12, "modifier"),
+    ("type A = keyof { 5: 1 }", 1, 10, "numbers"),
+    ("type A = keyof { [k: string]: 1 }", 1, 10, "any names"),
+    (r"type A = `a\n`", 1, 12, ""),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llama_cpp import LlamaGrammar
 
+from helpers.grammars import Grammar
 from tests.hostile.base import MODEL, NO_END, Gives, Raises, Uses, error, make
 
 use = Uses("grammars")
@@ -78,3 +79,32 @@ def a_grammar_against_the_bias() -> object:
     bans = {token: float("-inf") for token in range(49152)}
     result = error(lambda: llm.invoke("x", logit_bias=bans)), llm.invoke("x")
     return result[0].split(":")[0], result[1]
+
+
+@use("a thousand definitions, each in the last", Gives((True, False)))
+def a_thousand_definitions_each_in_the_last() -> object:
+    defs: dict[str, object] = {
+        f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1000)
+    }
+    defs["d1000"] = {"type": "null"}
+    grammar = Grammar.from_json_schema({"$ref": "#/$defs/d0", "$defs": defs})
+    return grammar.matches('{"a": {"a": {}}}'), grammar.matches('{"a"}')
+
+
+@use("a literal of 20,000 characters", Gives(True))
+def a_literal_of_20_000_characters() -> object:
+    text = "ab c" * 5000
+    grammar = Grammar.from_string(f'root ::= "{text}"')
+    return grammar.matches(text) and text.startswith(make(grammar=grammar).invoke("x"))
+
+
+@use("an octree", Gives(False))
+def an_octree() -> object:
+    names = [f"c{i}" for i in range(8)]
+    schema = {"type": "object", "properties": {n: {"$ref": "#"} for n in names}, "required": names}
+    return Grammar.from_json_schema(schema).matches("{}")
+
+
+@use("three thousand brackets", Gives(3000))
+def three_thousand_brackets() -> object:
+    return Grammar.from_json_schema({}).explain("[" * 3000).position

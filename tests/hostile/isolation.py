@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers import LlamaCpp, default_model
+from helpers import Grammar, LlamaCpp, default_model
 from helpers.engine import Request
 from tests.hostile.base import (
     FRANCE,
@@ -48,6 +49,19 @@ def _dies(llm: LlamaCpp, text: str, on_token: Callable[[str], object]) -> str:
 
 def _endless() -> LlamaCpp:
     return make(isolate=True, n_ctx=4096, max_tokens=None, logit_bias=NO_END)
+
+
+class _Answer(enum.StrEnum):
+    YES = "yes"
+
+
+@use("an Enum of the notebook in the schema of an isolated model", Gives(('"yes"', True)))
+def an_enum_of_the_notebook_in_the_schema() -> object:
+    # As in a notebook: in a module that is another one in the child.
+    _Answer.__module__, sys.modules["__main__"]._Answer = "__main__", _Answer
+    llm = make(isolate=True)
+    schema = {"enum": [_Answer.YES], "title": _Answer.YES}
+    return llm.invoke("Yes or no?", grammar=Grammar.from_json_schema(schema)), works(llm)
 
 
 def _signalled(name: str) -> None:

@@ -28,6 +28,9 @@ from helpers.grammars.gbnf.syntax import (
     show_bounds,
 )
 
+MAX_CLASSES = 20_000
+"""Different characters and classes: llguidance's time for them grows faster than their number."""
+
 
 def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> str:
     r"""Write checked rules as a Lark grammar for llguidance.
@@ -95,6 +98,10 @@ class _Writer:
         return f"({text})" if isinstance(node, Choice) else text
 
     def terminal(self, ranges: tuple[tuple[int, int], ...]) -> str:
+        if len(self.classes) > MAX_CLASSES:
+            raise GrammarError(
+                f"The grammar has more than {MAX_CLASSES:,} different characters and classes."
+            )
         return self.classes.setdefault(ranges, f"C{len(self.classes)}")
 
 

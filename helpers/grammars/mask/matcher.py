@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.errors import GrammarError
+from helpers.grammars.guidance import check_going
 from helpers.grammars.mask.vocabulary import Compiled, Vocabulary
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Matcher:
     @property
     def must_end(self) -> bool:
         """Whether the text so far is complete and nothing can follow but the end."""
-        self._check(self._state)
+        check_going(self._state)
         return bool(self._state.is_stopped())
 
     @property
@@ -81,7 +81,7 @@ class Matcher:
             return self.is_accepting
         if self._state.validate_tokens([token]) == 1:
             return True
-        self._check(self._state)
+        check_going(self._state)
         return False
 
     def accept(self, token: int) -> None:
@@ -101,7 +101,7 @@ class Matcher:
             return
         for state in filter(None, (self._state, self._forcing)):
             if not state.consume_token(token):
-                self._check(state)
+                check_going(state)
         self._tokens.append(token)
 
     def mask(self) -> NDArray[np.uint32]:
@@ -119,7 +119,7 @@ class Matcher:
         if not self.must_end:
             self.vocabulary.check_open()
             bits = np.frombuffer(self._state.compute_bitmask(), dtype="<u4")
-            self._check(self._state)
+            check_going(self._state)
             words[:] = bits[: words.size]
         accepting = self.is_accepting
         for token in self.vocabulary.eog:
@@ -153,7 +153,7 @@ class Matcher:
             self._forcing = self.vocabulary.prototype(self._grammar, forcing=True).deep_copy()
             self._forcing.consume_tokens(self._tokens)
         tokens = [int(token) for token in self._forcing.compute_ff_tokens()]
-        self._check(self._forcing)
+        check_going(self._forcing)
         # Where the text has to end after them, an end token may be among them; that is not text.
         for count, token in enumerate(tokens):
             if self.vocabulary.is_eog(token):
@@ -181,12 +181,4 @@ class Matcher:
             del self._tokens[-count:]
             for state in filter(None, (self._state, self._forcing)):
                 state.rollback(count)
-                self._check(state)
-
-    def _check(self, state: LLMatcher) -> None:
-        if state.is_error():
-            raise GrammarError(
-                "The grammar cannot be followed any further: "
-                f"{state.get_error().splitlines()[0][:300]}. It probably allows too many "
-                "ways to read the same text; make its alternatives begin differently."
-            )
+                check_going(state)

@@ -1,12 +1,13 @@
 """Intersection, complement and emptiness of domains: the logic behind `allOf`, `not` and `oneOf`.
 
-Everything here is exact or raises `Inexpressible`: no grammar may accept what its schema
-refuses.
+Everything here is exact, or marked as `Inexact`, or raises `Inexpressible`: no grammar may accept
+what its schema refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from helpers.errors import GrammarError
 from helpers.grammars.gbnf.syntax import Node
@@ -18,6 +19,7 @@ from helpers.grammars.schema.domains import (
     Arr,
     Bool,
     Domain,
+    Inexact,
     Link,
     Links,
     Null,
@@ -46,14 +48,15 @@ class Algebra:
 
     Args:
         links: The schema's links.
-
-    Attributes:
-        narrowed: Whether a complement has left out values that it could not describe.
+        late: What makes of an intersection that is found inexpressible when it is needed, long
+            after the keyword that asked for it was read, something else.
     """
 
-    def __init__(self, links: Links) -> None:
+    def __init__(
+        self, links: Links, late: Callable[[Callable[[], Domain], Domain], Callable[[], Domain]]
+    ) -> None:
         self.links = links
-        self.narrowed = False
+        self.late = late
         self._overlaps: dict[tuple[Node, ...], bool] = {}
         # A tree whose nodes name their own kind eight times has 8^8 of them eight levels down,
         # and each of these questions has one answer.
@@ -72,9 +75,8 @@ class Algebra:
         if one == NEVER or other == NEVER:
             return NEVER
         if _has_link(one) or _has_link(other):
-            return self.links.link(
-                ("intersect", one, other), lambda: self.intersect_now(one, other)
-            )
+            maker = self.late(lambda: self.intersect_now(one, other), one)
+            return self.links.link(("intersect", one, other), maker)
         return self.intersect_now(one, other)
 
     def difference(self, domain: Domain, other: Domain) -> Union:
@@ -89,7 +91,7 @@ class Algebra:
         for left in self.links.resolve(one).options:
             self.links.spend(len(others), "allOf, or keywords beside each other")
             for right in others:
-                if type(left) is type(right):
+                if _type(left) is _type(right):
                     option = self._intersect(left, right)
                     if option is not None:
                         found[option] = None
@@ -99,8 +101,10 @@ class Algebra:
         return Union(tuple(found))
 
     def _intersect(self, one: Simple | Link, other: Simple | Link) -> Simple | None:
-        if isinstance(one, Null):
+        if isinstance(one, Null | Inexact):
             return one
+        if isinstance(other, Inexact):
+            return other
         if isinstance(one, Bool) and isinstance(other, Bool):
             values = one.values & other.values
             return Bool(values) if values else None
@@ -180,7 +184,7 @@ class Algebra:
         result: Domain = ANYTHING
         options = self.links.resolve(domain).options
         for kind in (Null, Bool, Num, Str, Arr, Obj):
-            mine = [option for option in options if isinstance(option, kind)]
+            mine = [option for option in options if _type(option) is kind]
             for option in mine:
                 others = tuple(o for o in ANYTHING.options if not isinstance(o, kind))
                 assert not isinstance(option, Link)
@@ -200,6 +204,8 @@ class Algebra:
             return complement_numbers(option)
         if isinstance(option, Str):
             return complement_strings(option)
+        if isinstance(option, Inexact):
+            raise Inexpressible("not", f"the negation of an approximation: {option.reason}")
         if isinstance(option, Arr):
             return self._complement_arrays(option)
         return self._complement_objects(option)
@@ -214,9 +220,12 @@ class Algebra:
             found.append(Arr(low=option.high + 1))
         for at, domain in enumerate(option.first):
             if not _is_anything(domain):
-                other = self._complement_or_none(domain, bool(found))
-                if other is not None:
-                    found.append(Arr((*(ANYTHING,) * at, other), None, at + 1))
+                found += self._case(
+                    option,
+                    domain,
+                    found,
+                    lambda d, at=at: Arr((*(ANYTHING,) * at, d), None, at + 1),
+                )
         if option.rest is not None and not _is_anything(option.rest):
             # Some element beyond the first ones is not in the rest's domain; which one is
             # not bounded, unless there can be none at all.
@@ -241,9 +250,9 @@ class Algebra:
             found.append(Obj(members=((name, NEVER),)))
         for name, domain in option.members:
             if not _is_anything(domain):
-                other = self._complement_or_none(domain, bool(found))
-                if other is not None:
-                    found.append(Obj(members=((name, other),), required=(name,)))
+                found += self._case(
+                    option, domain, found, lambda d, n=name: Obj(((n, d),), required=(n,))
+                )
         if option.low:
             found.append(Obj(high=option.low - 1, where=option.where))
         if option.high is not None:
@@ -252,21 +261,25 @@ class Algebra:
             # Some member of an unknown name is not in its domain: no finite number of cases.
             if not found:
                 raise Inexpressible("not", "the negation of additionalProperties")
-            self.narrowed = True
+            keyword = "patternProperties" if option.by_pattern else "additionalProperties"
+            found.append(Inexact(Obj, keyword, "its negation is left out", option.where))
         return found
 
-    def _complement_or_none(self, domain: Domain, optional: bool) -> Domain | None:
-        """The complement; None if it is inexpressible and other cases are there already.
+    def _case(
+        self, option: Arr | Obj, domain: Domain, others: list[Simple], make: Callable[..., Simple]
+    ) -> list[Simple]:
+        """The case that an element or member is not in its domain.
 
-        Leaving a case out makes a grammar narrower than its schema, never wider.
+        If that is inexpressible and other cases are there already, it is left out: that makes a
+        grammar narrower than its schema, never wider, as long as nobody negates it again.
         """
         try:
-            return self.complement(domain)
-        except (Inexpressible, RecursionError):
-            if not optional:
+            return [make(self.complement(domain))]
+        except (Inexpressible, RecursionError) as error:
+            if not others:
                 raise
-            self.narrowed = True
-            return None
+            reason = getattr(error, "reason", "a schema that refers to itself")
+            return [Inexact(type(option), "not", f"a case is left out ({reason})", option.where)]
 
     # -- disjointness -----------------------------------------------------------------------
 
@@ -284,7 +297,7 @@ class Algebra:
                 self._options_disjoint(left, right, depth)
                 for left in lefts
                 for right in rights
-                if type(left) is type(right)
+                if _type(left) is _type(right)
             )
             self._disjoint[key] = found, one, other
         return self._disjoint[key][0]
@@ -384,6 +397,11 @@ def _may_overlap(patterns: list[Node]) -> bool:
 
 def _has_link(domain: Domain) -> bool:
     return isinstance(domain, Link) or any(isinstance(option, Link) for option in domain.options)
+
+
+def _type(option: Simple | Link) -> type[Any]:
+    """The kind of values that an alternative is about."""
+    return option.of if isinstance(option, Inexact) else type(option)
 
 
 def _is_anything(domain: Domain | None) -> bool:

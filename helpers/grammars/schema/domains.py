@@ -130,7 +130,22 @@ class Link:
     number: int
 
 
-Simple = Null | Bool | Num | Str | Arr | Obj
+@dataclass(frozen=True, slots=True)
+class Inexact:
+    """Marks a domain that is not quite its schema's: what it says of one JSON type is approximate.
+
+    It is no value: nothing is written for it. But it goes wherever the domain goes, so that the
+    complement of an approximation, which would err in the other direction, is never taken.
+    """
+
+    of: type[Any]
+    keyword: str
+    reason: str
+    where: str = field(default="", compare=False)
+    narrower: bool = True
+
+
+Simple = Null | Bool | Num | Str | Arr | Obj | Inexact
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,16 @@ Domain = Union | Link
 
 NEVER = Union(())
 ANYTHING = Union((Null(), Bool(), Num(), Str(), Arr(), Obj()))
+
+
+def either(domains: list[Domain], *, keep: bool = False) -> Domain:
+    """The values in at least one of some domains; `keep` keeps marks beside anything."""
+    options: list[Simple | Link] = []
+    for domain in domains:
+        if domain == ANYTHING and not keep:
+            return ANYTHING
+        options += [domain] if isinstance(domain, Link) else domain.options
+    return Union(tuple(dict.fromkeys(options)))
 
 
 class Links:
@@ -265,6 +290,8 @@ def _option_contains(option: Simple, value: Any, links: Links, judged: Judged) -
         return isinstance(value, str) and string_in(option, value)
     if isinstance(option, Arr):
         return isinstance(value, list) and _array_in(option, value, links, judged)
+    if isinstance(option, Inexact):
+        return False
     return isinstance(value, dict) and _object_in(option, value, links, judged)
 
 
@@ -401,7 +428,7 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
             found += option.order or sorted(option.texts)
         elif isinstance(option, Num) and option.low is not None and option.high is not None:
             if option.low == option.high:
-                found.append(option.low)
+                found += [option.low] if number_in(option, option.low) else []
             elif option.integer and option.high - option.low <= limit:
                 numbers = range(int(option.low) - 1, int(option.high) + 2)
                 found += [number for number in numbers if number_in(option, number)]
@@ -414,13 +441,20 @@ def enumerated(domain: Domain, links: Links, limit: int) -> list[Any] | None:
     return list({identity(value): value for value in found}.values())
 
 
-def reordered(domain: Domain | None, value: Any, links: Links, judged: Judged | None = None) -> Any:
+def reordered(
+    domain: Domain | None,
+    value: Any,
+    links: Links,
+    parts: dict[Simple, list[Simple]],
+    judged: Judged | None = None,
+) -> Any:
     """A value with the members of its objects in the order in which a domain names them.
 
     Args:
         domain: The domain; of several alternatives, the first that contains decides.
         value: A value in Python's own types.
         links: Where links lead.
+        parts: What was written in place of an alternative, where that is not itself.
         judged: As for `contains`.
 
     Returns:
@@ -429,7 +463,8 @@ def reordered(domain: Domain | None, value: Any, links: Links, judged: Judged | 
     if domain is None or not isinstance(value, dict | list):
         return value
     judged = {} if judged is None else judged
-    for option in links.resolve(domain).options:
+    options = links.resolve(domain).options
+    for option in (part for whole in options for part in _parts(whole, parts)):
         if (
             isinstance(option, Arr)
             and isinstance(value, list)
@@ -437,7 +472,9 @@ def reordered(domain: Domain | None, value: Any, links: Links, judged: Judged | 
         ):
             heads = len(option.first)
             return [
-                reordered(option.first[at] if at < heads else option.rest, item, links, judged)
+                reordered(
+                    option.first[at] if at < heads else option.rest, item, links, parts, judged
+                )
                 for at, item in enumerate(value)
             ]
         if (
@@ -447,8 +484,12 @@ def reordered(domain: Domain | None, value: Any, links: Links, judged: Judged | 
         ):
             known = dict.fromkeys([*(name for name, _ in option.members), *option.required, *value])
             return {
-                name: reordered(option.member(name), value[name], links, judged)
+                name: reordered(option.member(name), value[name], links, parts, judged)
                 for name in known
                 if name in value
             }
     return value
+
+
+def _parts(option: Simple | Link, parts: dict[Simple, list[Simple]]) -> list[Simple]:
+    return [] if isinstance(option, Link) else parts.get(option, [option])

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
+from math import lcm
 from typing import Any
 
 from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import Node
 from helpers.grammars.schema import regex
 from helpers.grammars.schema.algebra import Algebra
 from helpers.grammars.schema.domains import (
@@ -24,6 +27,7 @@ from helpers.grammars.schema.domains import (
     Arr,
     Bool,
     Domain,
+    Inexact,
     Link,
     Null,
     Num,
@@ -34,12 +38,16 @@ from helpers.grammars.schema.domains import (
     all_different,
     constant,
     enumerated,
+    exact,
+    number_in,
 )
 from helpers.grammars.schema.normalize import Normalizer
 from helpers.grammars.schema.scalars import Inexpressible
 
 MAX_ARRAYS = 400
 """Arrays that are written out one by one for `uniqueItems`."""
+MAX_LITERAL = 500_000
+"""Characters of a text that has to be written exactly."""
 MAX_PAIRS = 12_000_000
 """Pairs of properties of one object, for all objects: about a second."""
 MAX_DEPTHS = 20_000
@@ -54,12 +62,16 @@ class Emitter:
 
     Args:
         normalizer: Has resolved the schema; is told what cannot be written.
+
+    Attributes:
+        parts: The arrays and objects that were written for an alternative.
     """
 
     def __init__(self, normalizer: Normalizer) -> None:
         self.normalizer = normalizer
         self.links = normalizer.links
         self.algebra: Algebra = normalizer.algebra
+        self.parts: dict[Simple, list[Simple]] = {}
         self.names: dict[Link, str] = {}
         self.todo: list[Link] = []
 
@@ -82,7 +94,7 @@ class Emitter:
 
     def write(self, domain: Domain | None) -> dict[str, Any] | bool:
         """One domain; false if it is empty."""
-        self.links.spend(5, "writing the grammar")
+        self.links.spend(8, "writing the grammar")
         if domain is None or domain == ANYTHING:
             return True
         if isinstance(domain, Link):
@@ -105,6 +117,12 @@ class Emitter:
         """The alternatives of a domain."""
         parts: list[dict[str, Any] | bool] = []
         for option in domain.options:
+            if isinstance(option, Inexact):
+                self.normalizer.warn(option)
+        domain = Union(tuple(o for o in domain.options if not isinstance(o, Inexact)))
+        if domain == ANYTHING:
+            return True
+        for option in domain.options:
             if isinstance(option, Link):
                 part = self.write(option)
                 parts += [part] if part is not False else []
@@ -120,6 +138,8 @@ class Emitter:
 
     def simple(self, option: Simple) -> list[dict[str, Any] | bool]:
         """One alternative, as one or more schemas."""
+        patterns = option.patterns if isinstance(option, Str) else ()
+        self.links.spend(12 + 15 * len(patterns), "writing the grammar")
         if isinstance(option, Null):
             return [{"type": "null"}]
         if isinstance(option, Bool):
@@ -127,23 +147,58 @@ class Emitter:
                 return [{"type": "boolean"}]
             return [{"const": value} for value in option.values]
         if isinstance(option, Num):
-            return [self.number(option)]
+            return list(self.numbers(option))
         if isinstance(option, Str):
             return [self.text(option)]
+        assert isinstance(option, Arr | Obj)
         try:
-            if isinstance(option, Arr):
-                return [self.array(each) for each in self.arrays(option)]
-            return [self.object(each) for each in self.objects(option)]
+            parts: list[Any] = (
+                self.arrays(option) if isinstance(option, Arr) else self.objects(option)
+            )
         except Inexpressible as error:
             self.normalizer.report(error.keyword, option.where, error.reason)
-        if isinstance(option, Arr):
-            return [self.array(replace(option, unique=False, contains=()))]
-        return [self.object(replace(option, low=0, high=None))]
+            parts = [
+                replace(option, unique=False, contains=())
+                if isinstance(option, Arr)
+                else replace(option, low=0, high=None)
+            ]
+        self.parts[option] = parts
+        write = self.array if isinstance(option, Arr) else self.object
+        return [write(part) for part in parts]
 
     # -- numbers and texts ------------------------------------------------------------------
 
+    def numbers(self, option: Num) -> Iterator[dict[str, Any]]:
+        """A range of numbers, with what llguidance would leave out of it.
+
+        It reads no number that is shorter than a bound it begins like (0.2 where 0.25 is the most),
+        and no multiple that has fewer digits behind the point than the step (2.5 for 0.25).
+        """
+        yield self.number(option)
+        step = option.multiple
+        if option.integer:
+            return
+        if step is not None:
+            digits = _digits(step) or 0
+            for fewer in range(min(digits, 10)):
+                scale = Fraction(1, 10**fewer)
+                shared = Fraction(lcm(int(step * 10**digits), 10 ** (digits - fewer)), 10**digits)
+                assert (shared / scale).denominator == 1
+                yield self.number(replace(option, multiple=shared))
+        shorter = {
+            exact(Decimal(text[:end]))
+            for bound in (option.low, option.high)
+            if bound is not None
+            for text in (format(bound, "f"),)
+            for end in range(text.find(".") + 2 if "." in text else len(text), len(text))
+        }
+        listed = [float(value) for value in sorted(shorter) if number_in(option, value)]
+        if listed:
+            yield {"enum": listed}
+
     def number(self, option: Num) -> dict[str, Any]:
         """A range of numbers."""
+        option = self.inside(option)
         written: dict[str, Any] = {"type": "integer" if option.integer else "number"}
         for value, is_open, is_low in (
             (option.low, option.low_open, True),
@@ -155,23 +210,47 @@ class Emitter:
             if bound is None:
                 continue
             # A bound that moved inwards is part of the range.
-            name = ("exclusive", "")[not is_open or bound != value]
+            name = ("exclusive", "")[not is_open or exact(bound) != value]
             key = ("maximum", "minimum")[is_low]
             written[name + key.capitalize() if name else key] = bound
         if option.multiple is not None:
             step = Fraction(option.multiple.numerator) if option.integer else option.multiple
             number: int | float = int(step) if step.denominator == 1 else float(step)
-            exact = Fraction(Decimal(repr(number)))
+            read = Fraction(Decimal(repr(number)))
             scale = 10 ** max(0, -int(Decimal(repr(number)).normalize().as_tuple().exponent))
-            if exact != step or exact * scale >= 2**32 or scale > 10**9:
+            if read != step or read * scale >= 2**32 or scale > 10**9:
                 self.normalizer.report("multipleOf", option.where, "too many digits")
             else:
                 written["multipleOf"] = number
         return written
 
+    def inside(self, option: Num) -> Num:
+        """A range without a bound that llguidance would take for a part of it.
+
+        It lets 1 through where numbers are above 1 and at most 1.5.
+        """
+        low, high = option.low, option.high
+        if option.integer or low is None or high is None or high - low >= 1:
+            return option
+        gap = Decimal("1e-12")
+        moved = option
+        if option.low_open and isinstance(low, int) and low >= 0:
+            moved = replace(moved, low=low + gap, low_open=False)
+        if option.high_open and isinstance(high, int) and high < 0:
+            moved = replace(moved, high=high - gap, high_open=False)
+        if moved != option and option.multiple is None:
+            key = "exclusiveMinimum" if moved.low != low else "exclusiveMaximum"
+            reason = f"numbers less than {gap} from the bound are left out"
+            self.normalizer.warn(Inexact(Num, key, reason, option.where))
+        return moved
+
     def text(self, option: Str) -> dict[str, Any]:
         """Some strings."""
         if option.texts is not None:
+            if max(map(len, option.texts), default=0) > MAX_LITERAL:
+                reason = f"a text of more than {MAX_LITERAL:,} characters"
+                self.normalizer.report("const", option.where, reason)
+                return {"type": "string"}
             return {"enum": list(option.order or sorted(option.texts))}
         written: dict[str, Any] = {"type": "string"}
         written |= _counts(option, "Length")
@@ -284,6 +363,14 @@ class Emitter:
 
     def objects(self, option: Obj) -> list[Obj]:
         """The same objects, their number of members only limited where all of them are required."""
+        found = self.counted(option)
+        if any(each.low > len(each.required) + 1 for each in found):
+            # Two members of one name are one member, and nothing keeps a model from writing them.
+            raise Inexpressible("minProperties", "names that are not listed may be written twice")
+        return found
+
+    def counted(self, option: Obj) -> list[Obj]:
+        """The same objects, as cases in each of which numbers of members are simple."""
         known = {name for name, _ in option.members}
         self.links.spend(5 * len(option.required) + len(known), "properties and required names")
         more = tuple((n, option.member(n) or ANYTHING) for n in option.required if n not in known)
@@ -326,18 +413,35 @@ class Emitter:
         ]
         return found if closed else [*found, _with(option, (), set(optional))]
 
+    def patterns(self, option: Obj) -> tuple[tuple[Node, Domain], ...]:
+        """Domains of names that fit a pattern; llguidance applies them to the listed names, too."""
+        for name, domain in option.members:
+            for node, inner in option.by_pattern:
+                if inner in (ANYTHING, domain) or not regex.fits(node, name):
+                    continue
+                try:
+                    known = self.algebra.intersect(domain, inner) == domain
+                except Inexpressible:
+                    known = False
+                if not known and not self.within(domain, inner):
+                    reason = f"{name!r} has to be what the other names of its pattern are, too"
+                    self.normalizer.warn(Inexact(Obj, "patternProperties", reason, option.where))
+        return option.by_pattern
+
     def object(self, option: Obj) -> dict[str, Any]:
         """An object."""
         written: dict[str, Any] = {"type": "object"}
         members = {name: self.write(domain) for name, domain in option.members}
         if members:
             written["properties"] = members
-        if option.by_pattern:
-            written["patternProperties"] = {
-                f"^(?:{regex.show_regex(node)})$": self.write(domain)
-                for node, domain in option.by_pattern
-            }
         rest = self.write(option.rest)
+        patterns = {
+            f"^(?:{regex.show_regex(node)})$": self.write(domain)
+            for node, domain in self.patterns(option)
+        }
+        patterns = {text: inner for text, inner in patterns.items() if inner is not rest}
+        if patterns:
+            written["patternProperties"] = patterns
         if rest is not True:
             written["additionalProperties"] = rest
         if option.required:
@@ -394,6 +498,11 @@ def _closed_counts(option: Obj, closed: bool) -> Obj:
     if closed and option.high is not None and option.high >= count:
         option = replace(option, high=None)
     return option
+
+
+def _digits(step: Fraction) -> int | None:
+    """Digits behind the point; None if they do not end."""
+    return next((n for n in range(30) if (step * 10**n).denominator == 1), None)
 
 
 def _representable(value: int | Decimal, is_low: bool, integer: bool) -> int | float | None:

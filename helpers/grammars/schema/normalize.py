@@ -31,6 +31,7 @@ from helpers.grammars.schema.domains import (
     Arr,
     Bool,
     Domain,
+    Inexact,
     Link,
     Links,
     Null,
@@ -40,13 +41,20 @@ from helpers.grammars.schema.domains import (
     Str,
     Union,
     constants,
+    either,
     exact,
     is_number,
     string_in,
 )
 from helpers.grammars.schema.formats import IRREGULAR, LENGTHS, format_node
 from helpers.grammars.schema.references import References, check_depth
-from helpers.grammars.schema.scalars import Inexpressible, least
+from helpers.grammars.schema.scalars import (
+    Inexpressible,
+    as_pattern,
+    is_inexpressible,
+    least,
+    values_in,
+)
 
 
 class Normalizer:
@@ -66,7 +74,9 @@ class Normalizer:
         self.schema = schema
         self.strict = strict
         self.links = Links()
-        self.algebra = Algebra(self.links)
+        self.algebra = Algebra(self.links, self._late)
+        self._place = ("schema", "")  # keyword and pointer of what is being computed
+        self._left_out = 0
         self.relaxed: list[str] = []
         self.warnings: list[str] = []
         declared = schema.get("$schema") if isinstance(schema, dict) else None
@@ -86,6 +96,7 @@ class Normalizer:
             GrammarError: If the schema is read strictly.
         """
         place = f"{pointer}/{escape(keyword)}"
+        self._left_out += 1
         if self.strict:
             raise GrammarError(
                 f"'{keyword}' at {place}: {reason}. Change the schema, or pass strict=False to "
@@ -98,31 +109,52 @@ class Normalizer:
             self.relaxed.append(note)
 
     def invalid(self, keyword: str, pointer: str, reason: str) -> GrammarError:
-        """An error for a keyword whose value is not what JSON Schema has there."""
+        """An error for a keyword whose value is none of its values."""
         return invalid_schema(reason, f"{pointer}/{escape(keyword)}", keyword)
 
     def attempt(
         self, keyword: str, pointer: str, make: Callable[[], Domain], other: Domain
     ) -> Domain:
         """What `make` gives; `other` where that is inexpressible and may be left out."""
-        self.algebra.narrowed = False
+        outer, self._place = self._place, (keyword, pointer)
         try:
-            made = make()
-            if self.algebra.narrowed:
-                self.warnings.append(
-                    f"{keyword} at {pointer}/{escape(keyword)}: the grammar is narrower than the "
-                    "schema; values that fit only because a member is of another type are left out."
-                )
-            return made
+            return make()
         except Inexpressible as error:
             self.report(keyword, pointer, f"cannot be expressed in a grammar ({error.reason})")
             return other
         except ecma.RegexError as error:
-            self.report(keyword, pointer, f"has to follow a pattern that is {error}")
+            self.report(keyword, pointer, str(error))
             return other
         except RecursionError:
             self.report(keyword, pointer, "the schema refers to itself without end")
             return other
+        finally:
+            self._place = outer
+
+    def _late(self, make: Callable[[], Domain], other: Domain) -> Callable[[], Domain]:
+        """The same attempt for a domain that is computed later, reported where it was asked for."""
+        keyword, pointer = self._place
+
+        def attempt() -> Domain:
+            before = self._left_out
+            return self._marked(self.attempt(keyword, pointer, make, other), before)
+
+        return attempt
+
+    def _marked(self, domain: Domain, before: int) -> Domain:
+        """The domain, marked if something was left out since a count of `_left_out`."""
+        if self._left_out == before:
+            return domain
+        why = "something is left out"
+        marks = tuple(Inexact(type(o), "", why, narrower=False) for o in ANYTHING.options)
+        return either([domain, Union(marks)], keep=True)
+
+    def warn(self, option: Inexact) -> None:
+        """Note that the grammar is narrower than the schema."""
+        place = f"{option.keyword} at {option.where}/{option.keyword}"
+        note = f"{place}: the grammar is narrower than the schema; {option.reason}."
+        if option.narrower and note not in self.warnings:
+            self.warnings.append(note)
 
     # -- references -------------------------------------------------------------------------
 
@@ -160,6 +192,11 @@ class Normalizer:
             return self.link(schema["$ref"], pointer, "$ref")
         if {"if", "then", "else"} & schema.keys() and self.draft < 7:
             schema = {k: v for k, v in schema.items() if k not in ("if", "then", "else")}
+        before = self._left_out
+        return self._marked(self._keywords(schema, pointer, depth), before)
+
+    def _keywords(self, schema: dict[str, Any], pointer: str, depth: int) -> Domain:
+        """Both what constrains single types and what combines schemas."""
         result: Domain = ANYTHING
         base_done = False
         # Members take the order in which the schema first names them, so keywords go in order.
@@ -216,8 +253,8 @@ class Normalizer:
 
     def values(self, values: list[Any], keyword: str, pointer: str) -> Domain:
         """The domain of listed values."""
-        self.links.spend(15 * _values_in(values), "const and enum")
-        if any(_is_inexpressible(value) for value in values):
+        self.links.spend(15 * values_in(values), "const and enum")
+        if any(is_inexpressible(value) for value in values):
             self.report(keyword, pointer, "numbers beyond 2^53 and lone surrogates")
             return ANYTHING
         return constants(values)
@@ -538,7 +575,7 @@ class Normalizer:
             known = {name for name, _ in members}
             more = tuple((name, domain) for name, domain in extra if name not in known)
             return replace(made, members=members + more, rest=NEVER)
-        nodes = [node for option in texts for node in (_as_pattern(option),) if node is not None]
+        nodes = [node for option in texts for node in (as_pattern(option),) if node is not None]
         if made.by_pattern or len(nodes) != 1 or len(texts) != 1:
             self.report("propertyNames", pointer, "names under several conditions")
             return made
@@ -547,46 +584,8 @@ class Normalizer:
         )
 
 
-def _is_inexpressible(value: Any) -> bool:
-    """Whether llguidance would round a number, or a string cannot be written in UTF-8."""
-    if isinstance(value, list):
-        return any(_is_inexpressible(item) for item in value)
-    if isinstance(value, dict):
-        return any(_is_inexpressible(item) for pair in value.items() for item in pair)
-    if isinstance(value, str):
-        return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
-    return is_number(value) and not -(2**53) <= exact(value) <= 2**53
-
-
-def _values_in(value: Any) -> int:
-    """How many lists, objects and numbers a value is made of."""
-    if isinstance(value, dict | list):
-        return 1 + sum(map(_values_in, value.values() if isinstance(value, dict) else value))
-    return int(not isinstance(value, str))
-
-
 def _all_but_type(name: str) -> tuple[Simple, ...]:
     return tuple(_OF_TYPE[other] for other in TYPES if other != name)
-
-
-def either(domains: list[Domain]) -> Domain:
-    """The values in at least one of some domains."""
-    options: list[Simple | Link] = []
-    for domain in domains:
-        if domain == ANYTHING:
-            return ANYTHING
-        options += [domain] if isinstance(domain, Link) else domain.options
-    return Union(tuple(dict.fromkeys(options)))
-
-
-def _as_pattern(option: Str) -> Node | None:
-    """One pattern for all conditions on a string, if there is one."""
-    patterns = list(option.patterns)
-    if option.low or option.high is not None:
-        patterns.append(regex.of_length(option.low, option.high))
-    if option.excluded:
-        patterns.append(regex.all_but(option.excluded))
-    return patterns[0] if len(patterns) == 1 else None
 
 
 _OF_TYPE: dict[str, Simple] = {

@@ -202,11 +202,11 @@ def fits(node: Node, text: str) -> bool:
     try:
         matcher = _matcher(node).deep_copy()
     except GrammarError as error:
-        raise RegexError(f"too complex ({str(error)[:200]})") from error
+        raise RegexError(f"a pattern is too complex ({str(error)[-150:]})") from error
     data = byte_tokenizer().tokenize_bytes(b"x" + text.encode("utf-8", "surrogatepass"))
     count = matcher.try_consume_tokens(data)
     if matcher.is_error():
-        raise RegexError(f"too complex for a text of {len(text)} characters")
+        raise RegexError(f"a pattern is too complex for a text of {len(text)} characters")
     return count == len(data) and bool(matcher.is_accepting())
 
 
@@ -237,7 +237,7 @@ def compiled(node: Node) -> re.Pattern[str]:
 
 def of_length(low: int, high: int | None) -> Node:
     """All texts of `low` to `high` characters."""
-    return Repeat(ANY, low, high)
+    return Repeat(ANY, low, high) if high is None or high >= low else Chars(())
 
 
 def all_but(texts: frozenset[str]) -> Node:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm
+from typing import Any
 
-from helpers.grammars.schema.domains import Num, Simple, Str, number_in, string_in
+from helpers.grammars.gbnf.syntax import Node
+from helpers.grammars.schema import regex
+from helpers.grammars.schema.domains import (
+    Num,
+    Simple,
+    Str,
+    exact,
+    is_number,
+    number_in,
+    string_in,
+)
 
 
 class Inexpressible(Exception):
@@ -109,3 +120,31 @@ def intersect_strings(one: Str, other: Str) -> Str | None:
     where = one.where if one.patterns else other.where
     excluded = one.excluded | other.excluded
     return replace(one, low=low, high=high, patterns=patterns, excluded=excluded, where=where)
+
+
+def as_pattern(option: Str) -> Node | None:
+    """One pattern for all conditions on a string, if there is one."""
+    patterns = list(option.patterns)
+    if option.low or option.high is not None:
+        patterns.append(regex.of_length(option.low, option.high))
+    if option.excluded:
+        patterns.append(regex.all_but(option.excluded))
+    return patterns[0] if len(patterns) == 1 else None
+
+
+def is_inexpressible(value: Any) -> bool:
+    """Whether llguidance would round a number, or a string cannot be written in UTF-8."""
+    if isinstance(value, list):
+        return any(is_inexpressible(item) for item in value)
+    if isinstance(value, dict):
+        return any(is_inexpressible(item) for pair in value.items() for item in pair)
+    if isinstance(value, str):
+        return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
+    return is_number(value) and not -(2**53) <= exact(value) <= 2**53
+
+
+def values_in(value: Any) -> int:
+    """How many lists, objects and numbers a value is made of."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(values_in, value.values() if isinstance(value, dict) else value))
+    return int(not isinstance(value, str))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.errors import GrammarError
 from helpers.grammars.explain import Explanation, matching, mismatch
 from helpers.grammars.gbnf.syntax import quote
-from helpers.grammars.guidance import byte_tokenizer, compile_guidance
+from helpers.grammars.guidance import compile_guidance, consume
 from helpers.grammars.places import error_at
 from helpers.grammars.schema import json_text
 from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
@@ -21,6 +21,8 @@ from helpers.grammars.schema.domains import ANYTHING, Domain, Links, reordered
 from helpers.grammars.schema.ecma import RegexError
 from helpers.grammars.schema.emit import Emitter, check_size
 from helpers.grammars.schema.normalize import Normalizer
+from helpers.grammars.schema.plain import plain_json
+from helpers.grammars.schema.scalars import Inexpressible
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
-MAX_TEXT = 1_500_000
+MAX_TEXT = 600_000
 """Characters of a text that is judged: some microseconds each."""
 MAX_VALUES = 100_000
 """Objects, lists and numbers in a schema; llguidance takes some ten thousand schemas."""
@@ -45,7 +47,7 @@ class SchemaSource:
     """Reads a JSON Schema and compiles it for llguidance.
 
     Args:
-        schema: The schema, as `load_schema` gives it.
+        schema: The schema, as for `load_schema`.
         strict: Whether what cannot be enforced is an error; else it is left out and listed.
 
     Raises:
@@ -57,14 +59,22 @@ class SchemaSource:
     rules = None
 
     def __init__(self, schema: Any, *, strict: bool) -> None:
+        schema = load_schema(schema)
         normalizer = Normalizer(schema, strict=strict)
+        emitter = Emitter(normalizer)
         try:
             self._domain: Domain = normalizer.domain(schema, "", 0)
-            self._compiled = Emitter(normalizer).run(self._domain)
+            self._compiled = emitter.run(self._domain)
+            self._text = json.dumps(schema)
         except RecursionError as error:
             raise invalid_schema("it nests or refers too deeply") from error
-        self.schema = schema
+        except (Inexpressible, RegexError) as error:
+            # From a link: what it stands for is only computed when it is written.
+            keyword = error.keyword if isinstance(error, Inexpressible) else "pattern"
+            normalizer.report(keyword, "", f"cannot be expressed where references meet ({error})")
+            self._domain, self._compiled = ANYTHING, {}
         self._links: Links = normalizer.links
+        self._parts = emitter.parts
         try:
             check_size(self._compiled)
             self._bytes = compile_guidance(self.guidance(None, forcing=False))
@@ -77,19 +87,27 @@ class SchemaSource:
         self.relaxed = tuple(normalizer.relaxed)
         self.warnings = tuple(normalizer.warnings)
 
+    @property
+    def schema(self) -> Any:
+        """The schema; a copy each time, so that nobody changes it."""
+        return json.loads(self._text)
+
     def content(self) -> str:
         """The schema as JSON; the order of members matters."""
-        return json.dumps(self.schema, default=repr)
+        return self._text
 
     def matches(self, text: str, *, any_order: bool) -> bool:
         """Whether a text is JSON that the schema allows, as the model would have to write it."""
         try:
             value = json_text.read(text)
             if any_order:
-                value = reordered(self._domain, json_text.plain(value), self._links)
+                value = json_text.plain(value)
+                value = reordered(self._domain, value, self._links, self._parts)
             text = json_text.write(value)
-        except RegexError as error:
-            raise GrammarError(f"A name or text cannot be judged: a pattern is {error}.") from error
+        except (Inexpressible, RegexError) as error:
+            raise GrammarError(
+                f"The text cannot be judged with keys in any order: {error}."
+            ) from error
         except ValueError:
             return False
         except RecursionError:
@@ -125,8 +143,9 @@ class SchemaSource:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             return [f"not JSON: {error}"]
-        kind = validator_for(self.schema, default=Draft202012Validator)
-        checker = kind(self.schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        schema = self.schema
+        kind = validator_for(schema, default=Draft202012Validator)
+        checker = kind(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         try:
             return [f"{error.json_path}: {error.message}" for error in checker.iter_errors(value)]
         except Exception as error:
@@ -148,7 +167,7 @@ class SchemaSource:
             )
         matcher = self._bytes.deep_copy()
         data = text.encode("utf-8", "surrogatepass")
-        count = matcher.try_consume_tokens(byte_tokenizer().tokenize_bytes(data))
+        count = consume(matcher, data)
         end = len(data[:count].decode("utf-8", "ignore"))
         return end, count == len(data) and matcher.is_accepting(), matcher
 
@@ -161,8 +180,6 @@ def _expected(matcher: LLMatcher) -> tuple[str, ...]:
     """The bytes that may come next, as characters; a forced text as a whole."""
     import numpy as np
 
-    if matcher.is_error():
-        return ()
     forced = matcher.compute_ff_bytes()
     if len(forced) > 1:
         return (quote(forced.decode("utf-8", "replace")),)
@@ -195,13 +212,14 @@ def load_schema(schema: Any) -> Any:
     """A schema from a dict, or from JSON text.
 
     Args:
-        schema: A dict, a bool, or a str or bytes of JSON.
+        schema: A dict, a bool, or a str or bytes of JSON. Enums, tuples, NumPy's numbers and
+            subclasses in it become what JSON has.
 
     Returns:
-        The schema.
+        The schema; a copy of plain values.
 
     Raises:
-        GrammarError: If it is neither.
+        GrammarError: If it is neither, or holds what JSON does not have.
     """
     if isinstance(schema, bytes | bytearray):
         schema = bytes(schema).decode("utf-8", "replace")
@@ -214,6 +232,7 @@ def load_schema(schema: Any) -> Any:
             raise error_at(schema, error.pos, f"the schema is not JSON: {error.msg}.") from error
         except (ValueError, RecursionError) as error:
             raise GrammarError(f"The schema cannot be read: {error}.") from error
+    schema = plain_json(schema)
     if not isinstance(schema, dict | bool):
         kind = type(schema).__name__
         raise invalid_schema(f"a dict, a bool or JSON text is needed, not {kind}")
@@ -251,7 +270,9 @@ def _check_json_values(schema: Any) -> None:
             reason = f"{node} is not a JSON number"
         elif isinstance(node, int) and abs(node) > MAX_NUMBER:
             reason = "a whole number of more than 300 digits"
-        elif node is not None and not isinstance(node, int | float | Decimal):
+        elif isinstance(node, Decimal):
+            reason = f"a number that needs more digits than JSON's readers keep: {str(node)[:40]}"
+        elif node is not None and not isinstance(node, int | float):
             reason = f"an object of type {type(node).__name__} is not JSON"
         if reason:
             parts = list(_parts(place))[::-1]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.errors import GrammarError
 from helpers.grammars.places import error_at
 from helpers.grammars.typescript.parts import (
+    NOTHING,
     UNDEFINED,
     Env,
     Members,
@@ -23,9 +24,11 @@ from helpers.grammars.typescript.parts import (
     children,
     comment_text,
     identifiers,
+    number_name,
+    number_value,
     operands,
     quote_pattern,
-    unquote,
+    string_value,
     without_undefined,
 )
 
@@ -63,7 +66,12 @@ def typescript_schema(source: str, root: str | None = None) -> Schema:
         raise GrammarError(f"TypeScript source is a str, not {type(source).__name__}.")
     if len(source) > MAX_LENGTH:
         raise GrammarError(f"The source has more than {MAX_LENGTH} characters.")
-    data = source.encode("utf-8", "replace")
+    try:
+        data = source.encode()
+    except UnicodeEncodeError as error:
+        message = "half of a surrogate pair is not a character."
+        shown = source.encode("utf-8", "replace").decode()
+        raise error_at(shown, error.start, message) from error
     tree = Parser(Language(tree_sitter_typescript.language_typescript())).parse(data)
     return _Reader(data).read(tree.root_node, root)
 
@@ -95,6 +103,25 @@ class _Reader:
         """An error for what has no meaning in JSON, or would need a type checker."""
         return self.error(node, f"{what} cannot be written as JSON or needs a type checker")
 
+    def name(self, node: Node) -> str:
+        """The name of a member."""
+        text = self.text(node)
+        if node.type == "computed_property_name":
+            inner = children(node)
+            if len(inner) != 1 or inner[0].type not in ("string", "number"):
+                raise self.error(node, f"the name {text[:40]} is not a string or a number")
+            return self.name(inner[0])
+        try:
+            if node.type == "number":
+                return number_name(text)
+            if node.type == "string":
+                return string_value(text)
+        except ValueError as error:
+            raise self.error(node, str(error)) from error
+        if node.type != "property_identifier" or "\\" in text:
+            raise self.error(node, f"the name {text[:40]} is not supported; write it as a string")
+        return text
+
     def join(self, members: Members, more: Members) -> None:
         members.named.update(more.named)
         members.patterns.update(more.patterns)
@@ -105,11 +132,11 @@ class _Reader:
         counter: int | None = 0
         for item in children(self.part(node, "body")):
             if item.type == "enum_assignment":
-                name = unquote(self.text(self.part(item, "name")))
+                name = self.name(self.part(item, "name"))
                 value = self.literal(self.part(item, "value"))
                 counter = value + 1 if isinstance(value, int) else None
             else:
-                name, value = unquote(self.text(item)), counter
+                name, value = self.name(item), counter
                 if counter is None:
                     raise self.error(item, "a member after a non-integer needs a value")
                 counter += 1
@@ -120,16 +147,13 @@ class _Reader:
 
     def literal(self, node: Node) -> Any:
         text = self.text(node)
-        if node.type == "string":
-            return unquote(text)
-        if len(text) > 300 or re.search(r"[eE]\+?[0-9]{3}", text):  # near the end of the floats
-            raise self.error(node, f"{text[:20]}… is too large a number")
-        if re.fullmatch(r"-?\s*[0-9][0-9_]*", text):
-            return int(text.replace("_", "").replace(" ", ""))
-        if re.fullmatch(r"-?\s*[0-9_]*\.?[0-9_]+([eE][-+]?[0-9]+)?", text):
-            return float(text.replace("_", "").replace(" ", ""))
-        if re.fullmatch(r"0[xXoObB][0-9A-Fa-f_]+", text):
-            return int(text.replace("_", ""), 0)
+        try:
+            if node.type == "string":
+                return string_value(text)
+            if re.match(r"-?\s*[.0-9]", text):
+                return number_value(text)
+        except ValueError as error:
+            raise self.error(node, str(error)) from error
         if node.type in ("true", "false", "null"):
             return {"true": True, "false": False, "null": None}[node.type]
         raise self.inexpressible(node, f"{text[:40]!r}")
@@ -257,13 +281,19 @@ class _Reader:
 
     def interface(self, name: str, args: list[Schema], at: Node) -> Members:
         members = Members()
+        own: dict[str, tuple[Schema, bool]] = {}
         for node in self.declared[name]:
             env = self.bind(node, args, at)
             for child in node.named_children:
                 if child.type == "extends_type_clause":
                     for base in child.named_children:
                         self.join(members, self.members(base, env))
-            self.join(members, self.body(self.part(node, "body"), env))
+            body = self.body(self.part(node, "body"), env)
+            for member in body.named.keys() & own.keys():
+                if body.named[member] != own[member]:
+                    raise self.error(node, f"'{member}' is declared twice, differently")
+            own |= body.named
+            self.join(members, body)
         return members
 
     # -- type expressions -------------------------------------------------------------------
@@ -305,8 +335,8 @@ class _Reader:
             "any": {},
             "unknown": {},
             "object": {"type": "object"},
-            "never": {"not": {}},
-            "void": {UNDEFINED: True},
+            "never": NOTHING,
+            "void": {UNDEFINED: True, **NOTHING},
         }
         if name not in simple:
             raise self.inexpressible(node, f"'{name}'")
@@ -315,7 +345,7 @@ class _Reader:
     def literal_type(self, node: Node, env: Env) -> Schema:
         inner = node.named_children[0] if node.named_children else node.children[0]
         if inner.type == "undefined":
-            return {UNDEFINED: True}
+            return {UNDEFINED: True, **NOTHING}
         return {"const": self.literal(inner)}
 
     def identifier(self, node: Node, env: Env) -> Schema:
@@ -390,6 +420,8 @@ class _Reader:
                     raise self.inexpressible(child, "a rest that is not an array")
                 rest = schema.get("items", {})
             else:
+                if kind != "optional_type" and needed < len(first):
+                    raise self.error(child, "a required element follows an optional one")
                 first.append(schema)
                 needed = needed if kind == "optional_type" else len(first)
         made: Schema = {"type": "array", "prefixItems": first, "items": rest, "minItems": needed}
@@ -401,7 +433,7 @@ class _Reader:
         at = node.start_byte + 1
         for child in [*node.named_children, None]:
             end = child.start_byte if child is not None else node.end_byte - 1
-            between = self.data[at:end].decode("utf-8", "replace")
+            between = self.data[at:end].decode().replace("\r\n", "\n").replace("\r", "\n")
             if child is not None and child.type not in ("template_type",):
                 continue
             pattern += quote_pattern(between)
@@ -432,19 +464,28 @@ class _Reader:
 
     def keys(self, node: Node, env: Env) -> Schema:
         """`keyof` an object type."""
-        return {"enum": list(self.members(node.named_children[0], env).named)}
+        members = self.members(node.named_children[0], env)
+        numbers = [name for name in members.named if re.fullmatch(_NUMBER_TEXT, name)]
+        if numbers or members.index is not None or members.patterns:
+            what = f"the keys of a type with {'numbers' if numbers else 'any names'} as names"
+            raise self.inexpressible(node, what)
+        return {"enum": list(members.named)}
 
     def texts(self, node: Node, env: Env) -> list[str]:
         """The texts of a type that is a choice between strings."""
-        schema = self.type(node, env)
-        seen = 0
-        while "$ref" in schema and seen < MAX_DEPTH:
-            schema, seen = self.made[schema["$ref"].rsplit("/", 1)[1]], seen + 1
+        schema = self.opened(self.type(node, env))
         values = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if values is None or not all(isinstance(value, str) for value in values):
             what = f"'{self.text(node)[:40]}' is not a choice between strings; it"
             raise self.inexpressible(node, what)
         return list(values)
+
+    def opened(self, schema: Schema) -> Schema:
+        """What a schema refers to."""
+        seen = 0
+        while "$ref" in schema and seen < MAX_DEPTH:
+            schema, seen = self.made[schema["$ref"].rsplit("/", 1)[1]], seen + 1
+        return schema
 
     # -- objects ----------------------------------------------------------------------------
 
@@ -514,11 +555,16 @@ class _Reader:
                 continue
             row = child.end_point.row
             if child.type == "property_signature":
-                name = unquote(self.text(self.part(child, "name")))
+                name = self.name(self.part(child, "name"))
+                if name in members.named:
+                    raise self.error(child, f"'{name}' is declared twice")
+                if any(part.type.endswith("_modifier") for part in child.children):
+                    raise self.error(child, "a member of a type has no modifier but readonly")
                 annotation = child.child_by_field_name("type")
                 schema = {} if annotation is None else self.type(annotation.named_children[0], env)
                 optional = any(part.type == "?" for part in child.children)
-                schema, absent = without_undefined(schema)
+                inner, absent = without_undefined(self.opened(schema))
+                schema = inner if absent else schema
                 if comment:
                     schema = {**schema, "description": comment}
                 members.named[name] = schema, optional or absent
