@@ -70,7 +70,7 @@ def fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
-    header = _check_layout(file, _file_state(file).st_size)
+    header = checked_layout(file)
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
@@ -134,8 +134,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(rest)} more" if rest else "")
 
 
-def _check_layout(file: Path, size: int) -> Header:
-    """Check what does not depend on which model it is."""
+def checked_layout(file: Path) -> Header:
+    """Return the header of a file, after the checks that do not depend on what is in it.
+
+    Raises:
+        ModelFileError: It is not a whole GGUF file that llama.cpp reads.
+    """
+    size = _file_state(file).st_size
     try:
         with file.open("rb") as stream:
             foreign = describe_foreign_file(stream.read(HEAD_BYTES), size)
@@ -268,8 +273,7 @@ def _other_parts(header: Header) -> list[Header]:
             f"is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
             "others by itself.",
         )
-    parts = [_check_layout(file.parent / name, _file_state(file.parent / name).st_size)
-             for name in names[1:]]  # fmt: skip
+    parts = [checked_layout(file.parent / name) for name in names[1:]]
     for index, part in enumerate(parts, start=1):
         if part.get("split.no") != index or part.get("split.count") != count:
             raise file_error(
