@@ -36,6 +36,10 @@ def check_model_file(path: str | os.PathLike[str]) -> None:
     second, once for each file). For a model split into parts give the first part: the others are
     checked with it.
 
+    Embedding models pass, which a `LlamaCpp` refuses as they make no text. And whatever is not of
+    a kind that the header alone proves good, a `LlamaCpp` tries in a process of its own before it
+    loads it the first time: llama.cpp may refuse it in a way that ends that process.
+
     Args:
         path: The file. `~` is expanded.
 

@@ -145,6 +145,10 @@ PARTLY_ROTATED = words(
     """
 )
 
+# Architectures that assert that they have experts, and those that rotate by several axes.
+MIXTURES = words("bailingmoe2 glm4moe grovemoe lfm2moe llada-moe smallthinker")
+SECTIONED = words("paddleocr qwen2vl qwen35 qwen35moe qwen3vl qwen3vlmoe qwen4exp")
+
 # `{architecture}.rope.scaling.type` (LLAMA_ROPE_SCALING_TYPES); anything else aborts.
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 

@@ -68,7 +68,7 @@ def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iter
         )
     if arch == "deci" or f"{arch}.num_loops" in header or f"{arch}.hrm.layers_per_stack" in header:
         return  # layers without any tensor, or gone through several times
-    wanted = layers - header.hyper("nextn_predict_layers")
+    wanted = layers - header.count("nextn_predict_layers")
     lacking = [index for index in range(wanted) if index not in blocks]
     if lacking:
         yield (
@@ -93,7 +93,7 @@ def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterat
     tensor = by_name.get("token_embd.weight")
     if tensor is None or header.architecture in _OTHER_INPUTS:
         return
-    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
+    width, n_tokens = header.count("embedding_length"), header.n_vocab
     if tensor.shape[0] != width:
         yield (
             f"says that its embeddings have {width:,} values ({header.architecture}"
@@ -144,9 +144,9 @@ def plain_shapes(header: Header, names: Set[str]) -> tuple[_Shapes, _Shapes]:
     Returns:
         Those that it must have, and those that it may have, by name.
     """
-    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
+    width, n_tokens = header.count("embedding_length"), header.n_vocab
     heads, feed = header.n_heads, header.per_layer("feed_forward_length")
-    head = int(header.hyper("attention.key_length", width // heads[0]))
+    head = header.count("attention.key_length", width // heads[0])
     needed: _Shapes = {"token_embd.weight": (width, n_tokens), "output_norm.weight": (width,)}
     possible: _Shapes = {"output.weight": (width, n_tokens), "rope_freqs.weight": (head // 2,)}
     for layer, kv_heads in enumerate(header.n_kv_heads):
@@ -162,7 +162,7 @@ def plain_shapes(header: Header, names: Set[str]) -> tuple[_Shapes, _Shapes]:
             shapes |= {"attn_q": (width, query), "attn_k": (width, key), "attn_v": (width, key)}
         if header.architecture == "qwen3":
             shapes |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
-        if not header.hyper("expert_count"):
+        if not header.count("expert_count"):
             shapes |= {"ffn_gate": (width, feed[layer]), "ffn_up": (width, feed[layer])}
             shapes["ffn_down"] = (feed[layer], width)
         needed |= {f"{block}{name}.weight": shape for name, shape in shapes.items()}

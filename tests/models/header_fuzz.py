@@ -30,13 +30,12 @@ class Mutant:
             file.truncate(max(self.size, len(self.head)))
 
 
-def mutants(base: bytes, seed: int, count: int) -> list[Mutant]:
-    """Return `count` damaged variants of a model whose header is `base` (data section left out)."""
+def mutants(base: bytes, seed: int, count: int, *, vocabulary: bool = True) -> list[Mutant]:
+    """Return `count` damaged variants of a file whose header is `base` (data section left out)."""
     rng = random.Random(seed)
     draft = Draft(base)
-    kinds = (
-        _bytes, _value, _value, _value, _tensor, _tensor, _structure, _vocabulary, _heads, _further,
-    )  # fmt: skip
+    kinds = [_bytes, _value, _value, _value, _tensor, _tensor, _structure]
+    kinds += [_vocabulary, _heads, _further] if vocabulary else []
     return [rng.choice(kinds)(rng, base, copy.deepcopy(draft)) for _ in range(count)]
 
 
