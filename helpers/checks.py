@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+_LONGEST = 86_400.0
+
 
 def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> Any:
     """Check a number; where `low` is an `int`, only whole numbers pass.
@@ -36,6 +38,22 @@ def check_range(name: str, value: Any, low: float, high: float, hint: str = "") 
         limits = f"{low} to {high}" if whole else f"{low:g} to {high:g}"
         raise ValueError(f"{name}={value!r} is out of range: {limits}{hint}.")
     return int(number) if isinstance(value, Integral) else float(number)
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Check a longest time to wait: what a timer of the system can hold, and somebody can mean.
+
+    Returns:
+        The seconds, 0 to 86,400.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is out of range.
+
+    >>> check_seconds("timeout", 5)
+    5.0
+    """
+    return float(check_range(name, value, 0.0, _LONGEST, " seconds (a day)"))
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:

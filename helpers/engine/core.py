@@ -16,9 +16,12 @@ from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.load_options import LoadOptions
-from helpers.models import ModelInfo, check_model_file, inspect_model
+from helpers.models import ModelInfo, inspect_model
+from helpers.models.adapter import check_lora_file
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.overrides import check_overrides
+from helpers.models.purpose import check_generates
+from helpers.models.trial import try_first
 from helpers.models.watch import Watch
 from helpers.native import (
     Context,
@@ -49,13 +52,12 @@ def settle(options: LoadOptions) -> LoadOptions:
         DeviceError: The context does not fit the memory, or a device is missing.
         ValueError: Values that contradict each other or the model.
     """
-    check_model_file(options.model_path)
+    headers = check_overrides(options.model_path, options.kv_overrides)
+    if not options.vocab_only:
+        check_generates(headers[0])
+    if options.lora_path is not None:
+        check_lora_file(options.lora_path, headers)
     info = inspect_model(options.model_path, check=False)
-    if options.lora_path is not None and not Path(options.lora_path).is_file():
-        raise ModelFileError(
-            f"There is no LoRA adapter at {options.lora_path}. "
-            "Give the path of a GGUF adapter made for this model."
-        )
     fitted = options.for_model(info.n_ctx_train)
     if info.n_ctx_train and (options.n_ctx or 0) > info.n_ctx_train:
         warn_caller(
@@ -66,8 +68,6 @@ def settle(options: LoadOptions) -> LoadOptions:
         warn_caller(
             f"n_batch={options.n_batch} is more than n_ctx={fitted.n_ctx}; {fitted.n_ctx} is used."
         )
-    if options.kv_overrides:
-        check_overrides(options.model_path, options.kv_overrides)
     experts_on_cpu = min(options.n_cpu_moe, info.n_layers)
     if experts_on_cpu and not info.n_experts:
         warn_caller(
@@ -86,6 +86,8 @@ def settle(options: LoadOptions) -> LoadOptions:
     )
     if not options.vocab_only:
         check_memory(settled, info)
+    if not isolate:
+        try_first(settled, headers)
     return settled
 
 

@@ -36,6 +36,10 @@ def check_model_file(path: str | os.PathLike[str]) -> None:
     second, once for each file). For a model split into parts give the first part: the others are
     checked with it.
 
+    Embedding models pass, which a `LlamaCpp` refuses as they make no text. And whatever is not of
+    a kind that the header alone proves good, a `LlamaCpp` tries in a process of its own before it
+    loads it the first time: llama.cpp may refuse it in a way that ends that process.
+
     Args:
         path: The file. `~` is expanded.
 
@@ -70,7 +74,7 @@ def fingerprint(file: Path) -> tuple[tuple[int, int] | None, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _checked(file: Path, valid_for: tuple[tuple[int, int] | None, ...]) -> tuple[Header, ...]:
-    header = _check_layout(file, _file_state(file).st_size)
+    header = checked_layout(file)
     headers = (header, *_other_parts(header))
     tensors = [tensor for part in headers for tensor in part.tensors]
     if len({tensor.name for tensor in tensors}) < len(tensors):
@@ -134,8 +138,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(rest)} more" if rest else "")
 
 
-def _check_layout(file: Path, size: int) -> Header:
-    """Check what does not depend on which model it is."""
+def checked_layout(file: Path) -> Header:
+    """Return the header of a file, after the checks that do not depend on what is in it.
+
+    Raises:
+        ModelFileError: It is not a whole GGUF file that llama.cpp reads.
+    """
+    size = _file_state(file).st_size
     try:
         with file.open("rb") as stream:
             foreign = describe_foreign_file(stream.read(HEAD_BYTES), size)
@@ -268,8 +277,7 @@ def _other_parts(header: Header) -> list[Header]:
             f"is not the first of its {count} parts. Give {names[0]}: llama.cpp finds the "
             "others by itself.",
         )
-    parts = [_check_layout(file.parent / name, _file_state(file.parent / name).st_size)
-             for name in names[1:]]  # fmt: skip
+    parts = [checked_layout(file.parent / name) for name in names[1:]]
     for index, part in enumerate(parts, start=1):
         if part.get("split.no") != index or part.get("split.count") != count:
             raise file_error(

@@ -15,7 +15,8 @@ import re
 from typing import NamedTuple
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
     return frozenset(text.split())
 
 
@@ -100,7 +101,7 @@ FILE_TYPES = _numbered(
 )
 
 # LLM_ARCH_NAMES of src/llama-arch.cpp, less `gptj`, which has a name there but no graph.
-ARCHITECTURES = _words(
+ARCHITECTURES = words(
     """
     afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert
     bitnet bloom chameleon chatglm clip codeshell cogvlm cohere2 cohere2moe command-r dbrx
@@ -135,7 +136,7 @@ OLD_ADAPTER_MAGICS = {b"algg": "GGLA (a LoRA adapter)", b"ggla": "GGLA (a LoRA a
 
 # Architectures that may rotate a part of each head; with none rotated, ggml never comes back. What
 # the others rotate, llama.cpp checks itself.
-PARTLY_ROTATED = _words(
+PARTLY_ROTATED = words(
     """
     afmoe bailingmoe bailingmoe2 bitnet chatglm cohere2 command-r deepseek2 gemma gemma2 gemma3
     gemma3n gemma4 glm4 glm4moe gpt-oss gptneox granitemoe hunyuan-dense lfm2 lfm2moe llama-embed
@@ -143,6 +144,10 @@ PARTLY_ROTATED = _words(
     qwen3next stablelm step35
     """
 )
+
+# Architectures that assert that they have experts, and those that rotate by several axes.
+MIXTURES = words("bailingmoe2 glm4moe grovemoe lfm2moe llada-moe smallthinker")
+SECTIONED = words("paddleocr qwen2vl qwen35 qwen35moe qwen3vl qwen3vlmoe qwen4exp")
 
 # `{architecture}.rope.scaling.type` (LLAMA_ROPE_SCALING_TYPES); anything else aborts.
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")
@@ -153,13 +158,13 @@ MAX_EXPERTS = 1024
 
 # Pre-tokenizers of byte-pair vocabularies (src/llama-vocab.cpp); the first set begins every text
 # with the BOS token unless the file says otherwise.
-PRE_TOKENIZERS_WITH_BOS = _words(
+PRE_TOKENIZERS_WITH_BOS = words(
     """
     chameleon falcon-h1 falcon3 jina-v5-nano lfm2 llama-bpe llama-v3 llama3 midm-2.0 pixtral
     tekken
     """
 )
-PRE_TOKENIZERS = PRE_TOKENIZERS_WITH_BOS | _words(
+PRE_TOKENIZERS = PRE_TOKENIZERS_WITH_BOS | words(
     """
     a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chatglm-bpe codeshell cohere2moe command-r
     dbrx deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe

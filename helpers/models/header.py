@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from helpers.models.cursor import WINDOW, Cursor
+from helpers.models.cursor import WINDOW, Cursor, file_error
 from helpers.models.formats import (
     ARRAY,
     DEFAULT_ALIGNMENT,
@@ -34,6 +34,7 @@ MAX_TENSORS = 131_072
 MAX_STRINGS = 2**22
 MAX_NAME_BYTES = 65_535
 MAX_DEPTH = 4
+MAX_BLOCKS = 2**16
 
 # Longer values stay in the file until they are asked for.
 _EAGER_ITEMS = 64
@@ -157,22 +158,51 @@ class Header(Mapping[str, Any]):
     @property
     def n_layers(self) -> int:
         """Number of blocks."""
-        return int(self.hyper("block_count"))
+        return self.count("block_count", largest=MAX_BLOCKS)
 
     @property
     def n_vocab(self) -> int:
         """Number of tokens in the vocabulary."""
         tokens = "tokenizer.ggml.tokens"
-        return self.length(tokens) if tokens in self else int(self.hyper("vocab_size"))
+        return self.length(tokens) if tokens in self else self.count("vocab_size")
 
     def hyper(self, name: str, default: Any = 0) -> Any:
         """Return the value of one of the architecture's keys, such as `block_count`."""
         return self.get(f"{self.architecture}.{name}", default)
 
+    def count(self, name: str, default: int = 0, largest: int = 2**32 - 1) -> int:
+        """Return the value of one of the architecture's keys that is a number of something.
+
+        Raises:
+            ModelFileError: It is not a whole number from 0 to `largest`.
+        """
+        return self._whole(name, self.hyper(name, default), largest)
+
+    def count_or_none(self, name: str) -> int | None:
+        """Return a `count`; None where the key is missing, or holds something else."""
+        value = self.hyper(name, None)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return value if whole else None
+
     def per_layer(self, name: str, default: Any = 0) -> list[int]:
-        """Return a number by layer that the file gives once for all layers, or for each."""
+        """Return a number by layer that the file gives once for all layers, or for each.
+
+        Raises:
+            ModelFileError: One is not a whole number from 0 on.
+        """
         value = self.hyper(name, default)
-        return [int(n) for n in value] if isinstance(value, list) else [int(value)] * self.n_layers
+        if isinstance(value, list):
+            return [self._whole(name, one) for one in value]
+        return [self._whole(name, value)] * self.n_layers
+
+    def _whole(self, name: str, value: Any, largest: int = 2**32 - 1) -> int:
+        # GGUF's numbers are typed, and a count is sometimes stored as i32 or u64.
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+            key = f"{self.architecture}.{name}"
+            raise file_error(
+                self.path, f"is damaged: {key!r} is {value!r}, not a whole number up to {largest:,}"
+            )
+        return value
 
     @property
     def n_heads(self) -> list[int]:

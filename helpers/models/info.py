@@ -188,9 +188,10 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
     tensors = tuple(tensor for part in headers for tensor in part.tensors)
     arch, hyper, layers = header.architecture, header.hyper, header.n_layers
     most_heads = max(header.n_heads, default=0)
-    head_length = int(hyper("embedding_length")) // most_heads if most_heads else 0
+    head_length = header.count("embedding_length") // most_heads if most_heads else 0
     sizes = _sizes(tensors, layers)
     n_params = sum(tensor.n_elements for tensor in tensors)
+    languages = header.get("general.languages")
     pattern = hyper("attention.sliding_window_pattern", None)
     return ModelInfo(
         path=header.path,
@@ -202,29 +203,31 @@ def _describe(headers: tuple[Header, ...]) -> ModelInfo:
         n_layers=layers,
         n_heads=tuple(header.n_heads),
         n_kv_heads=tuple(header.n_kv_heads),
-        key_length=int(hyper("attention.key_length", head_length)),
-        value_length=int(hyper("attention.value_length", head_length)),
-        n_embd=int(hyper("embedding_length")),
+        key_length=header.count("attention.key_length", head_length),
+        value_length=header.count("attention.value_length", head_length),
+        n_embd=header.count("embedding_length"),
         n_ff=tuple(header.per_layer("feed_forward_length")),
         n_vocab=header.n_vocab,
-        n_ctx_train=int(hyper("context_length")),
+        n_ctx_train=header.count("context_length"),
         quantization=_recipe(header, tensors),
         tensor_types=dict(Counter(tensor.type for tensor in tensors).most_common()),
         bits_per_weight=8 * sum(t.n_bytes for t in tensors) / n_params if n_params else 0.0,
-        chat_template=header.get("tokenizer.chat_template"),
-        rope_freq_base=hyper("rope.freq_base", None),
+        chat_template=_text(header, "tokenizer.chat_template"),
+        rope_freq_base=_number(header, "rope.freq_base"),
         rope=_below(header, f"{arch}.rope."),
-        sliding_window=hyper("attention.sliding_window", None) or None,
-        sliding_window_pattern=tuple(map(bool, pattern)) if isinstance(pattern, list) else pattern,
-        n_experts=int(hyper("expert_count")),
+        sliding_window=header.count_or_none("attention.sliding_window") or None,
+        sliding_window_pattern=tuple(map(bool, pattern))
+        if isinstance(pattern, list)
+        else header.count_or_none("attention.sliding_window_pattern"),
+        n_experts=header.count("expert_count"),
         n_experts_used=max(header.per_layer("expert_used_count"), default=0),
         recurrent={
             name: value
             for kind in ("ssm.", "wkv.", "shortconv.", "kda.")
             for name, value in _below(header, f"{arch}.{kind}", keep=kind).items()
         },
-        licence=header.get("general.license"),
-        languages=tuple(header.get("general.languages", ())),
+        licence=_text(header, "general.license"),
+        languages=tuple(map(str, languages)) if isinstance(languages, list) else (),
         layer_bytes=tuple(sizes[layer] for layer in range(layers)),
         embedding_bytes=sizes["embedding"],
         output_bytes=sizes["output"],
@@ -260,6 +263,16 @@ def _recipe(header: Header, tensors: tuple[Tensor, ...]) -> str:
     for tensor in tensors:
         n_bytes[tensor.type] += tensor.n_bytes
     return n_bytes.most_common(1)[0][0] if n_bytes else "unknown"
+
+
+def _text(header: Header, key: str) -> str | None:
+    value = header.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _number(header: Header, name: str) -> float | None:
+    value = header.hyper(name, None)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _below(header: Header, prefix: str, keep: str = "") -> dict[str, Any]:

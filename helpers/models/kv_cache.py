@@ -96,24 +96,21 @@ def kv_mib_by_layer(
 
 def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
     """What each layer of a model keeps, as its header and its architecture say."""
-
-    def hyper(name: str, default: int | None = 0) -> int | None:
-        found: int | None = info.metadata.get(f"{info.architecture}.{name}", default)
-        return found
-
+    hyper = info.metadata.count
     windows = sliding_windows(
         info.architecture,
         info.n_layers,
-        hyper("attention.sliding_window", None),
+        # 0 says that there is none, which is not to say nothing.
+        info.metadata.count_or_none("attention.sliding_window"),
         info.sliding_window_pattern,
     )
     # Multi-head latent attention: the values are part of the keys.
     latent = bool(hyper("attention.key_length_mla"))
-    interval = hyper("full_attention_interval") or 0
+    interval = hyper("full_attention_interval")
     # Layers after these use the cache of another one, or only draft tokens for the next step.
-    shared = hyper("attention.shared_kv_layers") or 0
+    shared = hyper("attention.shared_kv_layers")
     own = 20 if info.architecture == "gemma3n" else info.n_layers - shared
-    own = min(own, info.n_layers - (hyper("nextn_predict_layers") or 0))
+    own = min(own, info.n_layers - hyper("nextn_predict_layers"))
     layers = []
     for index, (heads, window) in enumerate(zip(info.n_kv_heads, windows, strict=True)):
         if index >= own:
@@ -123,8 +120,8 @@ def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
         else:
             key, value = info.key_length, info.value_length
             if window:
-                key = hyper("attention.key_length_swa", key) or 0
-                value = hyper("attention.value_length_swa", value) or 0
+                key = hyper("attention.key_length_swa", key)
+                value = hyper("attention.value_length_swa", value)
             layers.append(LayerCache(heads * key, 0 if latent else heads * value, window))
     return tuple(layers)
 
@@ -166,7 +163,7 @@ def _recurrent_state(info: ModelInfo) -> int:
 
     0 where the header has no `ssm.` keys.
     """
-    keys = info.recurrent
-    inner, state = keys.get("ssm.inner_size", 0), keys.get("ssm.state_size", 0)
-    kernel, groups = keys.get("ssm.conv_kernel", 0), keys.get("ssm.group_count", 0)
+    count = info.metadata.count
+    inner, state = count("ssm.inner_size"), count("ssm.state_size")
+    kernel, groups = count("ssm.conv_kernel"), count("ssm.group_count")
     return int(max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner)

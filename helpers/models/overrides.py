@@ -26,17 +26,23 @@ _BOUNDS = {
 _CODES = {name: code for code, name in VALUE_NAMES.items()}
 
 
-def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> None:
+def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> tuple[Header, ...]:
     """Refuse overrides that llama.cpp would ignore, or with which no model could be loaded.
 
     Args:
-        path: The model file, checked before.
-        pairs: Keys and values.
+        path: The model file.
+        pairs: Keys and values; with none, this is the check of the file alone.
+
+    Returns:
+        The headers of the model's parts, as they are with the overrides.
 
     Raises:
+        ModelFileError: The file itself is not one that llama.cpp could load.
         ValueError: A value of another type than the file's, out of range, or impossible.
     """
     headers = checked_header(path)
+    if not pairs:
+        return headers
     changed = _Overridden(headers[0])
     for key, value in pairs:
         changed.replace(key, value)
@@ -46,6 +52,7 @@ def check_overrides(path: str, pairs: Sequence[tuple[str, Any]]) -> None:
     if problem is not None:
         keys = ", ".join(key for key, _ in pairs)
         raise ValueError(f"kv_overrides ({keys}): with them, the model {problem.rstrip('.')}.")
+    return (changed, *headers[1:])
 
 
 class _Overridden(Header):

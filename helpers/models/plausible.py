@@ -11,12 +11,15 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 
+from helpers.models.cursor import shorten
 from helpers.models.formats import (
     ARCHITECTURES,
     MAX_EXPERTS,
     MAX_LAYERS,
+    MIXTURES,
     PARTLY_ROTATED,
     ROPE_SCALING_TYPES,
+    SECTIONED,
 )
 from helpers.models.header import Header, Tensor
 from helpers.models.tensors import tensor_problems, type_problems
@@ -87,6 +90,7 @@ def _problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     yield from _scalars(header)
     yield from _per_layer(header)
     yield from _experts(header)
+    yield from _sections(header)
     if not tensors:
         yield (
             "has no tensors: it is a vocabulary or a header without weights. Download the model "
@@ -157,7 +161,7 @@ def _range(key: str, values: Sequence[float], smallest: float, largest: float) -
 def _per_layer(header: Header) -> Iterator[str]:
     layers = header.n_layers
     # Layers that predict further tokens may be left out of an array.
-    lengths = (layers, layers - header.hyper("nextn_predict_layers"))
+    lengths = (layers, layers - header.count("nextn_predict_layers"))
     for name, largest in _PER_LAYER:
         key = f"{header.architecture}.{name}"
         if key not in header:
@@ -177,15 +181,17 @@ def _per_layer(header: Header) -> Iterator[str]:
 
 def _experts(header: Header) -> Iterator[str]:
     """The assertions on experts in llama_model_base::load_hparams."""
-    count = header.hyper("expert_count")
+    count = header.count("expert_count")
     used = max(header.per_layer("expert_used_count"))
-    groups = header.hyper("expert_group_count")
-    groups_used = header.hyper("expert_group_used_count")
+    groups = header.count("expert_group_count")
+    groups_used = header.count("expert_group_used_count")
     if header.architecture in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
         count, used = 0, 0
     good = used <= count and (not count or (used > 0 and groups < count))
     if groups > 1:
         good = good and count % groups == 0 and 0 < groups_used < groups
+    if not count and header.architecture in MIXTURES:
+        yield Doubt(f"has no experts ({header.architecture}.expert_count), as such a model has")
     if not good or (not count and groups):
         yield (
             f"has impossible numbers of experts: {count} experts, {used} used, {groups} groups, "
@@ -193,9 +199,19 @@ def _experts(header: Header) -> Iterator[str]:
         )
 
 
+def _sections(header: Header) -> Iterator[str]:
+    """What multi-axis positions are divided into: an assertion of ggml_compute_forward_rope."""
+    key = f"{header.architecture}.rope.dimension_sections"
+    if header.architecture in SECTIONED:
+        sections = header.get(key)
+        first = sections[:3] if isinstance(sections, list) else ()
+        if not any(isinstance(size, int) and size > 0 for size in first):
+            yield f"is incomplete: {key!r} is {shorten(repr(sections), 80)}"
+
+
 def _heads(header: Header) -> Iterator[str]:
-    arch, hyper = header.architecture, header.hyper
-    if hyper("nextn_predict_layers") > header.n_layers:
+    arch, hyper = header.architecture, header.count
+    if header.count("nextn_predict_layers") > header.n_layers:
         yield "has more prediction layers than layers"
     heads = header.n_heads[0]
     if not heads:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from helpers.checks import check_seconds
 from helpers.errors import ModelFileError
 from helpers.models.default import default_model
 from helpers.models.formats import PRE_TOKENIZERS_WITH_BOS
@@ -45,7 +46,7 @@ def format_prompt(
         add_generation_prompt: End where the model's answer begins.
         chat_template: Jinja source to use in place of the file's own.
         tools: Tools in OpenAI's JSON form, for templates that know them.
-        timeout: Longest time in seconds that the template may take.
+        timeout: Longest time that the template may take, 0 to 86,400 seconds (a day).
         **variables: Further variables of the template, such as `enable_thinking=False`.
 
     Returns:
@@ -54,7 +55,8 @@ def format_prompt(
     Raises:
         ModelFileError: The file has no template, or its template is invalid, refuses the messages
             (their order, a role), or does not end in time.
-        TypeError: The messages are of no known form.
+        TypeError: The messages are of no known form, or `timeout` is no number.
+        ValueError: `timeout` is out of range.
 
     Example:
         >>> from helpers import format_prompt
@@ -66,6 +68,7 @@ def format_prompt(
         <|im_start|>assistant
         <BLANKLINE>
     """
+    timeout = check_seconds("timeout", timeout)
     info = _info(model)
     header = info.metadata
     template = chat_template or _template(header, bool(tools)) or ""
@@ -120,7 +123,7 @@ def _token(header: Header, name: str) -> str:
     number = header.get(f"tokenizer.ggml.{name}_token_id", default)
     try:
         return str(header.item("tokenizer.ggml.tokens", number))
-    except (IndexError, KeyError):
+    except (IndexError, KeyError, TypeError):  # a number that is none, tokens that are none
         return ""
 
 

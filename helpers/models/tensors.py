@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from helpers.models.formats import TENSOR_TYPES
 from helpers.models.header import Header, Tensor
@@ -13,7 +13,9 @@ from helpers.models.verdict import Doubt
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 # Types that exist in ggml and are no type of a weight: intermediate results, indices.
-_NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+# Factors that are multiplied with results (beside rope_freqs, rope_factors_long and _short).
+_ALWAYS_F32 = (".ssm_a", ".ssm_d", ".scale", ".input_scale")
 # The one table of numbers among the weights (src/models/deepseek4.cpp).
 _TABLES = ("tid2eid",)
 # Architectures whose input is not (only) a token's embedding of the model's own width.
@@ -21,7 +23,7 @@ _OTHER_INPUTS = frozenset({"wavtokenizer-dec", "qwen3tts", "pockettts", "gemma4-
 # Keys of layers that have no attention.
 _RECURRENT = ("ssm.", "wkv.", "shortconv.", "kda.", "full_attention_interval", "nextn_predict")
 # Architectures that are a plain row of attention and feed-forward blocks with these tensors.
-_PLAIN = frozenset({"llama", "qwen2", "qwen3"})
+PLAIN = frozenset({"llama", "qwen2", "qwen3"})
 
 
 def tensor_problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
@@ -34,7 +36,7 @@ def tensor_problems(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     yield from _layer_problems(header, blocks)
     yield from _attention_problems(header, blocks)
     yield from _embedding_problems(header, by_name)
-    if header.architecture in _PLAIN:
+    if header.architecture in PLAIN:
         yield from _plain_problems(header, by_name)
 
 
@@ -45,11 +47,11 @@ def type_problems(tensors: Sequence[Tensor]) -> Iterator[str]:
         if tensor.type_id not in TENSOR_TYPES:
             yield Doubt(f"has a tensor {name!r} of the unknown type {tensor.type_id}")
             return
-        if weight and tensor.type in _NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
+        if weight and tensor.type in NOT_FOR_WEIGHTS and not any(word in name for word in _TABLES):
             yield f"is damaged: {name!r} has the type {tensor.type}, which no weight has"
         one_dimensional = tensor.n_elements == tensor.shape[0]
-        plain = name.endswith((".ssm_a", ".ssm_d")) or (
-            one_dimensional and name.endswith(("_norm.weight", ".bias"))
+        plain = name.endswith(_ALWAYS_F32) or (
+            one_dimensional and (name.endswith(("_norm.weight", ".bias")) or "rope_f" in name)
         )
         if plain and tensor.type != "F32":
             yield f"is damaged: {name!r} is stored as {tensor.type}, not as F32"
@@ -66,7 +68,7 @@ def _layer_problems(header: Header, blocks: Mapping[int, Sequence[str]]) -> Iter
         )
     if arch == "deci" or f"{arch}.num_loops" in header or f"{arch}.hrm.layers_per_stack" in header:
         return  # layers without any tensor, or gone through several times
-    wanted = layers - header.hyper("nextn_predict_layers")
+    wanted = layers - header.count("nextn_predict_layers")
     lacking = [index for index in range(wanted) if index not in blocks]
     if lacking:
         yield (
@@ -91,7 +93,7 @@ def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterat
     tensor = by_name.get("token_embd.weight")
     if tensor is None or header.architecture in _OTHER_INPUTS:
         return
-    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
+    width, n_tokens = header.count("embedding_length"), header.n_vocab
     if tensor.shape[0] != width:
         yield (
             f"says that its embeddings have {width:,} values ({header.architecture}"
@@ -106,40 +108,70 @@ def _embedding_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterat
 
 def _plain_problems(header: Header, by_name: Mapping[str, Tensor]) -> Iterator[str]:
     """Compare with what src/models/ creates for this architecture, layer by layer."""
-    width, n_tokens = int(header.hyper("embedding_length")), header.n_vocab
-    heads, feed = header.n_heads, header.per_layer("feed_forward_length")
-    if not heads[0]:
-        yield f"has no attention heads ({header.architecture}.attention.head_count)"
-        return
-    head = int(header.hyper("attention.key_length", width // heads[0]))
-    expected = {"token_embd.weight": (width, n_tokens), "output_norm.weight": (width,)}
-    if "output.weight" in by_name:
-        expected["output.weight"] = (width, n_tokens)
-    for layer, kv_heads in enumerate(header.n_kv_heads):
-        block = f"blk.{layer}."
-        query, key = head * heads[layer], head * kv_heads
-        shapes = {"attn_norm": (width,), "attn_output": (query, width), "ffn_norm": (width,)}
-        if f"{block}attn_qkv.weight" in by_name:
-            shapes["attn_qkv"] = (width, query + 2 * key)
-        else:
-            shapes |= {"attn_q": (width, query), "attn_k": (width, key), "attn_v": (width, key)}
-        if not header.hyper("expert_count"):
-            shapes |= {"ffn_gate": (width, feed[layer]), "ffn_up": (width, feed[layer])}
-            shapes["ffn_down"] = (feed[layer], width)
-        expected |= {f"{block}{name}.weight": shape for name, shape in shapes.items()}
-    for name, shape in expected.items():
+    arch, layers = header.architecture, zip(header.n_heads, header.n_kv_heads, strict=False)
+    for heads, kv_heads in layers:
+        if not heads:
+            yield f"has no attention heads ({arch}.attention.head_count)"
+            return
+        if not kv_heads or heads % kv_heads:  # GGML_ASSERT(ggml_can_mul_mat(a, b)) in ggml.c
+            yield (
+                f"has {heads} attention heads and {kv_heads} for keys and values "
+                f"({arch}.attention.head_count_kv), of which the first is no multiple"
+            )
+            return
+    needed, possible = plain_shapes(header, set(by_name))
+    for name, shape in (needed | possible).items():
         tensor = by_name.get(name)
-        if tensor is None:
-            yield f"is incomplete: the tensor {name!r} is missing"
-        elif _trimmed(tensor.shape) != _trimmed(shape):
+        if tensor is not None and trimmed(tensor.shape) != trimmed(shape):
             yield (
                 f"is damaged: the tensor {name!r} has the shape {tensor.shape}, but the header's "
                 f"numbers of heads and widths ask for {shape}"
             )
+        elif tensor is None and name in needed:
+            yield f"is incomplete: the tensor {name!r} is missing"
 
 
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Dimensions of one at the end mean nothing."""
+_Shapes = dict[str, tuple[int, ...]]
+
+
+def plain_shapes(header: Header, names: Set[str]) -> tuple[_Shapes, _Shapes]:
+    """The shapes of the tensors of a model of a `PLAIN` architecture, without its experts.
+
+    Args:
+        header: Its header; each layer has attention heads.
+        names: The tensors that it has, which decide between some that it may have.
+
+    Returns:
+        Those that it must have, and those that it may have, by name.
+    """
+    width, n_tokens = header.count("embedding_length"), header.n_vocab
+    heads, feed = header.n_heads, header.per_layer("feed_forward_length")
+    head = header.count("attention.key_length", width // heads[0])
+    needed: _Shapes = {"token_embd.weight": (width, n_tokens), "output_norm.weight": (width,)}
+    possible: _Shapes = {"output.weight": (width, n_tokens), "rope_freqs.weight": (head // 2,)}
+    for layer, kv_heads in enumerate(header.n_kv_heads):
+        block = f"blk.{layer}."
+        query, key = head * heads[layer], head * kv_heads
+        shapes: _Shapes = {
+            "attn_norm": (width,), "attn_output": (query, width), "ffn_norm": (width,),
+        }  # fmt: skip
+        biases = {"attn_q": (query,), "attn_k": (key,), "attn_v": (key,)}
+        if f"{block}attn_qkv.weight" in names:
+            shapes["attn_qkv"] = (width, query + 2 * key)
+        else:
+            shapes |= {"attn_q": (width, query), "attn_k": (width, key), "attn_v": (width, key)}
+        if header.architecture == "qwen3":
+            shapes |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
+        if not header.count("expert_count"):
+            shapes |= {"ffn_gate": (width, feed[layer]), "ffn_up": (width, feed[layer])}
+            shapes["ffn_down"] = (feed[layer], width)
+        needed |= {f"{block}{name}.weight": shape for name, shape in shapes.items()}
+        possible |= {f"{block}{name}.bias": shape for name, shape in biases.items()}
+    return needed, possible
+
+
+def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the dimensions of one at its end, which mean nothing."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

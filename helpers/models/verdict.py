@@ -71,11 +71,16 @@ def _ask(request: str, _valid_for: object, _version: str) -> str | None:
         with closing(Child("helpers.native.probe_child", role="tried the file")) as child:
             child.ask(json.loads(request), _SECONDS)
     except EngineCrashed as error:
-        words = error.native_log[-1] if error.native_log else f"exit status {error.exit_status}"
-        return f"ended its process on it: {re.sub(_FOLDERS, '', words)[:300]}"
+        return f"ended its process on it: {last_word(error)}"
     except HelpersError as error:
         return f"refuses it: {_essence(str(error))}"
     return None
+
+
+def last_word(error: EngineCrashed) -> str:
+    """What a process said last, without the folders in which llama.cpp was built."""
+    words = error.native_log[-1] if error.native_log else f"exit status {error.exit_status}"
+    return re.sub(_FOLDERS, "", words)[:300]
 
 
 def _essence(error: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from helpers.models.formats import PRE_TOKENIZERS
@@ -10,6 +11,8 @@ from helpers.models.verdict import Doubt
 
 _WITH_MERGES = frozenset({"gpt2", "hybriddna", "whitespace", "gemma4"})
 _BYTE_TYPE = 6
+# One byte as a vocabulary of RWKV writes it.
+_RWKV_BYTE = re.compile(rb"\\x..|\\[^x]|[^\\]", re.DOTALL)
 _TOKENIZERS = _WITH_MERGES | {"llama", "bert", "t5", "rwkv", "plamo2", "test", "no_vocab", "none"}
 
 
@@ -75,9 +78,20 @@ def _tokens(header: Header, key: str, n_tokens: int) -> Iterator[str]:
                 f"has a vocabulary without tokens for {len(lacking)} of the 256 bytes, such as "
                 f"<0x{lacking[0]:02X}>: llama.cpp cannot read every text with it"
             )
+    if header["tokenizer.ggml.model"] == "rwkv" and (lacking_bytes := _without_end(distinct)):
+        yield (
+            f"has a vocabulary with tokens that begin with {lacking_bytes[0]!r} and none of that "
+            "byte alone: llama.cpp would never come to an end with some texts"
+        )
     if len(distinct) < n_tokens:
         twice = _first_repeated(tokens).decode("utf-8", "replace")
         yield f"is damaged: the token {twice!r} appears in its vocabulary twice"
+
+
+def _without_end(tokens: set[bytes]) -> list[bytes]:
+    """First bytes of tokens that are no token (llm_tokenizer_rwkv_session::tokenize loops)."""
+    first = {match[0]: token for token in tokens if (match := _RWKV_BYTE.match(token))}
+    return sorted(byte for byte in first if byte not in tokens)
 
 
 def _first_repeated(tokens: list[bytes]) -> bytes:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.checks import check_seconds
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -94,6 +96,8 @@ class Work:
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for what a click has begun, at most some seconds."""
+        if timeout_s is not None:
+            timeout_s = check_seconds("timeout_s", timeout_s)
         if self._thread is not None:
             self._thread.join(timeout_s)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,6 +14,10 @@ from helpers import LlamaCpp
 from helpers.engine import Engine, Request
 from helpers.errors import ModelFileError
 from helpers.isolation import make_core
+from helpers.models.adapter import check_lora_file
+from helpers.models.check import checked_header
+from tests.models.gguf_builders import Draft
+from tests.models.header_fuzz import mutants
 from tests.support import options
 
 N_EMBD = 576
@@ -98,3 +104,69 @@ def test_an_adapter_made_anew_at_the_same_path_answers(tmp_path: Path) -> None:
         assert second.generate(request).text != before
     assert first.generate(request).text == before
     first.close()
+
+
+def _changed(path: Path, edit: Callable[[Draft], object]) -> Path:
+    draft = Draft(write_adapter(path).read_bytes())
+    edit(draft)
+    draft.place_tensors()
+    return draft.write(path)
+
+
+def _kind(tensor: int, number: int) -> Callable[[Draft], object]:
+    return lambda draft: draft.tensors[tensor].__setitem__(2, number)
+
+
+def _shape(tensor: int, *shape: int) -> Callable[[Draft], object]:
+    return lambda draft: draft.tensors[tensor].__setitem__(1, list(shape))
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        *[(_kind(tensor, kind), "no weight has") for tensor in (0, 1) for kind in range(24, 29)],
+        (_shape(0, N_EMBD, 5), "do not fit"),
+        (_shape(1, 4, N_EMBD, 2), "do not fit"),
+        (lambda draft: draft.tensors.pop(), "missing"),
+        (lambda draft: draft.tensors.clear(), "no tensors"),
+        (lambda draft: draft.tensors[0].__setitem__(0, b"a.lora_c"), "neither"),
+        (lambda draft: draft.set("adapter.lora.alpha", "f", 6, float("nan")), "nan"),
+        (lambda draft: draft.set("adapter.lora.alpha", "I", 4, 4), "u32"),
+        (lambda draft: draft.set("general.type", "I", 4, 4), "general.type"),
+        (lambda draft: draft.set("general.architecture", "I", 4, 4), "architecture"),
+        (lambda draft: draft.remove("adapter.type"), "adapter.type"),
+        (lambda draft: draft.set_array("adapter.alora.invocation_tokens", "I", 4, [1]), "aLoRA"),
+    ],
+)
+def test_what_ggml_cannot_multiply_is_refused(
+    tmp_path: Path, edit: Callable[[Draft], object], words: str
+) -> None:
+    path = _changed(tmp_path / "odd.gguf", edit)
+    with pytest.raises(ModelFileError, match=r"LoRA adapter .*odd\.gguf") as caught:
+        check_lora_file(path, checked_header(options().model_path))
+    assert words in str(caught.value)
+
+
+def test_an_output_layer_that_is_the_input_layer_cannot_be_changed(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "input.gguf", tensor="token_embd.weight")
+    draft = Draft(path.read_bytes())
+    draft.tensors[0][1], draft.tensors[1][1] = [4, 49_152], [4, N_EMBD]
+    draft.place_tensors()
+    with pytest.raises(ModelFileError, match="output layer too"):
+        check_lora_file(draft.write(path), checked_header(options().model_path))
+
+
+def test_damaged_adapters_are_refused_or_fit(tmp_path: Path) -> None:
+    base = write_adapter(tmp_path / "a.gguf").read_bytes()
+    model = checked_header(options().model_path)
+    verdicts = collections.Counter[bool]()
+    for mutant in mutants(base, 5, 300, vocabulary=False):
+        mutant.write(tmp_path / "b.gguf")
+        try:
+            check_lora_file(tmp_path / "b.gguf", model)
+        except ModelFileError as error:
+            assert "LoRA" in str(error)
+            verdicts[False] += 1
+        else:
+            verdicts[True] += 1
+    assert verdicts[True] > 3 and verdicts[False] > 150

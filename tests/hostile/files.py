@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
+
 from helpers.native.context import Context
 from tests.hostile.base import (
     FRANCE,
@@ -22,6 +25,7 @@ from tests.hostile.base import (
     works,
     written,
 )
+from tests.models.gguf_builders import tiny_llama
 
 use = Uses("files")
 
@@ -220,3 +224,42 @@ def a_model_as_a_lora_adapter() -> object:
 )
 def a_lora_adapter_that_is_not_there() -> object:
     make(lora_path="nowhere.gguf")
+
+
+@use("an embedding model", Raises("ModelFileError", "embedding model", "eurobert", "no text"))
+def an_embedding_model() -> object:
+    return make(model_path=tiny_llama(Path("e.gguf"), architecture="eurobert")).invoke("x")
+
+
+@use("a diffusion model", Raises("ModelFileError", "diffusion model", "llada"))
+def a_diffusion_model() -> object:
+    return make(model_path=tiny_llama(Path("d.gguf"), architecture="llada")).invoke("x")
+
+
+@use("heads that do not divide", Raises("ModelFileError", "ended the process", "g.gguf"))
+def heads_that_do_not_divide() -> object:
+    path = tiny_llama(Path("g.gguf"), architecture="gemma", kv_heads=3)
+    return make(model_path=path).invoke("x")
+
+
+@use("rope factors of another type", Raises("ModelFileError", "rope_freqs", "F16", "F32"))
+def rope_factors_of_another_type() -> object:
+    path = tiny_llama(
+        Path("r.gguf"),
+        edit=lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(8, np.float16)),
+    )
+    return make(model_path=path).invoke("x")
+
+
+@use("a LoRA adapter of 64-bit floats", Raises("ModelFileError", "LoRA", "F64"))
+def a_lora_adapter_of_64_bit_floats() -> object:
+    writer = gguf.GGUFWriter("l.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((4, 576)))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.ones((576, 4)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return make(lora_path="l.gguf").invoke("x")

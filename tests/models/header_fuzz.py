@@ -7,6 +7,7 @@ import random
 import struct
 from pathlib import Path
 
+from helpers.models.formats import ARCHITECTURES
 from tests.models.gguf_builders import Draft, tensor_bytes
 
 EDGES = (0, 1, 2, 3, 7, 31, 63, 64, 255, 512, 513, 4096, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
@@ -29,11 +30,12 @@ class Mutant:
             file.truncate(max(self.size, len(self.head)))
 
 
-def mutants(base: bytes, seed: int, count: int) -> list[Mutant]:
-    """Return `count` damaged variants of a model whose header is `base` (data section left out)."""
+def mutants(base: bytes, seed: int, count: int, *, vocabulary: bool = True) -> list[Mutant]:
+    """Return `count` damaged variants of a file whose header is `base` (data section left out)."""
     rng = random.Random(seed)
     draft = Draft(base)
-    kinds = (_bytes, _value, _value, _value, _tensor, _tensor, _structure, _vocabulary)
+    kinds = [_bytes, _value, _value, _value, _tensor, _tensor, _structure]
+    kinds += [_vocabulary, _heads, _further] if vocabulary else []
     return [rng.choice(kinds)(rng, base, copy.deepcopy(draft)) for _ in range(count)]
 
 
@@ -107,9 +109,11 @@ def _value(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
                 ("tokenizer.ggml.token_type_count", rng.choice(EDGES)),
                 ("general.alignment", rng.choice(EDGES)),
                 ("llama.rope.scaling.original_context_length", rng.choice(EDGES)),
+                ("llama.attention.key_length_swa", rng.choice(EDGES)),
+                ("llama.interleave_moe_layer_step", rng.choice(EDGES)),
             )
         )
-        draft.set(extra[0], "I", 4, extra[1])
+        draft.set(extra[0].replace("llama", _architecture(draft)), "I", 4, extra[1])
     return _finish(f"value of {name!r}", draft)
 
 
@@ -135,6 +139,52 @@ def _tensor(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
     return _finish(f"tensor {tensor[0]!r}, {action}", draft, honest)
 
 
+def _heads(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
+    """Other numbers of heads, with tensors of the shapes that belong to them."""
+    arch = _architecture(draft)
+    heads, kv_heads, length = rng.randrange(1, 9), rng.randrange(1, 9), rng.choice((1, 2, 3, 8, 20))
+    draft.set(f"{arch}.attention.head_count", "I", 4, heads)
+    draft.set(f"{arch}.attention.head_count_kv", "I", 4, kv_heads)
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        draft.set(f"{arch}.{name}", "I", 4, length)
+    for tensor in draft.tensors:
+        kind = tensor[0].split(b".")[-2]
+        if kind in (b"attn_q", b"attn_k", b"attn_v"):
+            tensor[1][-1] = length * (heads if kind == b"attn_q" else kv_heads)
+        elif kind == b"attn_output":
+            tensor[1][0] = length * heads
+        elif kind in (b"attn_q_norm", b"attn_k_norm"):
+            tensor[1] = [length]
+    return _finish(f"{heads} heads of {length}, {kv_heads} for keys", draft)
+
+
+def _further(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
+    """A tensor that the model may have: factors, scales, biases."""
+    name, shape = rng.choice(
+        (
+            (b"rope_freqs.weight", [8]),
+            (b"rope_factors_long.weight", [8]),
+            (b"blk.0.attn_q.scale", [1]),
+            (b"blk.1.ffn_down.scale", [1]),
+            (b"blk.0.attn_k.input_scale", [1]),
+            (b"blk.0.attn_q.bias", [64]),
+            (b"blk.1.attn_v.bias", [32]),
+            (b"blk.1.attn_output.bias", [64]),
+            (b"blk.0.ffn_up.bias", [96]),
+            (b"blk.0.attn_q_norm.weight", [16]),
+            (b"output.weight", [64, 266]),
+            (b"cls.output.weight", [64, 1]),
+        )
+    )
+    kind = rng.choice((0, 0, 0, *range(43)))
+    draft.tensors.append([name, shape, kind, 0])
+    return _finish(f"with {name!r} of type {kind}", draft)
+
+
+def _architecture(draft: Draft) -> str:
+    return str(draft.key("general.architecture")[2][8:], "utf-8", "replace")
+
+
 def _structure(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
     action = rng.randrange(7)
     if action == 0:
@@ -151,13 +201,11 @@ def _structure(rng: random.Random, base: bytes, draft: Draft) -> Mutant:
         rng.shuffle(draft.keys)
         rng.shuffle(draft.tensors)
     else:
-        # Another architecture: every key of the old one renamed, so that the values are found.
-        arch = rng.choice(
-            (b"qwen2", b"gemma2", b"mamba", b"bert", b"t5", b"gpt2", b"phi3", b"rwkv6")
-        )
+        # Another architecture, with every key of the old one renamed, so that the values are found.
+        old, arch = _architecture(draft), rng.choice(sorted(ARCHITECTURES))
         for entry in draft.keys:
-            entry[0] = entry[0].replace(b"llama.", arch + b".")
-        draft.set_text("general.architecture", arch.decode())
+            entry[0] = entry[0].replace(f"{old}.".encode(), f"{arch}.".encode())
+        draft.set_text("general.architecture", arch)
     return _finish(f"structure, {action}", draft)
 
 

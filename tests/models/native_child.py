@@ -10,6 +10,9 @@ import sys
 
 import llama_cpp
 
+# Words, and every character that has one byte or two.
+TEXT = b"Hello, world!\n<|end|>" + "".join(map(chr, range(2048))).encode() + "한🦙".encode()
+
 
 @llama_cpp.llama_log_callback
 def _quiet(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
@@ -28,20 +31,21 @@ def use(path: str) -> str:
         context_params.n_ctx = 64
         context_params.n_batch = context_params.n_ubatch = 32
         context_params.n_threads = context_params.n_threads_batch = 1
+        context_params.n_outputs_max = 1
         context = llama_cpp.llama_init_from_model(model, context_params)
         if not context:
             return "no context"
         try:
-            tokens = (llama_cpp.llama_token * 16)()
-            text = b"Hello, world!\n"
-            n = llama_cpp.llama_tokenize(vocab, text, len(text), tokens, 16, True, True)
+            tokens = (llama_cpp.llama_token * len(TEXT))()
+            n = llama_cpp.llama_tokenize(vocab, TEXT, len(TEXT), tokens, len(TEXT), True, True)
             if n <= 0:
                 return "no tokens"
-            batch = llama_cpp.llama_batch_get_one(tokens, n)
-            if llama_cpp.llama_decode(context, batch) != 0:
-                return "no decode"
-            if not llama_cpp.llama_get_logits_ith(context, -1):
-                return "no logits"
+            for count in (min(n, 24), 1):
+                batch = llama_cpp.llama_batch_get_one(tokens, count)
+                if llama_cpp.llama_decode(context, batch) != 0:
+                    return "no decode"
+                if not llama_cpp.llama_get_logits_ith(context, -1):
+                    return "no logits"
             buffer = ctypes.create_string_buffer(256)
             llama_cpp.llama_token_to_piece(vocab, tokens[0], buffer, 256, 0, True)
             return "ok"
@@ -56,7 +60,7 @@ def main() -> None:
         import resource
 
         # An allocation that no such small model needs must fail, not fill the machine.
-        limit = int(sys.argv[1]) if len(sys.argv) > 1 else 8 * 2**30
+        limit = int(sys.argv[1]) if len(sys.argv) > 1 else 3 * 2**30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except ImportError:

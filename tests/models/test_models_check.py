@@ -227,7 +227,7 @@ DAMAGES: dict[str, tuple[Callable[[Draft], object], str]] = {
     "layers of text": (lambda d: d.set_text("llama.block_count", "2"), "type str, not u32"),
     "no context length": (lambda d: d.remove("llama.context_length"), "context_length' is missing"),
     "no heads": (_only("attention.head_count", 0), "no attention heads"),
-    "odd heads": (_only("attention.head_count", 3), "ask for"),
+    "odd heads": (_only("attention.head_count", 3), "no multiple"),
     "part of the head rotated": (_only("rope.dimension_count", 8), "its heads have 16"),
     "wrong width": (_only("embedding_length", 128), "values (llama.embedding_length)"),
     "wrong feed-forward": (_only("feed_forward_length", 97), "ask for (64, 97)"),
