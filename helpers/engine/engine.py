@@ -20,6 +20,7 @@ from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Event, Job
 from helpers.errors import HelpersError
 from helpers.load_options import LoadOptions
+from helpers.models.check import fingerprint
 
 
 class Core(Protocol):
@@ -72,8 +73,8 @@ class Engine:
     def __init__(self, options: LoadOptions, make_core: MakeCore | None = None) -> None:
         self.options = settle(options)
         self._make_core = make_core or _local_core
-        state = Path(self.options.model_path).stat()
-        self._key = (self.options, state.st_size, state.st_mtime_ns, os.getpid())
+        paths = [self.options.model_path, *filter(None, [self.options.lora_path])]
+        self._key = (self.options, *(fingerprint(Path(path)) for path in paths), os.getpid())
         self._closed = False
         self._shared = self._acquire()
 
@@ -107,6 +108,11 @@ class Engine:
     def native_log(self) -> str:
         """What llama.cpp logged while it loaded the model, debug lines included."""
         return "\n".join(line for _, line in self._core.native_log)
+
+    @property
+    def files(self) -> tuple[Any, ...]:
+        """Sizes and times of the model's files, and of its adapter's, when they were loaded."""
+        return self._key[1:-1]
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
