@@ -1,10 +1,12 @@
-"""Check that a value suits its name: one check for numbers, one for choices, one for switches."""
+"""Check that a value suits its name: numbers, texts, switches and choices, each in one way."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 86_400.0
@@ -54,6 +56,61 @@ def check_seconds(name: str, value: Any) -> float:
     5.0
     """
     return float(check_range(name, value, 0.0, _LONGEST, " seconds (a day)"))
+
+
+def check_text(name: str, value: Any) -> str:
+    """Check a text.
+
+    Returns:
+        The value as a plain `str`; of a subclass, such as a string enum, its content.
+
+    Raises:
+        TypeError: It is not a text.
+
+    >>> check_text("suffix", "!")
+    '!'
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text (str), not {type(value).__name__}.")
+    return str.__str__(value)
+
+
+def check_path(name: str, value: Any) -> str:
+    """Check a path.
+
+    Returns:
+        The path as a plain `str`, a `~` at its beginning as the home that it stands for.
+
+    Raises:
+        TypeError: It is neither `str` nor `PathLike`.
+
+    >>> check_path("model_path", Path("model.gguf"))
+    'model.gguf'
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
+        raise TypeError(f"{name}={value!r} must be a path: str or PathLike.")
+    path = str.__str__(path)
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # the home of nobody: there will be no such file
+        return path
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Check a switch; what equals True or False, as 1 and NumPy's booleans do, passes too.
+
+    Returns:
+        The value as a plain `bool`.
+
+    Raises:
+        TypeError: It is neither.
+
+    >>> check_switch("echo", 1)
+    True
+    """
+    if value not in (True, False):
+        raise TypeError(f"{name}={value!r} must be True or False.")
+    return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:

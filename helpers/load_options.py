@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.checks import check_choice, check_range
+from helpers.checks import check_choice, check_path, check_range
 from helpers.kv_types import kv_type
 
 MAX_THREADS = 512
@@ -46,6 +46,10 @@ def _layers(name: str, value: Any) -> Any:
     if isinstance(value, str) and value != "auto":
         raise ValueError(f"{name}={value!r} must be a number or 'auto'.")
     return value if value == "auto" else check_range(name, value, -1, 2**31 - 1)
+
+
+def _path_or_none(name: str, value: Any) -> Any:
+    return None if value is None else check_path(name, value)
 
 
 def _shares(name: str, value: Any) -> Any:
@@ -90,7 +94,7 @@ class LoadOptions:
     """How to load a model. Two engines with equal options share one loaded model.
 
     Attributes:
-        model_path: The GGUF file.
+        model_path: The GGUF file; `str` or `PathLike`, `~` is expanded.
         n_ctx: Tokens of context per sequence; 0 for what the model was trained with; None for
             4096 or the model's own if smaller.
         n_batch: Tokens handed to llama.cpp in one decode, 1 to `n_ctx`.
@@ -131,7 +135,7 @@ class LoadOptions:
         check_tensors: Look for invalid numbers in the weights while loading (slower).
         vocab_only: Load the vocabulary alone: tokens can be counted, nothing generated.
         kv_overrides: Metadata in place of the file's, as a dict or as pairs.
-        lora_path: A LoRA adapter in GGUF form, or None.
+        lora_path: A LoRA adapter in GGUF form, likewise, or None.
         lora_scale: Strength of the adapter.
         isolate: Run in a child process: True, False, or "auto" (as soon as a device other than
             the CPU is used).
@@ -141,7 +145,7 @@ class LoadOptions:
         ValueError: A value has no meaning. What depends on the file is checked when it is loaded.
     """
 
-    model_path: str
+    model_path: str = _option(dataclasses.MISSING, check_path)
     n_ctx: int | None = _option(
         None, _number(0, 2**31 // MAX_SEQUENCES, or_none=True), of=_CONTEXT, as_is=False
     )
@@ -178,7 +182,7 @@ class LoadOptions:
     check_tensors: bool = _option(False, _SWITCH, of=_MODEL)
     vocab_only: bool = _option(False, _SWITCH, of=_MODEL)
     kv_overrides: tuple[tuple[str, Any], ...] = _option((), _pairs, of=_MODEL, as_is=False)
-    lora_path: str | None = None
+    lora_path: str | None = _option(None, _path_or_none)
     lora_scale: float = _option(1.0, _number(-1e6, 1e6))
     isolate: bool | str = _option("auto", _one_of(True, False, "auto"))
 

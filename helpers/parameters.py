@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from helpers.load_options import LoadOptions
+from helpers.warn import warn_caller
 
 DEAD_FIELDS = {
     "f16_kv": 'the KV cache is f16 by default; choose with type_k="f16" and type_v="f16"',
@@ -21,6 +22,15 @@ DEAD_FIELDS = {
     "client": "the model is loaded by LlamaCpp itself; drop it",
 }
 """Fields of the archived class that mean nothing any more, with what to use instead."""
+
+DEAD_ARGUMENTS = {
+    **{name: DEAD_FIELDS[name] for name in ("f16_kv", "n_parts", "lora_base")},
+    "n_gqa": "the model file says how many heads share their keys; drop it",
+    "rms_norm_eps": "the model file has it; drop it",
+    "low_vram": "offload_kqv=False keeps the KV cache on the CPU",
+    "mul_mat_q": "llama.cpp chooses the kernels; drop it",
+}
+"""Arguments that `llama_cpp.Llama` once had, given in `model_kwargs`, with what to use instead."""
 
 _REFUSED = {
     "embedding": "embeddings are another model's job (LlamaCppEmbeddings)",
@@ -51,8 +61,10 @@ def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
 def load_settings(model_kwargs: Mapping[str, Any], fields: Iterable[str] = ()) -> dict[str, Any]:
     """Fields of `LoadOptions` from `model_kwargs`, whose names are those of `llama_cpp.Llama`.
 
+    An argument that `Llama` once had has no effect, and a `DeprecationWarning` says so.
+
     Args:
-        model_kwargs: What the user gave; None is an option's default.
+        model_kwargs: What the user gave; None is an argument's default.
         fields: Names that are fields of `LlamaCpp` and must be given as such.
 
     Raises:
@@ -61,10 +73,23 @@ def load_settings(model_kwargs: Mapping[str, Any], fields: Iterable[str] = ()) -
     """
     known = {f.name for f in dataclasses.fields(LoadOptions)}
     fields = set(fields)
-    reject_unknown(model_kwargs, known | fields | set(_REFUSED), "model_kwargs")
+    reject_unknown(model_kwargs, known | fields | {*_REFUSED, *DEAD_ARGUMENTS}, "model_kwargs")
     for name, value in model_kwargs.items():
-        if name in _REFUSED:
+        if name in DEAD_ARGUMENTS:
+            warn_dead("model_kwargs", name, DEAD_ARGUMENTS[name])
+        elif value is None:
+            continue
+        elif name in _REFUSED:
             raise ValueError(f"model_kwargs: {name!r} cannot be used: {_REFUSED[name]}.")
-        if name in fields:
+        elif name in fields:
             raise ValueError(f"model_kwargs: give {name}={value!r} as a parameter of its own.")
-    return {name: value for name, value in model_kwargs.items() if value is not None}
+    return {
+        name: value
+        for name, value in model_kwargs.items()
+        if name not in DEAD_ARGUMENTS and value is not None
+    }
+
+
+def warn_dead(what: str, name: str, successor: str) -> None:
+    """Say that a name has no effect any more, and what has."""
+    warn_caller(f"{what}: {name!r} has no effect any more: {successor}.", DeprecationWarning)

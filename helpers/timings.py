@@ -26,11 +26,12 @@ _COLUMNS = {"": "<", "ms": ">.2f", "tokens": ">", "ms per token": ">.2f", "token
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timings:
+class Timings(dict[str, Any]):
     """Where the time of one call went. A figure that was not measured is None.
 
     Times are milliseconds (0 or more), counts are tokens (0 or more). Figures that are not
-    finite become None. Objects compare equal when all their figures do.
+    finite become None. Objects compare equal when all their figures do. It is also a dict of them,
+    for all that writes JSON (LangChain's caches and tracers, message stores).
 
     Attributes:
         load_ms: Loading the model, once, before the call. In a log that was *parsed* this is
@@ -78,6 +79,7 @@ class Timings:
                 object.__setattr__(self, name, plain(value) if math.isfinite(number) else None)
         if self.token_ms is not None:
             object.__setattr__(self, "token_ms", [float(ms) for ms in self.token_ms])
+        self.update((name, getattr(self, name)) for name in _NAMES)
 
     @property
     def prompt_per_second(self) -> float | None:

@@ -83,19 +83,17 @@ def test_a_schema_is_traced_within_its_strings() -> None:
     assert [[c.text for c in token.refused] for token in tokens] == [["Sure"], ["\n"], ['"]']]
 
 
-def test_parts_of_characters_are_unknown_and_the_rest_is_found_again() -> None:
+def test_parts_of_characters_are_judged_by_their_bytes() -> None:
     grammar = Grammar.from_string('root ::= "é" [a-c]+')
     steps = said(
-        ("�", {"�": 0.5, "x": 0.5}),
-        ("�", {"�": 0.5, "x": 0.5}),
-        ("b", {"b": 0.5, "x": 0.5}),
+        (r"bytes:\xc3", {r"bytes:\xc3": 0.5, "x": 0.3, r"bytes:\xf0\x9f": 0.2}),
+        (r"bytes:\xa9", {r"bytes:\xa9": 0.5, r"bytes:\xa8": 0.3, "x": 0.2}),
+        ("b", {"b": 0.5, "x": 0.3, "token_id:7": 0.2}),
     )
-    first, second, third = trace_choices(grammar, steps, "éb")
-    assert [c.allowed for c in first.choices] == [None, False]
-    assert [c.allowed for c in second.choices] == [None, None]
-    assert [c.allowed for c in third.choices] == [True, False]
-    without_text = trace_choices(grammar, steps)
-    assert [c.allowed for c in without_text[2].choices] == [None, None]
+    first, second, third = trace_choices(grammar, steps)
+    assert [c.allowed for c in first.choices] == [True, False, False]
+    assert [c.allowed for c in second.choices] == [True, False, False]
+    assert [c.allowed for c in third.choices] == [True, False, None]
 
 
 def test_grammars_that_name_tokens_are_refused_in_words() -> None:

@@ -166,6 +166,11 @@ class Engine:
         """What llama.cpp logged while it loaded the model, debug lines included."""
         return "\n".join(line for _, line in self._core.native_log)
 
+    @property
+    def files(self) -> tuple[Any, ...]:
+        """Sizes and times of the model's files, and of its adapter's, when they were loaded."""
+        return self._shared.key[1:-1]
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
         return self._core.tokenize(text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from helpers.checks import check_range
+from helpers.checks import check_range, check_switch, check_text
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ _MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One text to generate.
+    """One text to generate, as plain data.
+
+    What is given in a subclass of `str`, as a string enum, or as a number of NumPy, is kept as the
+    `str`, `int` or `float` that it stands for.
 
     Attributes:
         prompt: The text to continue, special tokens such as `<|im_start|>` read as such; or
@@ -49,7 +53,7 @@ class Request:
         presence_penalty: Subtracted once from the logit of each token that occurred there.
         last_n: Tokens of the answer that the penalties look at; 0 for none, -1 for all.
         seed: Same seed, same text; None or -1 for a random one.
-        stop: Strings that end the text.
+        stop: Strings that end the text, or one.
         grammar: What the text must match, or None. A token is chosen as without a grammar; if the
             grammar refuses it, once more by the same settings from what the grammar allows. With a
             temperature alone that is exactly the model's distribution among the allowed tokens.
@@ -82,16 +86,20 @@ class Request:
     suffix: str | None = None
 
     def __post_init__(self) -> None:
+        plain = {
+            "prompt": _prompt(self.prompt),
+            "stop": stop_strings(self.stop),
+            "logit_bias": tuple(_bias(token, value) for token, value in self.logit_bias),
+            "echo": check_switch("echo", self.echo),
+            "fast_forward": check_switch("fast_forward", self.fast_forward),
+            "suffix": None if self.suffix is None else check_text("suffix", self.suffix),
+        }
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:
-                object.__setattr__(self, name, check_range(name, value, low, high))
-        if any(not isinstance(stop, str) or not stop for stop in self.stop):
-            raise ValueError(f"stop={list(self.stop)!r} must be a list of strings, none empty.")
-        for token, value in self.logit_bias:
-            check_range("a token of logit_bias", token, 0, 2**31 - 1)
-            if value != -math.inf:  # which bans the token
-                check_range(f"logit_bias[{token}]", value, -1e6, 1e6)
+                plain[name] = check_range(name, value, low, high)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def seed_or_random(self) -> int:
         """The seed, or a random one where none was given."""
@@ -107,6 +115,48 @@ class Request:
             for name, default in defaults.items()
             if getattr(self, name) != default
         }
+
+
+def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Stop strings as plain data, each once.
+
+    Args:
+        stop: One string, or several, or None for none.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: One is empty, or not a string.
+
+    >>> stop_strings("the end"), stop_strings(None)
+    (('the end',), ())
+    """
+    if stop is None or isinstance(stop, str):
+        given: list[Any] = [] if stop is None else [stop]
+    elif isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray):
+        given = list(stop)
+    else:
+        raise TypeError(f"stop={stop!r} must be a string or a list of strings.")
+    if any(not isinstance(one, str) or not one for one in given):
+        raise ValueError(f"stop={given!r} must be a list of strings, none empty.")
+    return tuple(dict.fromkeys(str.__str__(one) for one in given))
+
+
+def _prompt(prompt: Any) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        return check_text("prompt", prompt)
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):
+        raise TypeError(f"prompt must be a text or token ids, not {type(prompt).__name__}.")
+    return tuple(
+        one if type(one) is int else check_range("a token of the prompt", one, 0, 2**31 - 1)
+        for one in prompt
+    )
+
+
+def _bias(token: Any, value: Any) -> tuple[int, float]:
+    token = check_range("a token of logit_bias", token, 0, 2**31 - 1)
+    if value == -math.inf:  # which bans the token
+        return token, -math.inf
+    return token, check_range(f"logit_bias[{token}]", value, -1e6, 1e6)
 
 
 @dataclass(frozen=True)

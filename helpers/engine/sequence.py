@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.text import TextStream
 from helpers.errors import GrammarError, HelpersError, ModelFileError
 from helpers.grammars.mask import Matcher
+from helpers.grammars.mask.token_text import token_text
 from helpers.native import Context, Model, SamplerChain
 from helpers.timings import Timings
 
@@ -83,8 +85,9 @@ class Sequence:
         self._room = n_ctx - len(tokens)
         if request.max_tokens is not None and request.max_tokens > 0:
             self._room = min(self._room, request.max_tokens)
+        before = len(request.prompt) if request.echo and isinstance(request.prompt, str) else 0
         self._logprobs = (
-            _LogProbs(request.logprobs, model) if request.logprobs is not None else None
+            _LogProbs(request.logprobs, model, before) if request.logprobs is not None else None
         )
         self._penalties = _Penalties(request) if _Penalties.wanted(request) else None
         for token, _ in request.logit_bias:
@@ -282,12 +285,22 @@ class _Penalties:
 
 
 class _LogProbs:
-    """Log probabilities in the form of OpenAI's completions, from one row of logits at a time."""
+    """Log probabilities in the form of OpenAI's completions, from one row of logits at a time.
 
-    def __init__(self, top: int, model: Model) -> None:
+    A token is named by its text, or by its bytes if they are a part of a character; one whose text
+    is that of the chosen or of a likelier token, by its number: `token_id:7`.
+
+    Args:
+        top: How many of the likeliest tokens to tell.
+        model: The loaded model.
+        offset: Characters of the text before the first token.
+    """
+
+    def __init__(self, top: int, model: Model, offset: int = 0) -> None:
         self._top = min(top, model.n_vocab)
         self._model = model
-        self._offset = 0
+        self._offset = offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._row: npt.NDArray[np.float64] = np.empty(0)
         self._new = self._empty()
         self.all = self._empty()
@@ -302,24 +315,26 @@ class _LogProbs:
         self._row = row - np.log(np.exp(row).sum())
 
     def chose(self, token: int) -> None:
-        row, piece = self._row, self._text(token)
+        row, raw = self._row, self._model.piece(token)
+        name = token_text(raw)
         best = np.argpartition(-row, self._top - 1)[: self._top] if self._top else np.empty(0, int)
-        ranked = sorted((int(i) for i in best), key=lambda i: -row[i])
-        top = {self._text(i): float(row[i]) for i in ranked}
-        top.setdefault(piece, float(row[token]))
-        for name, value in (
-            ("tokens", piece),
+        names = {name: token}
+        for other in sorted((int(i) for i in best), key=lambda i: -row[i]):
+            if other != token:
+                text = token_text(self._model.piece(other))
+                names[f"token_id:{other}" if text in names else text] = other
+        ranked = sorted(names, key=lambda name: -row[names[name]])
+        for key, value in (
+            ("tokens", name),
             ("text_offset", self._offset),
             ("token_logprobs", float(row[token])),
-            ("top_logprobs", top),
+            ("top_logprobs", {name: float(row[names[name]]) for name in ranked}),
         ):
-            self._new[name].append(value)
-            self.all[name].append(value)
-        self._offset += len(piece)
+            self._new[key].append(value)
+            self.all[key].append(value)
+        # A character counts where it is whole: the text has no parts of one.
+        self._offset += len(self._decoder.decode(raw))
 
     def take(self) -> dict[str, list[Any]]:
         new, self._new = self._new, self._empty()
         return new
-
-    def _text(self, token: int) -> str:
-        return self._model.piece(token).decode("utf-8", "replace")

@@ -294,4 +294,6 @@ class Grammar:
     def __repr__(self) -> str:
         shown = self._source.content()
         shown = shown if len(shown) < 60 else shown[:57] + "..."
-        return f"<Grammar {'of the schema ' + shown if self.gbnf is None else repr(shown)}>"
+        shown = "of the schema " + shown if self.gbnf is None else repr(shown)
+        # Who tells calls apart by the `repr` of their parameters must not take one for another.
+        return f"<Grammar {shown} {self.key[:16]}>"

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from helpers.children import Parent
 from helpers.errors import HelpersError
-from helpers.isolation.core import frame, read_frame
+from helpers.isolation.wire import frame, read_frame
 
 
 def main() -> None:
@@ -24,8 +24,7 @@ def main() -> None:
     status = 0
     try:
         while True:
-            verb, *arguments = read_frame(parent.requests)
-            getattr(server, f"do_{verb}")(*arguments)
+            server.take(*read_frame(parent.requests))
     except EOFError:
         server.close()
     except BaseException:  # a message that cannot be read: the parent shows this text
@@ -46,6 +45,14 @@ class _Server:
         self._core: Any = None
         self._jobs: dict[int, Any] = {}
         self._grammars: dict[str, Any] = {}
+
+    def take(self, verb: str, to: Any, content: Any) -> None:
+        """Carry out one message, or answer that it could not be read."""
+        if isinstance(content, HelpersError):
+            for number in to if isinstance(to, list) else [to]:
+                self._reply("event" if verb == "submit" else "reply", number, content)
+        else:
+            getattr(self, f"do_{verb}")(to, content)
 
     def do_load(self, number: int, options: Any) -> None:
         """Load the model and report what it took."""
@@ -69,18 +76,16 @@ class _Server:
             self._reply("reply", number, error)
 
     def do_submit(
-        self,
-        requests: list[tuple[int, Any, str | None]],
-        grammars: dict[str, Any],
-        forgotten: list[str],
+        self, numbers: list[int], content: tuple[list[Any], dict[str, Any], list[str]]
     ) -> None:
         """Queue requests; each event goes back with the request's number.
 
         Args:
-            requests: Their numbers, themselves without their grammars, and the grammars' keys.
-            grammars: Those that are new here, by key.
-            forgotten: Keys that will not be named again.
+            numbers: Of the requests.
+            content: The requests, without their grammars and with the grammars' keys; the grammars
+                that are new here, by key; keys that will not be named again.
         """
+        requests, grammars, forgotten = content
         self._grammars |= grammars
         from helpers.engine.options import Chunk
         from helpers.engine.sequence import Job
@@ -94,20 +99,24 @@ class _Server:
             return sink
 
         jobs = []
-        for number, request, key in requests:
+        for number, (request, key) in zip(numbers, requests, strict=True):
+            if key is not None and key not in self._grammars:
+                error = HelpersError("The grammar did not reach the process that holds the model.")
+                self._reply("event", number, error)
+                continue
             if key is not None:
                 request = replace(request, grammar=self._grammars[key])
             self._jobs[number] = job = Job(request, sink_for(number))
             jobs.append(job)
         for key in forgotten:
-            del self._grammars[key]
+            self._grammars.pop(key, None)
         try:
             self._core.submit(jobs)
         except HelpersError as error:
             for job in jobs:
                 job.tell(error)
 
-    def do_cancel(self, number: int) -> None:
+    def do_cancel(self, number: int, _content: None) -> None:
         """End a request early."""
         job = self._jobs.get(number)
         if job is not None:
@@ -129,9 +138,9 @@ class _Server:
 
     def _reply(self, verb: str, number: int, content: Any) -> None:
         try:
-            raw = frame((verb, number, content))
+            raw = frame(verb, number, content)
         except Exception:
-            raw = frame((verb, number, HelpersError(f"{type(content).__name__}: {content}")))
+            raw = frame(verb, number, HelpersError(f"{type(content).__name__}: {content}"))
         with self._lock:
             try:
                 self._replies.write(raw)

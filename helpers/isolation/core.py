@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import queue
-import struct
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import IO, Any
+from typing import Any
 
 from helpers.children import Child
 from helpers.engine.core import LocalCore
@@ -24,33 +22,11 @@ from helpers.engine.options import Completion
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileError
+from helpers.isolation.wire import frame, read_frame
 from helpers.load_options import LoadOptions
 
-_HEADER = struct.Struct("<Q")
 _GRAMMARS_KEPT = 64
 """Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
-
-
-def frame(message: object) -> bytes:
-    """One message as it goes through a pipe: its length in 8 bytes, then the pickle."""
-    raw = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _HEADER.pack(len(raw)) + raw
-
-
-def read_frame(stream: IO[bytes]) -> Any:
-    """Read one message.
-
-    Raises:
-        EOFError: The other side is gone.
-    """
-    header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise EOFError
-    (size,) = _HEADER.unpack(header)
-    raw = stream.read(size)
-    if len(raw) < size:
-        raise EOFError
-    return pickle.loads(raw)
 
 
 class IsolatedCore:
@@ -127,17 +103,17 @@ class IsolatedCore:
             numbered = dict(enumerate(jobs, first))
             known, fresh = dict(self._grammars), {}
             requests = []
-            for number, job in numbered.items():
+            for job in numbered.values():
                 grammar = job.request.grammar
                 key = None if grammar is None else grammar.key
                 if grammar is not None and known.pop(key, None) is None:
                     fresh[key] = grammar
                 if key is not None:
                     known[key] = True  # again, as the last one used
-                requests.append((number, replace(job.request, grammar=None), key))
+                requests.append((replace(job.request, grammar=None), key))
             forgotten = list(known)[: max(0, len(known) - _GRAMMARS_KEPT)]
-            # Pickled here, so that what cannot be pickled is the caller's exception.
-            raw = frame(("submit", requests, fresh, forgotten))
+            # Made here, so that what cannot be sent is the caller's exception.
+            raw = frame("submit", list(numbered), (requests, fresh, forgotten))
             self._grammars = {key: True for key in known if key not in forgotten}
             self._next += len(numbered)
             self._jobs.update(numbered)
@@ -150,7 +126,7 @@ class IsolatedCore:
         with self._lock:
             number = self._numbers.get(job)
         if number is not None:
-            self._outgoing.put(frame(("cancel", number)))
+            self._outgoing.put(frame("cancel", number))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
@@ -184,7 +160,7 @@ class IsolatedCore:
             if self._dead is not None:
                 raise self._dead
             self._next += 1
-            raw = frame((verb, self._next, argument))
+            raw = frame(verb, self._next, argument)
             self._replies[self._next] = replies
             self._outgoing.put(raw)
         reply = replies.get()

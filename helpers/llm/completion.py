@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -19,7 +19,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from helpers.engine import Completion, Request
-from helpers.llm.fields import SAMPLING, ModelFields
+from helpers.llm.cache import marked
+from helpers.llm.fields import PER_CALL, ModelFields
 from helpers.llm.results import final_info, logprobs_info, one_line, text_chunk, token_usage
 
 
@@ -41,12 +42,47 @@ class LlamaCpp(ModelFields, BaseLLM):
     def _llm_type(self) -> str:
         return "llamacpp"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        names = ("model_path", "n_ctx", *SAMPLING, "last_n_tokens_size", "stop", "grammar")
-        return {name: getattr(self, name) for name in names}
-
     # -- calls ------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: list[str], stop: Any = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Answer several prompts, from LangChain's cache where there is one and it has the answer.
+
+        An answer belongs to all that decides it: the files, the fields, the call's parameters. One
+        that was drawn (`temperature` above 0) is kept as well, with `seed=-1` too: ask with
+        `cache=False` for a new one each time. An answer from the cache has `from_cache` in its
+        `generation_info`, beside the timings of the call that made it; `last_timings` is None.
+
+        Args:
+            prompts: The prompts.
+            stop: Strings that end an answer, added to the model's own.
+            callbacks: LangChain's callbacks.
+            **kwargs: Parameters of the call, and LangChain's `tags`, `metadata` and the like.
+
+        Returns:
+            One generation for each prompt, in their order.
+        """
+        caller, rest = self._caller(stop, kwargs)
+        return super(LlamaCpp, caller).generate(prompts, caller.stop, callbacks, **rest)
+
+    async def agenerate(
+        self, prompts: list[str], stop: Any = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """`generate` without blocking the event loop."""
+        caller, rest = self._caller(stop, kwargs)
+        return await super(LlamaCpp, caller).agenerate(prompts, caller.stop, callbacks, **rest)
+
+    def _caller(self, stop: Any, kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The model of one call, and what is left of the call's parameters for LangChain.
+
+        LangChain asks its caches with the fields alone, without the parameters of the call.
+        """
+        self._timings.set(None)
+        given = {name: value for name, value in kwargs.items() if name in PER_CALL}
+        caller = self._for_call(stop, given)
+        caller.__dict__["cache"] = marked(self.cache)
+        return caller, {name: value for name, value in kwargs.items() if name not in given}
 
     def batch(
         self,

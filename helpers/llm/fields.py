@@ -8,47 +8,65 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from helpers.checks import check_path, check_text
 from helpers.engine import Engine, LoadOptions, LoadReport, Request
+from helpers.engine.options import stop_strings
 from helpers.errors import ModelFileError
 from helpers.grammars import Grammar
 from helpers.isolation import make_core
 from helpers.llm.results import LastTimings
 from helpers.native import Device
-from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown
+from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown, warn_dead
 from helpers.threads import busy
 from helpers.timings import Timings
-from helpers.warn import warn_caller
 
-SAMPLING = (
-    "max_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "seed",
-    "logprobs",
-    "logit_bias",
-    "echo",
-    "suffix",
+SAMPLING = tuple(
+    field.name
+    for field in dataclasses.fields(Request)
+    if field.name not in {"prompt", "stop", "grammar", "last_n", "fast_forward"}
 )
+"""What fields, calls and requests call by the same name."""
+
+PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
+"""Fields that can also be given per call."""
+
 _EITHER = {"type_k", "type_v", "flash_attn", "swa_full", "offload_kqv", "op_offload"}
 """Fields that may also be given in `model_kwargs`, where they stood before they were fields."""
 
-_PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
+_LOADING = {field.name for field in dataclasses.fields(LoadOptions)} | {"model_kwargs"}
+"""Fields that are read when the model is loaded, and never again."""
+
+_SAME_ANSWER = {
+    "prompt", "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
+}  # fmt: skip
+"""What `LoadOptions` and `Request` have and no answer depends on."""
+
+
+def _expanded(path: Any) -> Any:
+    return check_path("path", path) if isinstance(path, str | os.PathLike) else path
+
+
+def _alone_or_listed(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+_File = Annotated[str, BeforeValidator(_expanded)]
 
 
 class ModelFields(BaseModel):
-    """What every LangChain face of a model shares: its fields, its engine, its requests."""
+    """What every LangChain face of a model shares: its fields, its engine, its requests.
 
-    model_path: str
+    A field can be set later on: it is checked as at the making. What is read when the model is
+    loaded cannot: make a new model, or `llm.model_copy(update={"n_ctx": 8192})`.
+    """
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    model_path: _File
     """The GGUF file; `str` or `PathLike`, `~` is expanded."""
 
     # -- loading
@@ -87,8 +105,8 @@ class ModelFields(BaseModel):
     vocab_only: bool = LoadOptions.vocab_only
     """Load the vocabulary alone: counts tokens, cannot generate."""
 
-    lora_path: str | None = None
-    """A LoRA adapter (GGUF) made for this model."""
+    lora_path: _File | None = None
+    """A LoRA adapter (GGUF) made for this model; `str` or `PathLike`, `~` is expanded."""
 
     rope_freq_base: float = 0.0
     """Base frequency of the rotary positions; 0: the file's own."""
@@ -158,8 +176,8 @@ class ModelFields(BaseModel):
     seed: int | None = -1
     """Same seed, same text; -1: a random one for each call."""
 
-    stop: list[str] | None = None
-    """Strings that end the answer; they are not part of it. A call's own are added."""
+    stop: Annotated[list[str] | None, BeforeValidator(_alone_or_listed)] = None
+    """Strings that end the answer, or one; they are not part of it. A call's own are added."""
 
     logprobs: int | None = None
     """Log probabilities of this many likeliest tokens, in `generation_info["logprobs"]`."""
@@ -197,29 +215,24 @@ class ModelFields(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
+        return cls._known(values) if isinstance(values, Mapping) else values
+
+    @classmethod
+    def _known(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of fields, without those that are dead, which are warned of."""
         values = dict(values)
         for name in [name for name in values if name in DEAD_FIELDS]:
             value = values.pop(name)
-            warn_caller(
-                f"{cls.__name__}: {name!r} has no effect any more: {DEAD_FIELDS[name]}.",
-                DeprecationWarning,
-            )
+            warn_dead(cls.__name__, name, DEAD_FIELDS[name])
             if name == "callback_manager" and value is not None:
                 values.setdefault("callbacks", value)
         reject_unknown(values, cls.model_fields, cls.__name__)
-        path = values.get("model_path")
-        if isinstance(path, (str, os.PathLike)):
-            values["model_path"] = str(Path(os.fspath(path)).expanduser())
-        if isinstance(values.get("stop"), str):
-            values["stop"] = [values["stop"]]
         return values
 
     def model_post_init(self, context: Any, /) -> None:
         """Check the grammar, then load the model."""
         super().model_post_init(context)
-        self._request("", (), {})  # refuses a grammar or sampling values before a slow load
+        self._request("")  # refuses a grammar or sampling values before a slow load
         self._engine = Engine(self._options(), make_core)
         if self.verbose:
             print(self._engine.load_report, file=sys.stderr)
@@ -228,13 +241,77 @@ class ModelFields(BaseModel):
         fields = type(self).model_fields
         names = [f.name for f in dataclasses.fields(LoadOptions) if f.name in fields]
         values = {name: getattr(self, name) for name in names}
-        values["model_path"] = _real_path(self.model_path)
+        values["model_path"] = _real_path(self.model_path, "a model")
+        if self.lora_path is not None:
+            values["lora_path"] = _real_path(self.lora_path, "an adapter")
         if self.n_gpu_layers is None:
             values["n_gpu_layers"] = 0
         if self.devices is not None:
             values["devices"] = tuple((device.name, device.endpoint) for device in self.devices)
         given = {name: value for name, value in values.items() if value is not None}
         return LoadOptions(**given | load_settings(self.model_kwargs, set(fields) - _EITHER))
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, checked as at the making.
+
+        Raises:
+            AttributeError: It is a field that was read when the model was loaded.
+            TypeError: There is no such field, or the value is of the wrong kind.
+            ValueError: The value has no meaning.
+        """
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        changes = self._known({name: value})
+        if self._reloads(changes):
+            raise AttributeError(
+                f"{name}={value!r} cannot be set: the model was loaded with "
+                f"{name}={getattr(self, name)!r}. Make a new {type(self).__name__}, or "
+                f"llm.model_copy(update={{{name!r}: …}}), which loads it anew."
+            )
+        self._change(changes)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy that shares the loaded model, with some fields changed.
+
+        Args:
+            update: Fields to change, checked as at the making. A change of what is read when the
+                model is loaded loads a second one; close the first if it is not needed.
+            deep: Copy what the fields hold, too.
+
+        Returns:
+            The copy.
+        """
+        changes = self._known(update or {})
+        if self._reloads(changes):
+            given = {name: getattr(self, name) for name in self.model_fields_set}
+            return type(self)(**given | changes)
+        copied = super().model_copy(deep=deep)
+        copied._change(changes)
+        return copied
+
+    def _reloads(self, changes: Mapping[str, Any]) -> bool:
+        return any(
+            name in _LOADING and value != getattr(self, name) for name, value in changes.items()
+        )
+
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        """Take values over after a trial, which a call in another thread does not see."""
+        trial = super().model_copy()
+        stale = trial.__dict__.keys() - type(self).model_fields  # LangChain's text about the fields
+        for name in stale:
+            del trial.__dict__[name]
+        for name, value in changes.items():
+            BaseModel.__setattr__(trial, name, value)
+        trial._request("")
+        for name in changes:
+            self.__dict__[name] = trial.__dict__[name]
+            self.model_fields_set.add(name)
+        for name in stale:
+            self.__dict__.pop(name, None)
+        self._checked = trial._checked
 
     # -- what there is to know --------------------------------------------------------------------
 
@@ -259,7 +336,7 @@ class ModelFields(BaseModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """The tokens that this model makes of a prompt, as a call would see them."""
-        return self._engine.tokenize(text)
+        return self._engine.tokenize(check_text("text", text))
 
     def get_num_tokens(self, text: str) -> int:
         """How many tokens a prompt has for this model, exactly."""
@@ -287,11 +364,42 @@ class ModelFields(BaseModel):
 
     # -- calls ------------------------------------------------------------------------------------
 
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """All that decides an answer: what LangChain's caches and tracers know a model by.
+
+        It is taken from what the engine is given, so that no field can be forgotten.
+        """
+        request = self._request("")
+        found = {
+            field.name: getattr(given, field.name)
+            for given in (self._engine.options, request)
+            for field in dataclasses.fields(given)
+            if field.name not in _SAME_ANSWER
+        }
+        if request.grammar is not None:
+            found["grammar"] = f"{request.grammar!r}, SHA-256 {request.grammar.key}"
+        # LangChain writes a call's strings over "stop".
+        found["stop_strings"] = found.pop("stop")
+        return {**found, "files": self._engine.files}
+
+    def _for_call(self, stop: Any, given: Mapping[str, Any]) -> Self:
+        """This model with a call's parameters as its fields, its stop strings added to its own."""
+        reject_unknown(given, PER_CALL, f"A call of {type(self).__name__}")
+        changes = dict(given)
+        if "grammar" in given or "grammar_path" in given:  # instead of one's own, whichever it is
+            changes = {"grammar": None, "grammar_path": None} | changes
+        changes["stop"] = [*stop_strings(self.stop), *stop_strings(stop)]
+        return super().model_copy(update=changes)  # the request checks them
+
     def _request(
-        self, prompt: str, stop: Sequence[str] | None, given: Mapping[str, Any]
+        self, prompt: str, stop: Any = None, given: Mapping[str, Any] | None = None
     ) -> Request:
-        reject_unknown(given, _PER_CALL, f"A call of {type(self).__name__}")
-        values = {name: given.get(name, getattr(self, name)) for name in SAMPLING}
+        """What the engine is asked; a call's parameters go before the fields."""
+        if stop or given:
+            return self._for_call(stop, given or {})._request(prompt)
+        values = {name: getattr(self, name) for name in (*SAMPLING, "last_n_tokens_size")}
+        values["last_n"] = values.pop("last_n_tokens_size")
         defaults = Request.__dataclass_fields__
         for name, value in values.items():
             if value is None and name != "max_tokens":
@@ -300,18 +408,8 @@ class ModelFields(BaseModel):
         if not isinstance(bias, Mapping):
             raise TypeError(f"logit_bias={bias!r} must be a dict from tokens to numbers.")
         values["logit_bias"] = tuple(bias.items())
-        last_n = given.get("last_n_tokens_size", self.last_n_tokens_size)
-        if "grammar" in given or "grammar_path" in given:
-            grammar = _as_grammar(given.get("grammar"), given.get("grammar_path"))
-        else:
-            grammar = self._own_grammar()
-        own = [stop] if isinstance(stop, str) else list(stop or ())
         return Request(
-            prompt=prompt,
-            last_n=64 if last_n is None else last_n,
-            stop=tuple(dict.fromkeys([*(self.stop or ()), *own])),
-            grammar=grammar,
-            **values,
+            prompt=prompt, stop=stop_strings(self.stop), grammar=self._own_grammar(), **values
         )
 
     def _own_grammar(self) -> Grammar | None:
@@ -323,11 +421,11 @@ class ModelFields(BaseModel):
         return checked
 
 
-def _real_path(path: str) -> str:
+def _real_path(path: str, what: str) -> str:
     try:
         return os.path.realpath(path)  # not Path.resolve, which raises for a link to itself
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path!r} cannot be the path of a model: {error}.") from None
+        raise ModelFileError(f"{path!r} cannot be the path of {what}: {error}.") from None
 
 
 def _as_grammar(grammar: Any, path: str | Path | None) -> Grammar | None:
@@ -335,13 +433,13 @@ def _as_grammar(grammar: Any, path: str | Path | None) -> Grammar | None:
     if grammar is not None and path is not None:
         raise ValueError(f"Give grammar or grammar_path, not both (grammar_path={str(path)!r}).")
     if path is not None:
-        return Grammar.from_file(path)
+        return Grammar.from_file(check_path("grammar_path", path))
     if grammar is None or isinstance(grammar, Grammar):
         return grammar
     if isinstance(grammar, str):
         return Grammar.from_string(grammar)
     if isinstance(grammar, os.PathLike):
-        return Grammar.from_file(Path(grammar))
+        return Grammar.from_file(check_path("grammar", grammar))
     source = getattr(grammar, "_grammar", None)  # llama_cpp.LlamaGrammar keeps its text there
     if isinstance(source, str):
         return Grammar.from_string(source)

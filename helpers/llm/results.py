@@ -19,12 +19,12 @@ class LastTimings:
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
-        self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], Timings] = (
+        self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], Timings | None] = (
             weakref.WeakKeyDictionary()
         )
 
-    def set(self, timings: Timings) -> None:
-        """Remember the timings of a call that this thread or task has made."""
+    def set(self, timings: Timings | None) -> None:
+        """Remember the timings of this thread's or task's call; None if nothing was computed."""
         self._of_thread.value = timings
         task = _current_task()
         if task is not None:

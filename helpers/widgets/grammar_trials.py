@@ -158,7 +158,7 @@ def generate_traced(
             for name, values in said.items():
                 values.extend((item.logprobs or {}).get(name, []))
             show(text)
-    tokens = trace_choices(grammar, said, text)
+    tokens = trace_choices(grammar, said)
     return TracedText(text, reason, tuple(tokens), _notes(grammar, text, reason))
 
 

@@ -5,26 +5,36 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import pickle
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from pydantic import BaseModel, Field
 
+from helpers.children import Child
 from helpers.engine import Completion, Engine, Request
 from helpers.errors import (
     ContextOverflowError,
     DeviceError,
     EngineCrashed,
+    GrammarError,
     HelpersError,
     ModelFileError,
 )
 from helpers.grammars import Grammar
 from helpers.isolation import core as isolation
 from helpers.isolation import make_core
-from helpers.isolation.core import frame, read_frame
+from helpers.isolation.wire import frame, read_frame
 from tests.support import alive, child_of, options
 
 STORY = "Once upon a time, there was a"
@@ -135,20 +145,126 @@ def test_a_failed_load_leaves_no_child(tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("cut", [0, 3, 8, 12])
 def test_half_a_message_is_the_end(cut: int) -> None:
-    raw = frame({"a": [1, 2, 3]})
-    assert read_frame(io.BytesIO(raw)) == {"a": [1, 2, 3]}
+    raw = frame("verb", 1, {"a": [1, 2, 3]})
+    assert read_frame(io.BytesIO(raw)) == ("verb", 1, {"a": [1, 2, 3]})
     with pytest.raises(EOFError):
         read_frame(io.BytesIO(raw[:cut]))
 
 
-def test_arguments_that_cannot_be_pickled_fail_at_the_call(isolated: Engine) -> None:
-    class Local(str):
-        def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-            raise TypeError("stays here")
+class Word(str, Enum):  # noqa: UP042 (its `str()` is not its content)
+    TOWN = "town"
 
-    with pytest.raises(TypeError, match="stays here"):
-        isolated.generate(Request(prompt=Local("x")))
+
+class Count(int, Enum):
+    TWO = 2
+
+
+class Local(str):
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        raise TypeError("stays here")
+
+
+def test_what_derives_from_plain_data_is_sent_as_such(engine: Engine, isolated: Engine) -> None:
+    request = greedy(
+        Local(STORY), stop=(Word.TOWN,), suffix=Word.TOWN, max_tokens=np.int64(9), top_k=Count.TWO,
+        logit_bias=((np.int64(5), np.float32(-1)), (Count.TWO, -1)), logprobs=Count.TWO,
+    )  # fmt: skip
+    pickle.loads(pickle.dumps(request))
+    plain = {str, int, float, bool, tuple, type(None)}
+    assert {type(value) for value in vars(request).values()} <= plain
+    assert {type(value) for pair in request.logit_bias for value in pair} <= plain
+    assert type(request.stop[0]) is str
+    assert isolated.generate(request).text == engine.generate(request).text
+    assert isolated.tokenize(Word.TOWN) == engine.tokenize("town")
+    tokens = tuple(np.array(engine.tokenize(STORY)))
+    numbers = Request(prompt=tokens, temperature=0, max_tokens=2)
+    assert isolated.generate(numbers).text == engine.generate(numbers).text
+
+
+def test_a_class_of_the_notebook_is_refused_where_it_is_sent(isolated: Engine) -> None:
+    class Own(Grammar):
+        pass
+
+    own = Own(Grammar.from_string('root ::= "a"')._source)
+    with pytest.raises(TypeError, match=r"Own.*does not know. Give plain data"):
+        isolated.generate(greedy(STORY, grammar=own))
+    child = child_of(isolated)
     assert isolated.generate(greedy(STORY, max_tokens=1)).generated_tokens == 1
+    assert child_of(isolated) == child
+
+
+def _unreadable(verb: str, to: object) -> bytes:
+    """A message as a newer or a hostile side might send it: with a call in it."""
+    raw = pickle.dumps((verb, to, pickle.dumps(os.getcwd)))
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def test_a_message_that_cannot_be_read_is_answered(
+    isolated: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = child_of(isolated)
+    with monkeypatch.context() as patched:
+        patched.setattr(isolation, "frame", lambda verb, to, content=None: _unreadable(verb, to))
+        with pytest.raises(HelpersError, match=r"could not be read.*getcwd is not a class"):
+            isolated.tokenize("x")
+        with pytest.raises(HelpersError, match="could not be read"):
+            isolated.generate(greedy(STORY))
+        with pytest.raises(HelpersError, match="could not be read"):
+            isolated.generate_many([greedy(STORY), greedy("x")])
+        fresh = Grammar.from_string('root ::= "never read"')
+        with pytest.raises(HelpersError, match="could not be read"):
+            isolated.generate(greedy(STORY, grammar=fresh))
+    with pytest.raises(HelpersError, match="grammar did not reach"):
+        isolated.generate(greedy(STORY, grammar=fresh))
+    assert isolated.generate(greedy(STORY, max_tokens=1)).generated_tokens == 1
+    assert child_of(isolated) == child
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [os.getcwd, subprocess.Popen, eval, getattr, io.open, Path("x"), SystemExit(3), type, Child],
+)
+def test_no_message_makes_another_object(hostile: object) -> None:
+    raw = pickle.dumps(("reply", 1, pickle.dumps(hostile)))
+    _, _, content = read_frame(io.BytesIO(struct.pack("<Q", len(raw)) + raw))
+    assert isinstance(content, HelpersError) and "may be sent" in str(content)
+    if not isinstance(hostile, type):
+        with pytest.raises(TypeError, match="does not know"):
+            frame("reply", 1, hostile)
+
+
+def test_grammars_of_every_kind_and_exceptions_come_through() -> None:
+    class Colour(StrEnum):
+        RED = "red"
+
+    class Ball(BaseModel):
+        colour: Colour
+        size: Decimal = Field(ge=1)
+        inside: list[Ball] = []
+
+    tree = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}
+    for grammar in (
+        Grammar.from_string('root ::= "a" b{2,3}\nb ::= [^a-c]+ | "é"?'),
+        Grammar.from_json_schema(tree),
+        Grammar.from_json_schema({"type": "string", "not": {"pattern": "a"}}, strict=False),
+        Grammar.from_json_schema({"enum": [Word.TOWN, Count.TWO, Decimal("1.5")]}),
+        Grammar.from_pydantic(Ball),
+        Grammar.from_typescript("interface P { x: number; y?: string[] }"),
+    ):
+        _, _, content = read_frame(io.BytesIO(frame("submit", [1], {"k": grammar})))
+        assert content["k"].gbnf == grammar.gbnf
+        assert content["k"].matches('"town"') == grammar.matches('"town"')
+    for error in (
+        GrammarError("x", line=2), ContextOverflowError(2, 1),
+        ValueError("town"), "\ud800".encode, OSError(2, "no", "file"),
+    ):  # fmt: skip
+        if callable(error):
+            with pytest.raises(UnicodeEncodeError) as caught:
+                error()
+            error = caught.value
+        _, _, content = read_frame(io.BytesIO(frame("reply", 1, error)))
+        assert type(content) is type(error)
+        assert str(content) == str(error)
 
 
 def test_a_grammar_is_sent_to_the_child_once(
@@ -156,8 +272,8 @@ def test_a_grammar_is_sent_to_the_child_once(
 ) -> None:
     sent: list[bytes] = []
 
-    def recording(message: object) -> bytes:
-        sent.append(frame(message))
+    def recording(*message: Any) -> bytes:
+        sent.append(frame(*message))
         return sent[-1]
 
     def grammar(word: str) -> Grammar:

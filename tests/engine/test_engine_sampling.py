@@ -11,6 +11,8 @@ import pytest
 
 from helpers.engine import Engine, LoadOptions, Request
 from helpers.engine.sequence import _Penalties
+from helpers.grammars import Grammar, trace_choices
+from helpers.grammars.mask.token_text import token_bytes
 from helpers.native import Context, Model, SamplerChain
 
 PROMPTS = [
@@ -178,8 +180,34 @@ def test_all_log_probabilities_sum_to_one(engine: Engine) -> None:
     found = engine.generate(request).logprobs
     assert found is not None
     total = sum(math.exp(value) for value in found["top_logprobs"][0].values())
-    assert total <= 1 + 1e-6
-    assert total > 0.99  # tokens of the same text share a key
+    assert total == pytest.approx(1)
+    assert len(found["top_logprobs"][0]) == 49152  # not two tokens share a key
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_parts_of_characters_are_told_by_their_bytes_and_counted_when_whole(
+    engine: Engine, echo: bool
+) -> None:
+    text = "é🦙 안녕"
+    grammar = Grammar.from_string(f'root ::= "{text}"')
+    request = Request(
+        prompt="Say:", grammar=grammar, max_tokens=60, temperature=0, logprobs=20, echo=echo
+    )
+    done = engine.generate(request)
+    found = done.logprobs
+    assert found is not None
+    raw = [token_bytes(token) for token in found["tokens"]]
+    assert b"".join(raw).decode() == text
+    assert any(token.startswith("bytes:\\x") for token in found["tokens"])
+    assert not any("�" in name for top in found["top_logprobs"] for name in top)
+    for at, (token, offset, logprob, top) in enumerate(zip(*found.values(), strict=True)):
+        before = b"".join(raw[:at]).decode("utf-8", "ignore")
+        assert offset == len("Say:" if echo else "") + len(before)
+        assert len(top) in (20, 21)  # the chosen one is always there
+        assert top[token] == logprob
+        assert list(top.values()) == sorted(top.values(), reverse=True)
+    chosen = trace_choices(grammar, found)
+    assert all(c.allowed for t in chosen for c in t.choices if c.text == t.text)
 
 
 def test_bias_forces_and_bans(engine: Engine) -> None:

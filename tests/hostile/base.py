@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ MARK = "~outcome~ "
 MODEL = str(default_model())
 FRANCE = "The capital of France is"
 STORY = "Once upon a time, there was a"
+
+
+class Word(str, Enum):  # noqa: UP042 (its `str()` is not its content)
+    """A class that no other process knows."""
+
+    PARIS = "Paris"
+
+
 NO_END = {token: float("-inf") for token in (0, 1, 2)}  # the tokens that end a text
 
 

@@ -26,6 +26,7 @@ from tests.hostile.base import (
     Raises,
     Says,
     Uses,
+    Word,
     error,
     in_threads,
     make,
@@ -193,17 +194,41 @@ def the_child_dies_under_8_threads() -> object:
     return {a.split(":")[0] for a in answers}, again, llm._engine._shared.users
 
 
-@use("what cannot be pickled", Gives(("TypeError: not me", True)))
-def what_cannot_be_pickled() -> object:
+@use("texts of the notebook's own classes", Gives((True, "", "", "", True, True)))
+def texts_of_the_notebook_s_own_classes() -> object:
     class Odd(str):
         def __reduce__(self):
             raise TypeError("not me")
 
     llm = make(isolate=True)
-    engine = llm._engine
-    handler = OnToken(lambda t: None)
-    first = error(lambda: engine.generate(Request(prompt=Odd("x"), max_tokens=1)))
-    return first, "Paris" in llm.invoke(FRANCE, config={"callbacks": [handler]})
+    pid = _child_of(llm)
+    with llm:
+        answers = [
+            error(lambda: "Paris" in llm.invoke(Odd(FRANCE), max_tokens=3)),
+            error(lambda: llm.invoke(FRANCE, stop=[Word.PARIS]).strip()),
+            error(lambda: llm.model_copy(update={"stop": Word.PARIS}).invoke(FRANCE).strip()),
+            error(lambda: make(isolate=True, stop=[Odd("Paris")]).invoke(FRANCE).strip()),
+        ]
+        request = Request(prompt=Odd("x"), suffix=Word.PARIS, max_tokens=1)
+        answers.append(llm._engine.generate(request).text.endswith("Paris"))
+        return *answers, _child_of(llm) == pid and works(llm)
+
+
+@use("a class that the child does not know", Gives(("TypeError", True, "Paris")))
+def a_class_that_the_child_does_not_know() -> object:
+    class Own(Grammar):
+        pass
+
+    llm = make(isolate=True, max_tokens=200, logit_bias=NO_END)
+    calls = []
+
+    def refuse(_: str) -> None:  # while another call is under way, which must not notice
+        own = Own(Grammar.from_string('root ::= "a"')._source)
+        calls.append(error(lambda: llm.invoke(FRANCE, grammar=own)))
+
+    first = llm.invoke(STORY, max_tokens=9, config={"callbacks": [OnToken(refuse)]})
+    answer = llm.invoke(FRANCE, max_tokens=1).strip()
+    return calls[0].split(":")[0], len(first) > 10, answer
 
 
 @use(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from helpers import devices
-from tests.hostile.base import FRANCE, Gives, Raises, Says, Uses, make, told, works
+from tests.hostile.base import FRANCE, Gives, Raises, Says, Uses, error, make, told, works
 
 use = Uses("parameters")
 
@@ -75,6 +75,20 @@ _parameter(
     "thirty",
     model_kwargs={"kv_overrides": {"llama.block_count": "thirty"}},
 )
+
+
+@use("values of another kind in a call", Gives((["TypeError"] * 5, True)))
+def values_of_another_kind_in_a_call() -> object:
+    llm = make()
+    wrong = ({"suffix": 5}, {"echo": "no"}, {"stop": 5}, {"logit_bias": 5}, {"top_k": "all"})
+    return [error(lambda one=one: llm.invoke("x", **one)).split(":")[0] for one in wrong], works(
+        llm
+    )
+
+
+@use("a setting of the load, set too late", Raises("AttributeError", "n_ctx=8", "model_copy"))
+def a_setting_of_the_load_set_too_late() -> object:
+    make().n_ctx = 8
 
 
 @use("unknown name in a call", Raises("TypeError", "max_token", "'max_tokens'"))
