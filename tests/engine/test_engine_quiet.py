@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import logging
 from pathlib import Path
 
 import llama_cpp
 import pytest
+from llama_cpp._logger import logger
 
 from helpers import LlamaCpp, ModelFileError, default_model
 from helpers.native import capture_log
@@ -29,9 +31,12 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_other_code_makes_it_say_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_other_code_makes_it_say_goes_on(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with capture_log():
         pass  # ours is installed
+    monkeypatch.setattr(logger, "level", logging.DEBUG)  # a quiet `Llama` sets it for all
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(default_model()).encode(), parameters)

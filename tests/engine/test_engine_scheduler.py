@@ -279,8 +279,7 @@ def test_closing_an_engine_ends_its_own_calls_only() -> None:
     one, two = (Engine(options(n_ctx=384)) for _ in range(2))
     request = Request(prompt=STORY, max_tokens=60, temperature=0, logit_bias=NO_END)
     streams = [engine.stream(request) for engine in (one, two)]
-    firsts = [next(stream) for stream in streams]
-    assert all(isinstance(piece, Chunk) for piece in firsts)
+    next(streams[0])  # the other one begins beside it, or when it ends
     one.close()
     with pytest.raises(HelpersError, match="closed during this call"):
         list(streams[0])

@@ -62,8 +62,7 @@ def bad_grammar_in_a_call_good_one_in_the_next() -> object:
 @use("bad grammar set on a model", Gives(("GrammarError", "yes")))
 def bad_grammar_set_on_a_model() -> object:
     llm = make()
-    llm.grammar = "root ::= ("
-    first = error(lambda: llm.invoke("x"))
+    first = error(lambda: setattr(llm, "grammar", "root ::= ("))
     llm.grammar = 'root ::= "yes"'
     return first.split(":")[0], llm.invoke("x")
 
