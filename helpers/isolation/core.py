@@ -24,6 +24,7 @@ from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileError
 from helpers.isolation.wire import frame, read_frame
 from helpers.load_options import LoadOptions
+from helpers.models.watch import Watch
 
 _GRAMMARS_KEPT = 64
 """Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
@@ -69,6 +70,7 @@ class IsolatedCore:
         self._lock = threading.RLock()
         self._dead: BaseException | None = None
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._watch = Watch(options.model_path) if options.use_mmap else None
         self._process = self._child.start()
         self._threads = [
             threading.Thread(target=target, name=f"llama-{name}", daemon=True)
@@ -85,8 +87,8 @@ class IsolatedCore:
 
     @property
     def alive(self) -> bool:
-        """False once the child has ended, whatever the reason."""
-        return self._dead is None
+        """False once the child has ended, whatever the reason, or the file was changed in place."""
+        return self._dead is None and not (self._watch is not None and self._watch.changed)
 
     @property
     def child_pid(self) -> int:
@@ -140,6 +142,8 @@ class IsolatedCore:
         with self._lock:
             if self._dead is None:
                 self._dead = HelpersError("This model has been closed. Make a new one to go on.")
+        if self._watch is not None:
+            self._watch.close()
         self._outgoing.put(None)
         self._child.close(grace=5 if wait else 0)  # the writer closes its input, which ends it
         if threading.current_thread() not in self._threads:

@@ -34,7 +34,10 @@ class Watch:
     @property
     def changed(self) -> bool:
         """Whether a file has another size or time than at first; costs a microsecond."""
-        return any(_state(handle) != state for handle, state in self._files.items())
+        try:
+            return any(_state(handle) != state for handle, state in self._files.items())
+        except OSError:  # closed by another thread just now
+            return True
 
     def check(self) -> None:
         """Raise if a file was changed.
@@ -51,8 +54,9 @@ class Watch:
 
     def close(self) -> None:
         """Let the files go."""
-        while self._files:
-            os.close(self._files.popitem()[0])
+        files, self._files = self._files, {}
+        for handle in files:
+            os.close(handle)
 
 
 def _state(handle: int) -> tuple[int, int]:

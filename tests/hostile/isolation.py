@@ -167,7 +167,7 @@ def a_context_beyond_any_memory() -> object:
     make(isolate=True, n_ctx=8_000_000)
 
 
-@use("the file cut off under the child", Gives(("EngineCrashed", True)), posix=True)
+@use("the file cut off under the child", Gives(("ModelFileError", True)), posix=True)
 def the_file_cut_off_under_the_child() -> object:
     shutil.copy(MODEL, "m.gguf")
     llm = make(isolate=True, model_path="m.gguf")
