@@ -121,7 +121,7 @@ def test_copies_share_the_loaded_model_or_load_it_anew() -> None:
     llm = make(tags=["kept"])
     same = llm.model_copy(update={"max_tokens": 1, "temperature": 0})
     assert (same.max_tokens, llm.max_tokens) == (1, 4)
-    assert same._engine is llm._engine
+    assert same._engine._shared is llm._engine._shared  # its own use of the same model
     assert llm.model_copy(deep=True).invoke(FRANCE) == llm.invoke(FRANCE)
     before = loaded()
     other = llm.model_copy(update={"n_ctx": 64, "stop": "x"})

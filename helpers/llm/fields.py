@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -292,6 +293,12 @@ class ModelFields(BaseModel):
         copied._change(changes)
         return copied
 
+    def __copy__(self) -> Self:
+        """A copy that shares the loaded model; closing one does not close the other."""
+        copied = super().__copy__()
+        copied._engine = copy(self._engine)
+        return copied
+
     def _reloads(self, changes: Mapping[str, Any]) -> bool:
         return any(
             name in _LOADING and value != getattr(self, name) for name, value in changes.items()
@@ -299,7 +306,7 @@ class ModelFields(BaseModel):
 
     def _change(self, changes: Mapping[str, Any]) -> None:
         """Take values over after a trial, which a call in another thread does not see."""
-        trial = super().model_copy()
+        trial = BaseModel.__copy__(self)
         stale = trial.__dict__.keys() - type(self).model_fields  # LangChain's text about the fields
         for name in stale:
             del trial.__dict__[name]
@@ -390,7 +397,9 @@ class ModelFields(BaseModel):
         if "grammar" in given or "grammar_path" in given:  # instead of one's own, whichever it is
             changes = {"grammar": None, "grammar_path": None} | changes
         changes["stop"] = [*stop_strings(self.stop), *stop_strings(stop)]
-        return super().model_copy(update=changes)  # the request checks them
+        caller = BaseModel.__copy__(self)
+        caller.__dict__.update(changes)  # the request checks them
+        return caller
 
     def _request(
         self, prompt: str, stop: Any = None, given: Mapping[str, Any] | None = None

@@ -108,6 +108,15 @@ def copied_and_pickled() -> object:
     return [works(made) for made in copies], [made.stop for made in copies], loaded()
 
 
+@use("copies closed before what they were copied from", Gives([True] * 4))
+def copies_closed_before_what_they_were_copied_from() -> object:
+    llm, answers = make(), []
+    for made in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy(), llm.model_copy(update={})):
+        made.close()
+        answers.append(works(llm))
+    return answers
+
+
 @use("used in a forked process", Says("before the process was forked", "True]True"), posix=True)
 def used_in_a_forked_process() -> object:
     llm = make()
