@@ -1,0 +1,1 @@
+"""Chat without LangChain: templates, how models write their replies, and reading them."""

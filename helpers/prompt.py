@@ -1,0 +1,62 @@
+"""`Prompt`: a text that knows which parts of it may name control tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+
+class Prompt(str):
+    """A rendered prompt: what the template wrote, and what users, tools and documents supplied.
+
+    It is a `str` like any other, and is read by a model with a difference: `<|im_start|>` and its
+    kind are control tokens only where the template wrote them. Elsewhere they are plain text, as
+    any other characters. Text that is added to it counts as supplied.
+
+    Args:
+        parts: Pairs of a text and whether the template wrote it, in their order.
+
+    Attributes:
+        parts: The same, no part empty, and no two of a kind beside each other.
+
+    >>> prompt = Prompt([("<|im_start|>user\\n", True), ("Hi!", False)]) + " <|im_end|>"
+    >>> prompt.parts
+    (('<|im_start|>user\\n', True), ('Hi! <|im_end|>', False))
+    """
+
+    parts: tuple[tuple[str, bool], ...]
+
+    def __new__(cls, parts: Iterable[tuple[str, bool]]) -> Prompt:
+        """Join the parts."""
+        merged: list[tuple[str, bool]] = []
+        for text, trusted in parts:
+            if not text:
+                continue
+            if merged and merged[-1][1] == trusted:
+                text = merged.pop()[0] + text
+            merged.append((str.__str__(text), bool(trusted)))
+        made = super().__new__(cls, "".join(text for text, _ in merged))
+        made.parts = tuple(merged)
+        return made
+
+    @property
+    def key(self) -> str:
+        """A text that differs wherever the parts do, for caches that know prompts by their text."""
+        return repr(self.parts)
+
+    def __add__(self, other: str) -> Prompt:
+        return Prompt([*self.parts, *_parts(other)])
+
+    def __radd__(self, other: str) -> Prompt:
+        return Prompt([*_parts(other), *self.parts])
+
+    def __str__(self) -> Prompt:  # type: ignore[override]
+        """Itself, so that `str(prompt)` loses nothing."""
+        return self
+
+    def __reduce__(self) -> tuple[partial[Prompt], tuple[tuple[tuple[str, bool], ...]]]:
+        return partial(Prompt), (self.parts,)
+
+
+def _parts(text: str) -> Iterable[tuple[str, bool]]:
+    return text.parts if isinstance(text, Prompt) else [(text, False)]
