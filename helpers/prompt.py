@@ -7,7 +7,7 @@ from functools import partial
 
 
 class Prompt(str):
-    """A rendered prompt: what the template wrote, and what users, tools and documents supplied.
+    r"""A rendered prompt: what the template wrote, and what users, tools and documents supplied.
 
     It is a `str` like any other, and is read by a model with a difference: `<|im_start|>` and its
     kind are control tokens only where the template wrote them. Elsewhere they are plain text, as
@@ -19,9 +19,9 @@ class Prompt(str):
     Attributes:
         parts: The same, no part empty, and no two of a kind beside each other.
 
-    >>> prompt = Prompt([("<|im_start|>user\\n", True), ("Hi!", False)]) + " <|im_end|>"
+    >>> prompt = Prompt([("<|im_start|>user\n", True), ("Hi!", False)]) + " <|im_end|>"
     >>> prompt.parts
-    (('<|im_start|>user\\n', True), ('Hi! <|im_end|>', False))
+    (('<|im_start|>user\n', True), ('Hi! <|im_end|>', False))
     """
 
     parts: tuple[tuple[str, bool], ...]
@@ -50,7 +50,7 @@ class Prompt(str):
     def __radd__(self, other: str) -> Prompt:
         return Prompt([*_parts(other), *self.parts])
 
-    def __str__(self) -> Prompt:  # type: ignore[override]
+    def __str__(self) -> Prompt:
         """Itself, so that `str(prompt)` loses nothing."""
         return self
 
