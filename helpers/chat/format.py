@@ -43,8 +43,8 @@ class Fields:
         string_end: Text after a string.
         strings: "raw" (as they are, up to `string_end` and `value_end`) or "json" (in quotation
             marks, escaped as in JSON; `string_begin` and `string_end` are empty).
-        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows: `<![CDATA[`
-            where the string holds `<`, `&` or a newline. Empty: never.
+        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows, as
+            `<![CDATA[` where the string holds `<`, `&` or a newline. Empty: never.
         wrap_end: Text that ends what `wrap_begin` begins.
         values: How all else is written: "json" (`true`, `null`), "python" (`True`, `None`,
             `['a']`), or "mixed" (Python, but arrays and objects as JSON).

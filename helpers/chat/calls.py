@@ -1,0 +1,314 @@
+"""How a template writes calls: found by rendering known ones, and proved by writing others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from helpers.chat.fields import derive_fields
+from helpers.chat.format import Fields, Slot, ToolFormat
+from helpers.chat.frame import ASKED, Frame
+from helpers.chat.probe import (
+    CONTENT,
+    IDS,
+    LETTERS,
+    NAMES,
+    Probe,
+    after_last_tag,
+    as_messages,
+    first_tag,
+    head,
+    message,
+    tail,
+    trim,
+)
+from helpers.chat.write import Call, ToJson, write_calls
+
+A, B, C, D, *_ = LETTERS
+_PROOFS: tuple[Mapping[str, Any], ...] = (
+    {A: 'two\nlines, "quoted" \\ 한글 😀'},
+    {A: -3, B: 2.5, C: True, D: False},
+    {A: [1, "x", True], B: {"k": "v", "n": [False, 2]}, C: []},
+    {},
+    {A: "one", B: 7, C: "<b> & more"},
+)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """How a template writes calls.
+
+    Attributes:
+        tools: The format.
+        arguments_as: How the template wants arguments.
+        to_json: How it writes JSON.
+        content: What stands in `content` beside the calls.
+    """
+
+    tools: ToolFormat
+    arguments_as: Literal["object", "string"]
+    to_json: ToJson
+    content: str | None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A rendered reply, cut at what was known of it: fixed texts and slots."""
+
+    opening: str
+    first: list[str | Slot]
+    middle: str
+    second: list[str | Slot]
+    closing: str
+
+
+def derive_calls(probe: Probe, frame: Frame) -> Derived | None:
+    """Find out how a template writes calls; None where it does not, or not in a known way."""
+    for strings in (False, True):
+        for content in ("", None):
+            writer = Writer(probe, frame, strings, content)
+            if NAMES[0] in writer.write([Call(NAMES[0], {A: "vone"}, IDS[0])]):
+                if derived := _derive(writer):
+                    return derived
+                break
+    return None
+
+
+class Writer:
+    """A template as a writer of calls."""
+
+    def __init__(self, probe: Probe, frame: Frame, strings: bool, content: str | None) -> None:
+        self.probe = probe
+        self.frame = frame
+        self.strings = strings
+        self.content = content
+
+    def write(self, calls: list[Call], content: str | None = None) -> str:
+        """The reply with these calls; an empty text where the template refuses it."""
+        content = self.content if content is None else content
+        reply = message("assistant", content, tool_calls=as_messages(calls, self.strings))
+        text = self.probe.render([ASKED, reply])
+        return "" if text is None else self.frame.reply(text)
+
+
+def _derive(writer: Writer) -> Derived | None:
+    for parts, arguments in _cut(writer):
+        tools, before, after = _join(writer, parts)
+        as_strings: Literal["object", "string"] = "string" if writer.strings else "object"
+        for form in arguments:
+            candidate = replace(tools, arguments=form)
+            for to_json in _styles(writer):
+                if _proved(writer, candidate, to_json, before, after):
+                    return Derived(candidate, as_strings, to_json, writer.content)
+    return None
+
+
+def _cut(writer: Writer) -> Iterator[tuple[_Parts, list[Literal["json", "string"] | Fields]]]:
+    calls = [Call(name, {A: f"v{name}"}, id) for name, id in zip(NAMES, IDS, strict=True)][:2]
+    text = writer.write(calls)
+    if NAMES[1] not in text:
+        calls = calls[:1]
+        text = writer.write(calls)
+    regions = []
+    start = 0
+    for call in calls:
+        region = find_json(text, call.arguments, start)
+        if region is None:
+            break
+        regions.append(region)
+        start = region[1]
+    else:
+        kind: Literal["json", "string"] = "string" if text[regions[0][0]] == '"' else "json"
+        yield _parts(text, calls, regions), [kind]
+        return
+    for length, forms in derive_fields(writer.write):
+        bare = [replace(call, arguments={}) for call in calls]
+        text = writer.write(bare)
+        spots = []
+        for call in bare:
+            last = max(text.rfind(call.name) + len(call.name), _end(text, call.id))
+            spots.append((last + length, last + length))
+        yield _parts(text, bare, spots), list(forms)
+
+
+def find_json(text: str, value: Mapping[str, Any], start: int = 0) -> tuple[int, int] | None:
+    """Where an object is written as JSON, or as JSON inside of a JSON string."""
+    decoder = json.JSONDecoder()
+    for position in range(start, len(text)):
+        if text[position] in '{"':
+            try:
+                found, end = decoder.raw_decode(text, position)
+                found = json.loads(found) if isinstance(found, str) else found
+            except (ValueError, RecursionError):
+                continue
+            if found == value:
+                return position, end
+    return None
+
+
+def _end(text: str, part: str) -> int:
+    position = text.rfind(part)
+    return position + len(part) if position >= 0 else -1
+
+
+def _parts(text: str, calls: list[Call], regions: list[tuple[int, int]]) -> _Parts:
+    spans = []
+    for call, region in zip(calls, regions, strict=True):
+        found = [(*region, Slot.ARGUMENTS)]
+        for part, slot in ((call.name, Slot.NAME), (call.id, Slot.ID)):
+            position = text.find(part)
+            while position >= 0:
+                if not region[0] < position + 1 < region[1]:
+                    found.append((position, position + len(part), slot))
+                position = text.find(part, position + 1)
+        spans.append(sorted(found, key=lambda span: span[:2]))
+    pieces = []
+    for call_spans in spans:
+        piece: list[str | Slot] = []
+        for number, (begin, _, slot) in enumerate(call_spans):
+            if number:
+                piece.append(text[call_spans[number - 1][1] : begin])
+            piece.append(slot)
+        pieces.append(piece)
+    return _Parts(
+        opening=text[: spans[0][0][0]],
+        first=pieces[0],
+        middle=text[spans[0][-1][1] : spans[1][0][0]] if len(spans) > 1 else "",
+        second=pieces[-1],
+        closing=text[spans[-1][-1][1] :],
+    )
+
+
+def _join(writer: Writer, parts: _Parts) -> tuple[ToolFormat, str, str]:
+    """The format without its arguments' form, and what stands before and after the calls."""
+    frame = writer.frame
+    opening = _opening(writer, parts.opening)
+    before = parts.opening[: len(parts.opening) - len(opening)]
+    closing = frame.before_end(parts.closing).rstrip()
+    after = parts.closing[len(closing) :]
+    parallel = bool(parts.middle)
+    number: int | None = None
+    if parallel:
+        suffix = head(parts.middle, closing).rstrip()
+        prefix, number = _common_start(opening, parts.middle[len(suffix) :])
+        begin_size = len(opening) - sum(len(part) for part in prefix if isinstance(part, str))
+        between_size = len(parts.middle) - len(suffix)
+        between_size -= sum(len(part) for part in prefix if isinstance(part, str))
+        if number is not None:
+            begin_size -= len(str(number))
+            between_size -= len(str(number + 1))
+        begin = opening[:begin_size]
+        between = parts.middle[len(suffix) : len(suffix) + between_size]
+    else:
+        begin, prefix, suffix, between = "", [opening], closing, ""
+    call: list[str | Slot] = list(prefix)
+    for one, other in zip(parts.first, parts.second, strict=False):
+        if isinstance(one, Slot) or one == other or not isinstance(other, str):
+            call.append(one)
+            continue
+        left = head(one, other)
+        right = tail(one[len(left) :], other[len(left) :])
+        middle = one[len(left) : len(one) - len(right)]
+        if middle.isdecimal():
+            number = int(middle)
+            call += [left, Slot.NUMBER, right]
+        else:
+            call.append(one)
+    call.append(suffix)
+    tools = ToolFormat(
+        call=merged(call),
+        begin=begin,
+        between=between,
+        end=closing[len(suffix) :],
+        first_number=number or 0,
+        parallel=parallel,
+    )
+    return replace(tools, marker=_marker(tools.opening, frame)), before, after
+
+
+def merged(parts: list[str | Slot]) -> tuple[str | Slot, ...]:
+    """Parts of a call, neighbouring texts joined."""
+    found: list[str | Slot] = []
+    for part in parts:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        elif part:
+            found.append(part)
+    return tuple(found)
+
+
+def _opening(writer: Writer, opening: str) -> str:
+    frame = writer.frame
+    said = writer.write([Call(NAMES[0], {A: "vone"}, IDS[0])], CONTENT)
+    place = said.find(CONTENT)
+    if 0 <= place < said.find(NAMES[0]):
+        said = said[place + len(CONTENT) : min(_found(said, NAMES[0]), _found(said, IDS[0]))]
+        common = tail(opening, said)
+    else:
+        common = opening[max(len(head(opening, prompt)) for prompt in frame.prompts) :]
+    return frame.bare(common)
+
+
+def _found(text: str, part: str) -> int:
+    position = text.find(part)
+    return position if position >= 0 else len(text)
+
+
+def _common_start(opening: str, middle: str) -> tuple[list[str | Slot], int | None]:
+    """The fixed text and the number with which each call begins, and the first number."""
+    common = tail(opening, middle)
+    one, other = opening[: len(opening) - len(common)], middle[: len(middle) - len(common)]
+    digits, others = _digits(one), _digits(other)
+    if digits and others and int(others) == int(digits) + 1:
+        before = tail(one[: -len(digits)], other[: -len(others)])
+        return [trim(before), Slot.NUMBER, common], int(digits)
+    return [trim(common)], None
+
+
+def _digits(text: str) -> str:
+    return text[len(text.rstrip("0123456789")) :]
+
+
+def _marker(opening: str, frame: Frame) -> str:
+    tag = first_tag(opening)
+    if tag:
+        return opening[: after_last_tag(opening)] if tag in frame.ends else tag
+    if opening[:1] in '{["':
+        return ""
+    return opening.partition("{")[0]
+
+
+def _styles(writer: Writer) -> Iterator[ToJson]:
+    call = Call(NAMES[0], {A: "vone"}, IDS[0])
+    text = writer.write([call])
+    layout: dict[str, Any] = {}
+    margin = ""
+    if (region := find_json(text, call.arguments)) and "\n" in text[region[0] : region[1]]:
+        lines = text[region[0] : region[1]].split("\n")
+        margin = lines[-1][: -len(lines[-1].lstrip())]
+        layout["indent"] = len(lines[1]) - len(lines[1].lstrip()) - len(margin)
+    for ascii_only in (False, True):
+        for separators in (None, (",", ":")):
+            style = {**layout, "ensure_ascii": ascii_only, "separators": separators}
+            yield partial(_dump, style, margin)
+
+
+def _dump(style: dict[str, Any], margin: str, value: Any) -> str:
+    return json.dumps(value, **style).replace("\n", "\n" + margin)
+
+
+def _proved(writer: Writer, tools: ToolFormat, to_json: ToJson, before: str, after: str) -> bool:
+    groups = [[number] for number in range(len(_PROOFS))]
+    if tools.parallel:
+        groups += [[0, 1], [3, 2, 0]]
+    for group in groups:
+        calls = [
+            Call(name, _PROOFS[number], id)
+            for number, name, id in zip(group, NAMES, IDS, strict=False)
+        ]
+        if writer.write(calls) != before + write_calls(tools, calls, to_json) + after:
+            return False
+    return True
