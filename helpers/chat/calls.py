@@ -16,18 +16,22 @@ from helpers.chat.probe import (
     IDS,
     LETTERS,
     NAMES,
+    RESULT,
     Probe,
-    after_last_tag,
     as_messages,
+    before,
     first_tag,
     head,
+    last_tag,
     message,
     tail,
     trim,
+    without,
 )
 from helpers.chat.write import Call, ToJson, write_calls
 
 A, B, C, D, *_ = LETTERS
+_CALL = Call(NAMES[0], {A: "vone"}, IDS[0])
 _PROOFS: tuple[Mapping[str, Any], ...] = (
     {A: 'two\nlines, "quoted" \\ 한글 😀'},
     {A: -3, B: 2.5, C: True, D: False},
@@ -63,45 +67,59 @@ class _Parts:
     middle: str
     second: list[str | Slot]
     closing: str
+    text: str
+    calls: list[Call]
 
 
 def derive_calls(probe: Probe, frame: Frame) -> Derived | None:
     """Find out how a template writes calls; None where it does not, or not in a known way."""
     for strings in (False, True):
         for content in ("", None):
-            writer = Writer(probe, frame, strings, content)
-            if NAMES[0] in writer.write([Call(NAMES[0], {A: "vone"}, IDS[0])]):
-                if derived := _derive(writer):
+            for followed in (True, False):
+                writer = Writer(probe, frame, strings, content, followed)
+                if NAMES[0] in writer.write([_CALL]) and (derived := _derive(writer)):
                     return derived
-                break
     return None
 
 
+@dataclass(frozen=True)
 class Writer:
-    """A template as a writer of calls."""
+    """A template as a writer of calls.
 
-    def __init__(self, probe: Probe, frame: Frame, strings: bool, content: str | None) -> None:
-        self.probe = probe
-        self.frame = frame
-        self.strings = strings
-        self.content = content
+    Attributes:
+        probe: The template.
+        frame: What it writes around the calls.
+        strings: Whether arguments are handed over as JSON text.
+        content: What stands beside the calls.
+        followed: Whether results follow the calls: some templates write the last message otherwise.
+    """
 
-    def write(self, calls: list[Call], content: str | None = None) -> str:
+    probe: Probe
+    frame: Frame
+    strings: bool
+    content: str | None
+    followed: bool
+
+    def write(self, calls: list[Call]) -> str:
         """The reply with these calls; an empty text where the template refuses it."""
-        content = self.content if content is None else content
-        reply = message("assistant", content, tool_calls=as_messages(calls, self.strings))
-        text = self.probe.render([ASKED, reply])
-        return "" if text is None else self.frame.reply(text)
+        reply = message("assistant", self.content, tool_calls=as_messages(calls, self.strings))
+        results = [
+            message("tool", RESULT, tool_call_id=call.id, name=call.name)
+            for call in calls
+            if self.followed
+        ]
+        text = self.probe.added([ASKED, reply, *results])
+        return before(text or "", (RESULT,))
 
 
 def _derive(writer: Writer) -> Derived | None:
     for parts, arguments in _cut(writer):
-        tools, before, after = _join(writer, parts)
+        tools, ahead, after = _join(writer, parts)
         as_strings: Literal["object", "string"] = "string" if writer.strings else "object"
         for form in arguments:
             candidate = replace(tools, arguments=form)
             for to_json in _styles(writer):
-                if _proved(writer, candidate, to_json, before, after):
+                if _proved(writer, candidate, to_json, ahead, after):
                     return Derived(candidate, as_strings, to_json, writer.content)
     return None
 
@@ -179,6 +197,8 @@ def _parts(text: str, calls: list[Call], regions: list[tuple[int, int]]) -> _Par
         middle=text[spans[0][-1][1] : spans[1][0][0]] if len(spans) > 1 else "",
         second=pieces[-1],
         closing=text[spans[-1][-1][1] :],
+        text=text,
+        calls=calls,
     )
 
 
@@ -186,8 +206,8 @@ def _join(writer: Writer, parts: _Parts) -> tuple[ToolFormat, str, str]:
     """The format without its arguments' form, and what stands before and after the calls."""
     frame = writer.frame
     opening = _opening(writer, parts.opening)
-    before = parts.opening[: len(parts.opening) - len(opening)]
-    closing = frame.before_end(parts.closing).rstrip()
+    ahead = parts.opening[: len(parts.opening) - len(opening)]
+    closing = _closing(writer, parts)
     after = parts.closing[len(closing) :]
     parallel = bool(parts.middle)
     number: int | None = None
@@ -226,7 +246,7 @@ def _join(writer: Writer, parts: _Parts) -> tuple[ToolFormat, str, str]:
         first_number=number or 0,
         parallel=parallel,
     )
-    return replace(tools, marker=_marker(tools.opening, frame)), before, after
+    return replace(tools, marker=_marker(tools.opening, frame)), ahead, after
 
 
 def merged(parts: list[str | Slot]) -> tuple[str | Slot, ...]:
@@ -241,20 +261,26 @@ def merged(parts: list[str | Slot]) -> tuple[str | Slot, ...]:
 
 
 def _opening(writer: Writer, opening: str) -> str:
-    frame = writer.frame
-    said = writer.write([Call(NAMES[0], {A: "vone"}, IDS[0])], CONTENT)
-    place = said.find(CONTENT)
-    if 0 <= place < said.find(NAMES[0]):
-        said = said[place + len(CONTENT) : min(_found(said, NAMES[0]), _found(said, IDS[0]))]
-        common = tail(opening, said)
+    """What of the text before the first call's slots belongs to it."""
+    said = replace(writer, content=CONTENT).write([_CALL])
+    begin, found, rest = before(said, (NAMES[0], IDS[0])).partition(CONTENT)
+    if found:
+        own = tail(opening, rest)
     else:
-        common = opening[max(len(head(opening, prompt)) for prompt in frame.prompts) :]
-    return frame.bare(common)
+        own = opening[max(len(head(opening, prompt)) for prompt in writer.frame.prompts) :]
+    return without(own, writer.frame.known)
 
 
-def _found(text: str, part: str) -> int:
-    position = text.find(part)
-    return position if position >= 0 else len(text)
+def _closing(writer: Writer, parts: _Parts) -> str:
+    """What of the text after the last call's slots belongs to it."""
+    text = parts.closing
+    if writer.followed:
+        # What the calls write when they are last, too, is theirs.
+        whole = parts.text[: len(parts.text) - len(text)]
+        shared = head(parts.text, replace(writer, followed=False).write(parts.calls))
+        if len(shared) > len(whole):
+            text = shared[len(whole) :]
+    return before(text, writer.frame.ends).rstrip()
 
 
 def _common_start(opening: str, middle: str) -> tuple[list[str | Slot], int | None]:
@@ -263,8 +289,8 @@ def _common_start(opening: str, middle: str) -> tuple[list[str | Slot], int | No
     one, other = opening[: len(opening) - len(common)], middle[: len(middle) - len(common)]
     digits, others = _digits(one), _digits(other)
     if digits and others and int(others) == int(digits) + 1:
-        before = tail(one[: -len(digits)], other[: -len(others)])
-        return [trim(before), Slot.NUMBER, common], int(digits)
+        text = tail(one[: -len(digits)], other[: -len(others)])
+        return [trim(text), Slot.NUMBER, common], int(digits)
     return [trim(common)], None
 
 
@@ -275,18 +301,22 @@ def _digits(text: str) -> str:
 def _marker(opening: str, frame: Frame) -> str:
     tag = first_tag(opening)
     if tag:
-        return opening[: after_last_tag(opening)] if tag in frame.ends else tag
+        # Where a call is a turn of its own, the mark reaches to the last tag.
+        return (
+            opening[: opening.rfind(last_tag(opening))] + last_tag(opening)
+            if tag in frame.ends
+            else tag
+        )
     if opening[:1] in '{["':
         return ""
     return opening.partition("{")[0]
 
 
 def _styles(writer: Writer) -> Iterator[ToJson]:
-    call = Call(NAMES[0], {A: "vone"}, IDS[0])
-    text = writer.write([call])
+    text = writer.write([_CALL])
     layout: dict[str, Any] = {}
     margin = ""
-    if (region := find_json(text, call.arguments)) and "\n" in text[region[0] : region[1]]:
+    if (region := find_json(text, _CALL.arguments)) and "\n" in text[region[0] : region[1]]:
         lines = text[region[0] : region[1]].split("\n")
         margin = lines[-1][: -len(lines[-1].lstrip())]
         layout["indent"] = len(lines[1]) - len(lines[1].lstrip()) - len(margin)
@@ -300,7 +330,7 @@ def _dump(style: dict[str, Any], margin: str, value: Any) -> str:
     return json.dumps(value, **style).replace("\n", "\n" + margin)
 
 
-def _proved(writer: Writer, tools: ToolFormat, to_json: ToJson, before: str, after: str) -> bool:
+def _proved(writer: Writer, tools: ToolFormat, to_json: ToJson, ahead: str, after: str) -> bool:
     groups = [[number] for number in range(len(_PROOFS))]
     if tools.parallel:
         groups += [[0, 1], [3, 2, 0]]
@@ -309,6 +339,6 @@ def _proved(writer: Writer, tools: ToolFormat, to_json: ToJson, before: str, aft
             Call(name, _PROOFS[number], id)
             for number, name, id in zip(group, NAMES, IDS, strict=False)
         ]
-        if writer.write(calls) != before + write_calls(tools, calls, to_json) + after:
+        if writer.write(calls) != ahead + write_calls(tools, calls, to_json) + after:
             return False
     return True

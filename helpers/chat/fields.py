@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from helpers.chat.format import Fields
-from helpers.chat.probe import IDS, LETTERS, NAMES, head, tail, whole
+from helpers.chat.probe import IDS, LETTERS, NAMES, head, whole
 from helpers.chat.write import Call
 
 Write = Callable[[list[Call]], str]
@@ -52,7 +52,7 @@ def derive_fields(write: Write) -> Iterator[tuple[int, Iterator[Fields]]]:
 
 
 def whole_here(text: str, cut: int) -> bool:
-    """Whether a cut leaves no tag in halves: the rest begins with one, or the text ends with one."""
+    """Whether a cut stands between tags or brackets."""
     return whole(text, cut) and (
         cut == len(text) or text[cut] in "<[{(" or text[:cut][-1:] in ">]})("
     )

@@ -133,8 +133,9 @@ class ChatFormat:
         content_begin: Text before the content, for models that mark it; often empty.
         content_end: Text after it.
         tools: How calls are written.
-        thinking_variable: The template's variable that switches reasoning on (True) and off
-            (False), such as `enable_thinking`; None where it has none.
+        thinking_variable: The template's variable that switches reasoning on and off, such as
+            `enable_thinking`; None where it has none.
+        thinking_values: What switches it on, and what off: mostly True and False.
         system: Whether the template takes a system message.
         tool_role: Whether the template takes results of tools as messages of their own.
         takes_tools: Whether the template lists the tools itself, from its variable `tools`.
@@ -151,6 +152,7 @@ class ChatFormat:
     content_begin: str = ""
     content_end: str = ""
     thinking_variable: str | None = None
+    thinking_values: tuple[bool | str | int, bool | str | int] = (True, False)
     system: bool = True
     tool_role: bool = True
     takes_tools: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from helpers.chat.format import Reasoning
 from helpers.chat.probe import (
@@ -13,26 +13,45 @@ from helpers.chat.probe import (
     THOUGHT,
     USER,
     Probe,
-    after_last_tag,
     as_messages,
+    before,
+    first_tag,
     head,
+    last_tag,
     message,
     tail,
     trim,
+    without,
 )
 from helpers.chat.write import Call
 
-# Texts that llama.cpp takes for the end of a turn in any model's vocabulary, in its list's order.
+Value = bool | str | int
+
+# Texts that llama.cpp takes for the end of a turn in any model's vocabulary.
 _ENDS = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
-    "<|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> "
-    "<eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~["  # noqa: RUF001
-).split()
-_SWITCHES = ("enable_thinking", "thinking", "enable_reasoning", "reasoning")
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
+    *("<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+    *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "[e~["),
+    "<｜end▁of▁sentence｜>",  # noqa: RUF001
+)
+# Variables that switch reasoning, with what switches it on and off.
+_SWITCHES: tuple[tuple[str, Value, Value], ...] = (
+    ("enable_thinking", True, False),
+    ("thinking", True, False),
+    ("enable_reasoning", True, False),
+    ("reasoning", True, False),
+    ("thinking_mode", "enabled", "disabled"),
+    ("reasoning_effort", "high", "no_think"),
+    ("thinking_budget", -1, 0),
+)
 _FIELDS = ("reasoning_content", "reasoning", "thinking")
-_PAIRS = (Reasoning("<think>", "</think>"), Reasoning("[THINK]", "[/THINK]"))
+# Marks of reasoning in templates that do not repeat it: by its end in their text.
+_PAIRS = (
+    Reasoning("<think>", "</think>"),
+    Reasoning("[THINK]", "[/THINK]"),
+    Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+)
 ASKED = message("user", USER)
-ONE_CALL = as_messages([Call(NAMES[0], {}, IDS[0])])
 
 
 @dataclass(frozen=True)
@@ -41,128 +60,110 @@ class Frame:
 
     Attributes:
         base: The conversation before the reply.
-        prompts: The conversation with each generation prompt, from its end on.
-        ends: Texts that end a turn.
+        prompts: The generation prompts: as it is, with reasoning on, and off.
+        ends: Texts that end a turn, or begin the next one.
         reasoning: As in `ChatFormat`.
+        reasoning_field: As in `ChatFormat`.
         content_begin: As in `ChatFormat`.
         content_end: As in `ChatFormat`.
-        thinking_variable: As in `ChatFormat`.
-        reasoning_field: As in `ChatFormat`.
+        switch: `ChatFormat.thinking_variable` and its values.
     """
 
     base: str
-    prompts: tuple[str, ...]
-    ends: tuple[str, ...]
-    reasoning: Reasoning | None
-    content_begin: str
-    content_end: str
-    thinking_variable: str | None
-    reasoning_field: str | None
+    prompts: tuple[str, ...] = ("",)
+    ends: tuple[str, ...] = _ENDS
+    reasoning: Reasoning | None = None
+    reasoning_field: str | None = None
+    content_begin: str = ""
+    content_end: str = ""
+    switch: tuple[str, Value, Value] | None = None
+    known: tuple[str, ...] = field(init=False)
 
-    def reply(self, text: str) -> str:
-        """What a rendered conversation adds to `base`."""
-        return text[len(head(self.base, text)) :]
-
-    def before_end(self, text: str) -> str:
-        """A reply's last text without what ends the turn."""
-        return _before(text, self.ends)
-
-    def bare(self, text: str) -> str:
-        """The text before a call without what belongs to reasoning and content."""
-        known = [self.content_end, self.content_begin]
+    def __post_init__(self) -> None:
+        parts = [self.content_end, self.content_begin]
         if self.reasoning:
-            known += [self.reasoning.begin, self.reasoning.end]
-        return _without(text, known)
+            parts += [self.reasoning.begin, self.reasoning.end]
+        object.__setattr__(self, "known", tuple(parts))
 
 
 def derive_frame(probe: Probe) -> Frame | None:
     """Find out what stands around the calls; None where not even a question can be rendered."""
     base = probe.render([ASKED])
-    asked = probe.render([ASKED], prompt=True)
-    if base is None or asked is None:
+    prompt = probe.added([ASKED], prompt=True)
+    if base is None or prompt is None:
         return None
-    switch, prompts = _switch(probe, asked)
-    prompts = [text[len(head(base, text)) :] for text in prompts]
-    said = probe.render([ASKED, message("assistant", CONTENT)]) or ""
-    rest = said[len(head(base, said)) :]
-    header = min((head(rest, prompt) for prompt in prompts), key=len) if rest else ""
-    before, _, after = rest[len(header) :].partition(CONTENT)
-    field, reasoning = _reasoning(probe, base, switch, [*prompts, rest])
-    known = [reasoning.begin, reasoning.end] if reasoning else []
-    content_begin = _without(before, known)
-    ends = [*_ENDS, probe.eos]
-    if content_begin:
-        ends.append(tail(after, base.partition(USER)[2]).strip())
-    else:
-        ends.append(after.strip())
-    if reasoning and content_begin and reasoning.end.endswith(content_begin):
-        end = reasoning.end.removesuffix(content_begin).strip()
-        reasoning = Reasoning(reasoning.begin, end)
+    switch, prompts = _switch(probe, prompt)
+    said = probe.added([ASKED, message("assistant", CONTENT)]) or ""
+    common = min((head(said, prompt) for prompt in prompts), key=len)
+    begin, _, after = said[len(common) :].partition(CONTENT)
+    reasoning_field, reasoning = _reasoning(probe, switch, [*prompts, said])
+    marks = (reasoning.begin, reasoning.end) if reasoning else ()
+    begin = without(begin, marks)
+    ends = tuple(filter(None, (*_ENDS, probe.eos, first_tag(prompt.lstrip()))))
+    end = _turn_end(probe, after, base) if begin else after
+    ends += (end.strip(),) if end.strip() else ()
+    if reasoning and begin:
+        reasoning = Reasoning(reasoning.begin, _apart(reasoning.end, begin))
     return Frame(
         base=base,
         prompts=tuple(prompts),
-        ends=tuple(filter(None, ends)),
+        ends=ends,
         reasoning=reasoning,
-        content_begin=content_begin,
-        content_end=_before(after, ends).rstrip() if content_begin else "",
-        thinking_variable=switch,
-        reasoning_field=field,
+        reasoning_field=reasoning_field,
+        content_begin=begin,
+        content_end=before(after, ends).rstrip() if begin else "",
+        switch=switch,
     )
 
 
-def _switch(probe: Probe, asked: str) -> tuple[str | None, list[str]]:
-    for name in _SWITCHES:
+def _turn_end(probe: Probe, after: str, base: str) -> str:
+    """What ends a turn, where content has an end of its own: what calls and questions share."""
+    calls = as_messages([Call(NAMES[0], {}, IDS[0])])
+    called = probe.added([ASKED, message("assistant", "", tool_calls=calls)]) or ""
+    return (NAMES[0] in called and tail(after, called)) or tail(after, base.partition(USER)[2])
+
+
+def _apart(end: str, begin: str) -> str:
+    """The end of reasoning without what belongs to the beginning of content."""
+    shared = next(size for size in range(len(begin), -1, -1) if end.endswith(begin[:size]))
+    return end[: len(end) - shared].rstrip()
+
+
+def _switch(probe: Probe, prompt: str) -> tuple[tuple[str, Value, Value] | None, list[str]]:
+    for switch in _SWITCHES:
+        name, on, off = switch
         if not re.search(rf"\b{name}\b", probe.source):
             continue
-        on = probe.render([ASKED], prompt=True, **{name: True})
-        off = probe.render([ASKED], prompt=True, **{name: False})
-        if on is not None and off is not None and on != off:
-            return name, [asked, on, off]
-    return None, [asked]
+        for tools in (True, False):
+            one = probe.render([ASKED], prompt=True, tools=tools, **{name: on})
+            other = probe.render([ASKED], prompt=True, tools=tools, **{name: off})
+            if one is not None and other is not None and one != other:
+                added = [probe.added([ASKED], prompt=True, **{name: value}) for value in (on, off)]
+                return switch, [prompt, *(text for text in added if text is not None)]
+    return None, [prompt]
 
 
 def _reasoning(
-    probe: Probe, base: str, switch: str | None, others: list[str]
+    probe: Probe, switch: tuple[str, Value, Value] | None, others: list[str]
 ) -> tuple[str | None, Reasoning | None]:
-    on = {switch: True} if switch else {}
-    for field in _FIELDS:
-        if not re.search(rf"\b{field}\b", probe.source):
+    on = {switch[0]: switch[1]} if switch else {}
+    calls = as_messages([Call(NAMES[0], {}, IDS[0])])
+    for name in _FIELDS:
+        if not re.search(rf"\b{name}\b", probe.source):
             continue
-        thought = {field: THOUGHT}
-        after = []
-        begin = None
-        for fields in ({}, {"tool_calls": ONE_CALL}):
-            content = "" if fields else CONTENT
-            reply = message("assistant", content, **thought, **fields)
-            text = probe.render([ASKED, reply], **on) or ""
-            rest = text[len(head(base, text)) :]
-            if THOUGHT not in rest:
-                continue
-            before, _, behind = rest.partition(THOUGHT)
-            after.append(behind)
-            header = min((head(before, other) for other in others), key=len)
-            begin = begin or trim(before[len(header) :]).rstrip() or _last_tag(before)
-        if begin and after:
-            end = head(after[0], after[-1]) if len(after) > 1 else after[0].partition(CONTENT)[0]
-            if end := end.partition(CONTENT)[0].strip():
-                return field, Reasoning(begin, end)
-    for pair in _PAIRS:
-        if pair.end in probe.source:
-            return None, pair
-    return None, None
-
-
-def _last_tag(text: str) -> str:
-    text = text[: after_last_tag(text)]
-    return text[text.rfind(text[-1:] == "]" and "[" or "<") :] if text else ""
-
-
-def _without(text: str, known: list[str]) -> str:
-    text = trim(text)
-    while found := next((part for part in known if part and text.startswith(part)), None):
-        text = trim(text[len(found) :])
-    return text
-
-
-def _before(text: str, ends: list[str] | tuple[str, ...]) -> str:
-    return text[: min((text.find(end) for end in ends if end and end in text), default=len(text))]
+        begins, ends = [], []
+        for content, more in ((CONTENT, {}), ("", {"tool_calls": calls})):
+            reply = message("assistant", content, **{name: THOUGHT}, **more)
+            text = probe.added([ASKED, reply], **on) or ""
+            begin, found, end = text.partition(THOUGHT)
+            if found:
+                common = min((head(begin, other) for other in others), key=len)
+                begins.append(trim(begin[len(common) :]).rstrip() or last_tag(begin))
+                ends.append(before(end, (CONTENT,) if content else (NAMES[0], IDS[0])))
+        if not begins or not begins[0]:
+            continue
+        end = head(ends[0], ends[1]) if len(ends) > 1 else ends[0]
+        end = end if len(ends) > 1 or CONTENT in text else first_tag(end.lstrip())
+        if end.strip():
+            return name, Reasoning(begins[0], end.strip())
+    return None, next((pair for pair in _PAIRS if pair.end in probe.source), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os.path
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from helpers.chat.write import Call
@@ -23,6 +24,7 @@ RESULT = "Zresult"
 _SECONDS = 5.0
 _ALL_SECONDS = 10.0
 _MAX_TEXT = 200_000
+_LONGEST_TAG = 200
 _TAG = re.compile(r"<[^<>\n]*>|\[/?[A-Z][A-Z_ ]*\]")
 
 
@@ -119,6 +121,16 @@ class Probe:
             raise Stopped
         return str.__str__(text)
 
+    def added(
+        self, messages: list[dict[str, Any]], prompt: bool = False, **more: Any
+    ) -> str | None:
+        """What messages, or the generation prompt, add to the first message alone."""
+        base = self.render(messages[:1], **more)
+        text = self.render(messages, prompt, **more)
+        if base is None or text is None:
+            return None
+        return text[len(head(base, text)) :]
+
 
 def head(one: str, other: str) -> str:
     """The longest common beginning that does not end inside a tag.
@@ -126,12 +138,7 @@ def head(one: str, other: str) -> str:
     >>> head("<a><b_begin>", "<a><b_end>")
     '<a>'
     """
-    size = 0
-    for size, (left, right) in enumerate(zip(one, other, strict=False)):  # noqa: B007
-        if left != right:
-            break
-    else:
-        size = min(len(one), len(other))
+    size = len(os.path.commonprefix([one, other]))
     while size and not (whole(one, size) and whole(other, size)):
         size -= 1
     return one[:size]
@@ -143,9 +150,7 @@ def tail(one: str, other: str) -> str:
     >>> tail("</a><b>", "</c><b>")
     '<b>'
     """
-    size, most = 0, min(len(one), len(other))
-    while size < most and one[-1 - size] == other[-1 - size]:
-        size += 1
+    size = len(os.path.commonprefix([one[::-1], other[::-1]]))
     while size and not (whole(one, len(one) - size) and whole(other, len(other) - size)):
         size -= 1
     return one[len(one) - size :]
@@ -153,7 +158,10 @@ def tail(one: str, other: str) -> str:
 
 def whole(text: str, position: int) -> bool:
     """Whether a position is not inside a tag, such as `<call>` or `[CALLS]`."""
-    return not any(tag.start() < position < tag.end() for tag in _TAG.finditer(text))
+    # A tag is on one line, and short.
+    begin = max(0, position - _LONGEST_TAG, text.rfind("\n", 0, position) + 1)
+    part = text[begin : position + _LONGEST_TAG]
+    return not any(tag.start() < position - begin < tag.end() for tag in _TAG.finditer(part))
 
 
 def first_tag(text: str) -> str:
@@ -162,16 +170,30 @@ def first_tag(text: str) -> str:
     return found[0] if found else ""
 
 
-def after_last_tag(text: str) -> int:
-    """Where the last tag of a text ends, 0 without one."""
-    return max((tag.end() for tag in _TAG.finditer(text)), default=0)
+def last_tag(text: str) -> str:
+    """The last tag of a text, or nothing."""
+    found = _TAG.findall(text)
+    return found[-1] if found else ""
 
 
 def trim(text: str) -> str:
-    """A text without whitespace at its beginning, but for a space before a word: it belongs to it.
+    r"""Drop whitespace at the beginning, but for a space before a word: it belongs to the word.
 
-    >>> trim("\\n<call>"), trim(" to=")
+    >>> trim("\n<call>"), trim(" to=")
     ('<call>', ' to=')
     """
     bare = text.lstrip()
     return " " + bare if bare[:1].isalpha() and text[: -len(bare)].endswith(" ") else bare
+
+
+def before(text: str, ends: Iterable[str]) -> str:
+    """A text up to the first of some others."""
+    return text[: min((text.find(end) for end in ends if end in text), default=len(text))]
+
+
+def without(text: str, known: Iterable[str]) -> str:
+    """A text without known texts and whitespace at its beginning."""
+    text = trim(text)
+    while found := next((part for part in known if part and text.startswith(part)), None):
+        text = trim(text[len(found) :])
+    return text

@@ -106,4 +106,4 @@ def _other(form: Fields, value: Any, to_json: ToJson) -> str:
         return "{" + write_arguments(form, value, to_json) + "}"
     if form.values == "json" or (nested and form.values == "mixed"):
         return to_json(value)
-    return str(value)
+    return f"{value}"

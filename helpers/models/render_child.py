@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+from collections.abc import Generator
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from helpers.children import Parent
 
@@ -64,14 +65,23 @@ def _to_json(
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
+        default=_to_list,
     )
+
+
+def _to_list(value: object) -> list[Any]:
+    # What `map` and `select` give; published templates write it without `list`.
+    if isinstance(value, Generator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
     # The settings are those of the `transformers` library, for which chat templates are written
-    # (its documentation, "Writing a chat template").
-    environment = ImmutableSandboxedEnvironment(
+    # (its documentation, "Writing a chat template"), but that lists may grow: the values are this
+    # process's own, and published templates (Kimi-K2) keep a list of ids.
+    environment = SandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, _GenerationTag],
