@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from helpers.chat.write import Call, ToJson, write_calls
 
 A, B, C, D, *_ = LETTERS
 _CALL = Call(NAMES[0], {A: "vone"}, IDS[0])
+# What is written beside the calls stands for any: every format must write these as it should.
 _PROOFS: tuple[Mapping[str, Any], ...] = (
     {A: 'two\nlines, "quoted" \\ 한글 😀'},
     {A: -3, B: 2.5, C: True, D: False},
@@ -111,6 +113,22 @@ class Writer:
         text = self.probe.added([ASKED, reply, *results])
         return before(text or "", (RESULT,))
 
+    def until(self, text: str, start: int) -> int:
+        """Where the turn ends that goes on at `start`."""
+        return start + len(before(text[start:], self.frame.ends))
+
+    def last(self, text: str, call: Call) -> int:
+        """Where the last name or id of a call ends; -1 where it is not written."""
+        start = text.find(call.name)
+        until = self.until(text, start)
+        return max(_end(text[:until], call.name), _end(text[:until], call.id))
+
+    def behind(self, arguments: Mapping[str, Any]) -> str | None:
+        """What stands behind the last name or id of a call with these arguments."""
+        text = self.write([Call(NAMES[0], arguments, IDS[0])])
+        last = self.last(text, _CALL)
+        return text[last:] if last >= 0 else None
+
 
 def _derive(writer: Writer) -> Derived | None:
     for parts, arguments in _cut(writer):
@@ -140,16 +158,14 @@ def _cut(writer: Writer) -> Iterator[tuple[_Parts, list[Literal["json", "string"
         start = region[1]
     else:
         kind: Literal["json", "string"] = "string" if text[regions[0][0]] == '"' else "json"
-        yield _parts(text, calls, regions), [kind]
+        yield _parts(writer, text, calls, regions), [kind]
         return
-    for length, forms in derive_fields(writer.write):
-        bare = [replace(call, arguments={}) for call in calls]
-        text = writer.write(bare)
-        spots = []
-        for call in bare:
-            last = max(text.rfind(call.name) + len(call.name), _end(text, call.id))
-            spots.append((last + length, last + length))
-        yield _parts(text, bare, spots), list(forms)
+    bare = [replace(call, arguments={}) for call in calls]
+    text = writer.write(bare)
+    spots = [writer.last(text, call) for call in bare]
+    for length, forms in derive_fields(writer.behind):
+        regions = [(spot + length, spot + length) for spot in spots]
+        yield _parts(writer, text, bare, regions), list(forms)
 
 
 def find_json(text: str, value: Mapping[str, Any], start: int = 0) -> tuple[int, int] | None:
@@ -172,16 +188,15 @@ def _end(text: str, part: str) -> int:
     return position + len(part) if position >= 0 else -1
 
 
-def _parts(text: str, calls: list[Call], regions: list[tuple[int, int]]) -> _Parts:
+def _parts(writer: Writer, text: str, calls: list[Call], regions: list[tuple[int, int]]) -> _Parts:
     spans = []
     for call, region in zip(calls, regions, strict=True):
+        until = writer.until(text, region[1])
         found = [(*region, Slot.ARGUMENTS)]
         for part, slot in ((call.name, Slot.NAME), (call.id, Slot.ID)):
-            position = text.find(part)
-            while position >= 0:
-                if not region[0] < position + 1 < region[1]:
-                    found.append((position, position + len(part), slot))
-                position = text.find(part, position + 1)
+            for match in re.finditer(re.escape(part), text[:until]):
+                if not region[0] <= match.start() < region[1]:
+                    found.append((*match.span(), slot))
         spans.append(sorted(found, key=lambda span: span[:2]))
     pieces = []
     for call_spans in spans:
@@ -263,8 +278,8 @@ def merged(parts: list[str | Slot]) -> tuple[str | Slot, ...]:
 def _opening(writer: Writer, opening: str) -> str:
     """What of the text before the first call's slots belongs to it."""
     said = replace(writer, content=CONTENT).write([_CALL])
-    begin, found, rest = before(said, (NAMES[0], IDS[0])).partition(CONTENT)
-    if found:
+    _, found, rest = before(said, (NAMES[0], IDS[0])).partition(CONTENT)
+    if found and NAMES[0] in said:
         own = tail(opening, rest)
     else:
         own = opening[max(len(head(opening, prompt)) for prompt in writer.frame.prompts) :]
@@ -309,7 +324,8 @@ def _marker(opening: str, frame: Frame) -> str:
         )
     if opening[:1] in '{["':
         return ""
-    return opening.partition("{")[0]
+    mark = opening.partition("{")[0].rstrip()
+    return mark if set(mark) & set("<>[]`|") else ""
 
 
 def _styles(writer: Writer) -> Iterator[ToJson]:

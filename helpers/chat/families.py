@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from helpers.chat.format import HERMES, Fields, Slot, ToolFormat
+from helpers.chat.format import Fields, Slot, ToolFormat
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,9 @@ class Family:
 
 
 FAMILIES = (
-    # SmolLM3: the template lists tools in Hermes' way, and drops calls.
-    Family("xml_tools", replace(HERMES, origin="row")),
     # Granite 3: lists tools in a turn of its own, asks for `<|tool_call|>` in words, drops calls.
     Family(
-        "write <|tool_call|> followed by a JSON list",
+        "respond only with <|tool_call|> followed by a JSON list",
         ToolFormat(
             call=('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}"),
             begin="<|tool_call|>[",
@@ -37,9 +35,9 @@ FAMILIES = (
             origin="row",
         ),
     ),
-    # LFM2: lists tools between marks, and drops calls, which are Python's.
+    # LFM2: lists tools, and drops calls, which are Python's.
     Family(
-        "<|tool_list_start|>",
+        "List of tools: ",
         ToolFormat(
             call=(Slot.NAME, "(", Slot.ARGUMENTS, ")"),
             begin="<|tool_call_start|>[",
@@ -47,6 +45,24 @@ FAMILIES = (
             end="]<|tool_call_end|>",
             arguments=Fields(name_end="=", between=", ", strings="json", values="python"),
             marker="<|tool_call_start|>",
+            origin="row",
+        ),
+    ),
+    # DeepSeek R1, first templates: the list of calls ends after the second, or not at all.
+    Family(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",  # noqa: RUF001
+        ToolFormat(
+            call=(
+                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",  # noqa: RUF001
+                Slot.NAME,
+                "\n```json\n",
+                Slot.ARGUMENTS,
+                "\n```<｜tool▁call▁end｜>",  # noqa: RUF001
+            ),
+            begin="<｜tool▁calls▁begin｜>",  # noqa: RUF001
+            between="\n",
+            end="<｜tool▁calls▁end｜>",  # noqa: RUF001
+            marker="<｜tool▁calls▁begin｜>",  # noqa: RUF001
             origin="row",
         ),
     ),

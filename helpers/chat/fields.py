@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from helpers.chat.format import Fields
-from helpers.chat.probe import IDS, LETTERS, NAMES, head, whole
-from helpers.chat.write import Call
+from helpers.chat.probe import LETTERS, head, whole
 
-Write = Callable[[list[Call]], str]
+Write = Callable[[Mapping[str, Any]], str | None]
 A, B, *_ = LETTERS
 _ONE, _TWO, _LONG = "vone", "vtwo", "long<&\nvalue"
 
@@ -19,15 +18,15 @@ def derive_fields(write: Write) -> Iterator[tuple[int, Iterator[Fields]]]:
     """Find out how a template writes arguments one by one.
 
     Args:
-        write: Renders a reply with calls.
+        write: Renders a call with arguments, and returns what stands behind its last name or id.
 
     Yields:
         How much fixed text stands between a call's last name or id and its arguments, and forms
         that may be theirs, likelier ones first.
     """
-    bare = _behind(write, {})
-    texts = _cut(_behind(write, {A: _ONE, B: _TWO}), [A, _ONE, B, _TWO])
-    numbers = _cut(_behind(write, {A: 1111, B: 2222}), [A, "1111", B, "2222"])
+    bare = write({})
+    texts = _cut(write({A: _ONE, B: _TWO}), [A, _ONE, B, _TWO])
+    numbers = _cut(write({A: 1111, B: 2222}), [A, "1111", B, "2222"])
     if bare is None or texts is None or numbers is None:
         return
     start, name_end, between, rest = numbers[0], numbers[1], numbers[2], numbers[4]
@@ -69,7 +68,9 @@ def _variants(write: Write, form: Fields) -> Iterator[Fields]:
     forms = [form]
     if form.string_begin == form.string_end == '"':
         forms.insert(0, replace(form, strings="json", string_begin="", string_end=""))
-    if wrap := _wrap(write, form):
+    if form.string_end in ("'", '"'):
+        forms.remove(form)  # it cannot be read back: the string may hold one, and is not escaped
+    elif wrap := _wrap(write, form):
         forms.append(replace(form, wrap_begin=wrap[0], wrap_end=wrap[1]))
     for variant in forms:
         for deep in (False, True):
@@ -78,17 +79,10 @@ def _variants(write: Write, form: Fields) -> Iterator[Fields]:
 
 
 def _wrap(write: Write, form: Fields) -> tuple[str, str] | None:
-    plain, wrapped = (_cut(_behind(write, {A: text}), [A, text]) for text in (_ONE, _LONG))
+    plain, wrapped = (_cut(write({A: text}), [A, text]) for text in (_ONE, _LONG))
     if plain is None or wrapped is None or plain == wrapped:
         return None
     return wrapped[1].removeprefix(plain[1]), wrapped[2].removesuffix(plain[2])
-
-
-def _behind(write: Write, arguments: Mapping[str, Any]) -> str | None:
-    """What stands behind the last name or id of one call."""
-    text = write([Call(NAMES[0], arguments, IDS[0])])
-    ends = [text.rfind(part) + len(part) for part in (NAMES[0], IDS[0]) if part in text]
-    return text[max(ends) :] if ends else None
 
 
 def _cut(text: str | None, parts: list[str]) -> list[str] | None:

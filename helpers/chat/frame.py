@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+
 from helpers.chat.format import Reasoning
 from helpers.chat.probe import (
     CONTENT,
     IDS,
     NAMES,
+    RESULT,
     THOUGHT,
     USER,
     Probe,
@@ -94,14 +96,14 @@ def derive_frame(probe: Probe) -> Frame | None:
         return None
     switch, prompts = _switch(probe, prompt)
     said = probe.added([ASKED, message("assistant", CONTENT)]) or ""
-    common = min((head(said, prompt) for prompt in prompts), key=len)
+    common = min((head(said, text) or _overlap(text, said) for text in prompts), key=len)
     begin, _, after = said[len(common) :].partition(CONTENT)
     reasoning_field, reasoning = _reasoning(probe, switch, [*prompts, said])
     marks = (reasoning.begin, reasoning.end) if reasoning else ()
     begin = without(begin, marks)
     ends = tuple(filter(None, (*_ENDS, probe.eos, first_tag(prompt.lstrip()))))
     end = _turn_end(probe, after, base) if begin else after
-    ends += (end.strip(),) if end.strip() else ()
+    ends += tuple(filter(None, (first_tag(end.lstrip()) or end.strip(), _next_turn(probe, begin))))
     if reasoning and begin:
         reasoning = Reasoning(reasoning.begin, _apart(reasoning.end, begin))
     return Frame(
@@ -114,6 +116,18 @@ def derive_frame(probe: Probe) -> Frame | None:
         content_end=before(after, ends).rstrip() if begin else "",
         switch=switch,
     )
+
+
+def _overlap(prompt: str, said: str) -> str:
+    """The end of a generation prompt with which a reply begins."""
+    return next((prompt[i:] for i in range(len(prompt)) if said.startswith(prompt[i:])), "")
+
+
+def _next_turn(probe: Probe, content_begin: str) -> str:
+    """The tag behind content where a question follows, and content has no end of its own."""
+    messages = [ASKED, message("assistant", CONTENT), message("user", RESULT)]
+    text = (probe.added(messages) or "").partition(CONTENT)[2]
+    return "" if content_begin else first_tag(text.lstrip())
 
 
 def _turn_end(probe: Probe, after: str, base: str) -> str:
@@ -134,11 +148,13 @@ def _switch(probe: Probe, prompt: str) -> tuple[tuple[str, Value, Value] | None,
         name, on, off = switch
         if not re.search(rf"\b{name}\b", probe.source):
             continue
+        if isinstance(off, str) and not re.search(rf"['\"]{off}['\"]", probe.source):
+            continue
         for tools in (True, False):
             one = probe.render([ASKED], prompt=True, tools=tools, **{name: on})
             other = probe.render([ASKED], prompt=True, tools=tools, **{name: off})
             if one is not None and other is not None and one != other:
-                added = [probe.added([ASKED], prompt=True, **{name: value}) for value in (on, off)]
+                added = [probe.added([ASKED], True, {name: value}) for value in (on, off)]
                 return switch, [prompt, *(text for text in added if text is not None)]
     return None, [prompt]
 
@@ -152,18 +168,21 @@ def _reasoning(
         if not re.search(rf"\b{name}\b", probe.source):
             continue
         begins, ends = [], []
-        for content, more in ((CONTENT, {}), ("", {"tool_calls": calls})):
+        for content, called in ((CONTENT, False), ("", True)):
+            more = {"tool_calls": calls} if called else {}
             reply = message("assistant", content, **{name: THOUGHT}, **more)
-            text = probe.added([ASKED, reply], **on) or ""
+            text = probe.added([ASKED, reply], variables=on) or ""
             begin, found, end = text.partition(THOUGHT)
             if found:
                 common = min((head(begin, other) for other in others), key=len)
-                begins.append(trim(begin[len(common) :]).rstrip() or last_tag(begin))
+                begins.append((trim(begin[len(common) :]).rstrip(), last_tag(begin)))
                 ends.append(before(end, (CONTENT,) if content else (NAMES[0], IDS[0])))
-        if not begins or not begins[0]:
-            continue
-        end = head(ends[0], ends[1]) if len(ends) > 1 else ends[0]
-        end = end if len(ends) > 1 or CONTENT in text else first_tag(end.lstrip())
-        if end.strip():
-            return name, Reasoning(begins[0], end.strip())
+        if ends:
+            # One of a kind may hold what begins content or calls.
+            end = head(*ends) if len(ends) > 1 else first_tag(ends[0].lstrip()) or ends[0]
+            end = end.strip()
+            usual = next((pair.begin for pair in _PAIRS if pair.end == end), "")
+            begin = begins[0][0] or usual or begins[0][1]
+            if begin and end:
+                return name, Reasoning(begin, end)
     return None, next((pair for pair in _PAIRS if pair.end in probe.source), None)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os.path
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from helpers.chat.write import Call
@@ -25,7 +24,8 @@ _SECONDS = 5.0
 _ALL_SECONDS = 10.0
 _MAX_TEXT = 200_000
 _LONGEST_TAG = 200
-_TAG = re.compile(r"<[^<>\n]*>|\[/?[A-Z][A-Z_ ]*\]")
+# A third kind is made of three tokens: `<|open|>call tool="…"<|sep|>`.
+_TAG = re.compile(r"<\|(?:open|close)\|>[^<>\n]*<\|sep\|>|<[^<>\n]*>|\[/?[A-Z][A-Z_ ]*\]")
 
 
 class Stopped(Exception):
@@ -95,6 +95,7 @@ class Probe:
             "datetime": "now",
         }
         self._until: float | None = None
+        self._known: dict[str, str | None] = {}
 
     def render(
         self, messages: list[dict[str, Any]], prompt: bool = False, tools: bool = True, **more: Any
@@ -104,13 +105,19 @@ class Probe:
         Raises:
             Stopped: It took too long, or made a huge text.
         """
+        values = {**self._values, "messages": messages, "add_generation_prompt": prompt, **more}
+        if tools:
+            values["tools"] = TOOLS
+        key = json.dumps(values, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = self._render(values)
+        return self._known[key]
+
+    def _render(self, values: dict[str, Any]) -> str | None:
         now = time.monotonic()
         self._until = self._until or now + _ALL_SECONDS
         if now > self._until:
             raise Stopped
-        values = {**self._values, "messages": messages, "add_generation_prompt": prompt, **more}
-        if tools:
-            values["tools"] = TOOLS
         try:
             text = render(self.source, values, self._whose, _SECONDS)
         except ModelFileError as error:
@@ -122,9 +129,13 @@ class Probe:
         return str.__str__(text)
 
     def added(
-        self, messages: list[dict[str, Any]], prompt: bool = False, **more: Any
+        self,
+        messages: list[dict[str, Any]],
+        prompt: bool = False,
+        variables: Mapping[str, Any] | None = None,
     ) -> str | None:
         """What messages, or the generation prompt, add to the first message alone."""
+        more = variables or {}
         base = self.render(messages[:1], **more)
         text = self.render(messages, prompt, **more)
         if base is None or text is None:
@@ -138,7 +149,7 @@ def head(one: str, other: str) -> str:
     >>> head("<a><b_begin>", "<a><b_end>")
     '<a>'
     """
-    size = len(os.path.commonprefix([one, other]))
+    size = _shared(one, other)
     while size and not (whole(one, size) and whole(other, size)):
         size -= 1
     return one[:size]
@@ -150,10 +161,18 @@ def tail(one: str, other: str) -> str:
     >>> tail("</a><b>", "</c><b>")
     '<b>'
     """
-    size = len(os.path.commonprefix([one[::-1], other[::-1]]))
+    size = _shared(one[::-1], other[::-1])
     while size and not (whole(one, len(one) - size) and whole(other, len(other) - size)):
         size -= 1
     return one[len(one) - size :]
+
+
+def _shared(one: str, other: str) -> int:
+    pairs = zip(one, other, strict=False)
+    return next(
+        (size for size, (left, right) in enumerate(pairs) if left != right),
+        min(len(one), len(other)),
+    )
 
 
 def whole(text: str, position: int) -> bool:

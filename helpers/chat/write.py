@@ -99,11 +99,11 @@ def _value(form: Fields, value: Any, to_json: ToJson) -> str:
 
 
 def _other(form: Fields, value: Any, to_json: ToJson) -> str:
-    nested = isinstance(value, dict | list)
-    if nested and form.deep:
-        if isinstance(value, list):
-            return "[" + form.between.join(_value(form, item, to_json) for item in value) + "]"
+    if form.deep and isinstance(value, list):
+        return "[" + form.between.join(_value(form, item, to_json) for item in value) + "]"
+    if form.deep and isinstance(value, dict):
         return "{" + write_arguments(form, value, to_json) + "}"
+    nested = isinstance(value, dict | list)
     if form.values == "json" or (nested and form.values == "mixed"):
         return to_json(value)
     return f"{value}"
