@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-
 from helpers.chat.format import Reasoning
 from helpers.chat.probe import (
     CONTENT,
@@ -95,7 +94,8 @@ def derive_frame(probe: Probe) -> Frame | None:
     if base is None or prompt is None:
         return None
     switch, prompts = _switch(probe, prompt)
-    said = probe.added([ASKED, message("assistant", CONTENT)]) or ""
+    off = {switch[0]: switch[2]} if switch else {}
+    said = probe.added([ASKED, message("assistant", CONTENT)], variables=off) or ""
     common = min((head(said, text) or _overlap(text, said) for text in prompts), key=len)
     begin, _, after = said[len(common) :].partition(CONTENT)
     reasoning_field, reasoning = _reasoning(probe, switch, [*prompts, said])
