@@ -33,7 +33,8 @@ from helpers.chat.write import Call, ToJson, write_calls
 
 A, B, C, D, *_ = LETTERS
 _CALL = Call(NAMES[0], {A: "vone"}, IDS[0])
-# What is written beside the calls stands for any: every format must write these as it should.
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
+# What every format must write as the template does.
 _PROOFS: tuple[Mapping[str, Any], ...] = (
     {A: 'two\nlines, "quoted" \\ 한글 😀'},
     {A: -3, B: 2.5, C: True, D: False},
@@ -41,23 +42,6 @@ _PROOFS: tuple[Mapping[str, Any], ...] = (
     {},
     {A: "one", B: 7, C: "<b> & more"},
 )
-
-
-@dataclass(frozen=True)
-class Derived:
-    """How a template writes calls.
-
-    Attributes:
-        tools: The format.
-        arguments_as: How the template wants arguments.
-        to_json: How it writes JSON.
-        content: What stands in `content` beside the calls.
-    """
-
-    tools: ToolFormat
-    arguments_as: Literal["object", "string"]
-    to_json: ToJson
-    content: str | None
 
 
 @dataclass(frozen=True)
@@ -73,15 +57,24 @@ class _Parts:
     calls: list[Call]
 
 
-def derive_calls(probe: Probe, frame: Frame) -> Derived | None:
-    """Find out how a template writes calls; None where it does not, or not in a known way."""
-    for strings in (False, True):
-        for content in ("", None):
-            for followed in (True, False):
-                writer = Writer(probe, frame, strings, content, followed)
-                if NAMES[0] in writer.write([_CALL]) and (derived := _derive(writer)):
-                    return derived
-    return None
+def derive_calls(probe: Probe, frame: Frame) -> tuple[ToolFormat | None, Writer | None]:
+    """Find out how a template writes calls.
+
+    Returns:
+        The format, None where it is not a known one; and the way in which the template writes
+        calls, None where it does not.
+    """
+    writers = [
+        writer
+        for strings in (False, True)
+        for content in ("", None)
+        for followed in (True, False)
+        if NAMES[0] in (writer := Writer(probe, frame, strings, content, followed)).write([_CALL])
+    ]
+    for writer in writers:
+        if tools := _derive(writer):
+            return tools, writer
+    return None, writers[0] if writers else None
 
 
 @dataclass(frozen=True)
@@ -130,15 +123,15 @@ class Writer:
         return text[last:] if last >= 0 else None
 
 
-def _derive(writer: Writer) -> Derived | None:
+def _derive(writer: Writer) -> ToolFormat | None:
     for parts, arguments in _cut(writer):
         tools, ahead, after = _join(writer, parts)
-        as_strings: Literal["object", "string"] = "string" if writer.strings else "object"
         for form in arguments:
             candidate = replace(tools, arguments=form)
-            for to_json in _styles(writer):
-                if _proved(writer, candidate, to_json, ahead, after):
-                    return Derived(candidate, as_strings, to_json, writer.content)
+            if any(
+                _proved(writer, candidate, to_json, ahead, after) for to_json in _styles(writer)
+            ):
+                return candidate
     return None
 
 
@@ -224,42 +217,29 @@ def _join(writer: Writer, parts: _Parts) -> tuple[ToolFormat, str, str]:
     ahead = parts.opening[: len(parts.opening) - len(opening)]
     closing = _closing(writer, parts)
     after = parts.closing[len(closing) :]
-    parallel = bool(parts.middle)
-    number: int | None = None
-    if parallel:
+    begin, prefix, suffix, between, number = "", [opening], closing, "", 0
+    if parts.middle:
         suffix = head(parts.middle, closing).rstrip()
-        prefix, number = _common_start(opening, parts.middle[len(suffix) :])
-        begin_size = len(opening) - sum(len(part) for part in prefix if isinstance(part, str))
-        between_size = len(parts.middle) - len(suffix)
-        between_size -= sum(len(part) for part in prefix if isinstance(part, str))
-        if number is not None:
-            begin_size -= len(str(number))
-            between_size -= len(str(number + 1))
-        begin = opening[:begin_size]
-        between = parts.middle[len(suffix) : len(suffix) + between_size]
-    else:
-        begin, prefix, suffix, between = "", [opening], closing, ""
-    call: list[str | Slot] = list(prefix)
+        begin, between, prefix, number = _common_start(opening, parts.middle[len(suffix) :])
+    call: list[str | Slot] = [*prefix]
     for one, other in zip(parts.first, parts.second, strict=False):
-        if isinstance(one, Slot) or one == other or not isinstance(other, str):
-            call.append(one)
-            continue
-        left = head(one, other)
-        right = tail(one[len(left) :], other[len(left) :])
-        middle = one[len(left) : len(one) - len(right)]
-        if middle.isdecimal():
-            number = int(middle)
-            call += [left, Slot.NUMBER, right]
-        else:
-            call.append(one)
+        if isinstance(one, str) and isinstance(other, str) and one != other:
+            left = head(one, other)
+            right = tail(one[len(left) :], other[len(left) :])
+            counted = one[len(left) : len(one) - len(right)]
+            if _NUMBER.fullmatch(counted):
+                number = int(counted)
+                call += [left, Slot.NUMBER, right]
+                continue
+        call.append(one)
     call.append(suffix)
     tools = ToolFormat(
         call=merged(call),
         begin=begin,
         between=between,
         end=closing[len(suffix) :],
-        first_number=number or 0,
-        parallel=parallel,
+        first_number=number,
+        parallel=bool(parts.middle),
     )
     return replace(tools, marker=_marker(tools.opening, frame)), ahead, after
 
@@ -291,26 +271,31 @@ def _closing(writer: Writer, parts: _Parts) -> str:
     text = parts.closing
     if writer.followed:
         # What the calls write when they are last, too, is theirs.
-        whole = parts.text[: len(parts.text) - len(text)]
+        start = len(parts.text) - len(text)
         shared = head(parts.text, replace(writer, followed=False).write(parts.calls))
-        if len(shared) > len(whole):
-            text = shared[len(whole) :]
+        text = shared[start:] or text
     return before(text, writer.frame.ends).rstrip()
 
 
-def _common_start(opening: str, middle: str) -> tuple[list[str | Slot], int | None]:
-    """The fixed text and the number with which each call begins, and the first number."""
+def _common_start(opening: str, middle: str) -> tuple[str, str, list[str | Slot], int]:
+    """What goes before the first call, between two, and with each; and the first call's number."""
     common = tail(opening, middle)
-    one, other = opening[: len(opening) - len(common)], middle[: len(middle) - len(common)]
-    digits, others = _digits(one), _digits(other)
-    if digits and others and int(others) == int(digits) + 1:
-        text = tail(one[: -len(digits)], other[: -len(others)])
-        return [trim(text), Slot.NUMBER, common], int(digits)
-    return [trim(common)], None
+    first, second = _digits(_less(opening, common)), _digits(_less(middle, common))
+    if first and second and int(second) == int(first) + 1:
+        begin, between = _less(opening, first + common), _less(middle, second + common)
+        text = trim(tail(begin, between))
+        return _less(begin, text), _less(between, text), [text, Slot.NUMBER, common], int(first)
+    common = trim(common)
+    return _less(opening, common), _less(middle, common), [common], 0
+
+
+def _less(text: str, end: str) -> str:
+    return text[: len(text) - len(end)]
 
 
 def _digits(text: str) -> str:
-    return text[len(text.rstrip("0123456789")) :]
+    found = _NUMBER.search(text)
+    return found[0] if found else ""
 
 
 def _marker(opening: str, frame: Frame) -> str:

@@ -54,26 +54,28 @@ def _derive(template: str, bos: str, eos: str, whose: str) -> ChatFormat:
 
 def _assemble(probe: Probe, frame: Frame) -> ChatFormat:
     family = family_of(probe.source)
-    derived = derive_calls(probe, frame)
-    tools = derived.tools if derived else HERMES
+    derived, writer = derive_calls(probe, frame)
+    tools = derived or HERMES
     if family and (family.first or not derived):
         tools = family.tools
     content_begin = frame.content_begin
     if content_begin and tools.opening and frame.prompts[0].endswith(tools.opening):
         # The generation prompt ends with what begins content and calls alike.
         content_begin = tools.opening + content_begin
+    name, on, off = frame.switch or (None, True, False)
     return ChatFormat(
         tools=tools,
         reasoning=frame.reasoning,
         content_begin=content_begin,
         content_end=frame.content_end,
-        thinking_variable=frame.switch[0] if frame.switch else None,
-        thinking_values=frame.switch[1:] if frame.switch else (True, False),
+        thinking_variable=name,
+        thinking_values=(on, off),
         system=_takes(probe, [message("system", _SYSTEM), ASKED], _SYSTEM),
-        tool_role=_takes_results(probe, "string" if derived is None else derived.arguments_as),
-        takes_tools=(probe.render([ASKED]) or "").find(NAMES[0]) >= 0,
-        takes_calls=derived is not None,
-        arguments_as=derived.arguments_as if derived else "object",
+        tool_role=_takes_results(probe),
+        takes_tools=NAMES[0] in (probe.render([ASKED]) or ""),
+        takes_calls=writer is not None,
+        arguments_as="string" if writer and writer.strings else "object",
+        empty_content=writer.content if writer else "",
         reasoning_field=frame.reasoning_field,
     )
 
@@ -82,10 +84,11 @@ def _takes(probe: Probe, messages: list[dict[str, object]], text: str) -> bool:
     return text in (probe.render(messages) or "")
 
 
-def _takes_results(probe: Probe, arguments_as: str) -> bool:
-    calls = as_messages([Call(NAMES[0], {}, IDS[0])], arguments_as == "string")
+def _takes_results(probe: Probe) -> bool:
     result = message("tool", RESULT, tool_call_id=IDS[0], name=NAMES[0])
+    calls = [as_messages([Call(NAMES[0], {}, IDS[0])], strings) for strings in (False, True)]
     return any(
-        _takes(probe, [ASKED, message("assistant", content, tool_calls=calls), result], RESULT)
+        _takes(probe, [ASKED, message("assistant", content, tool_calls=call), result], RESULT)
         for content in ("", None)
+        for call in calls
     )

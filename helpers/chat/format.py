@@ -143,6 +143,8 @@ class ChatFormat:
             they are to be written into the content.
         arguments_as: How the arguments of earlier calls are handed to the template: as an object,
             or as JSON text.
+        empty_content: What stands for the content of a message that has calls alone: an empty text,
+            or None, without which some templates do not write the calls.
         reasoning_field: The message's field that gives the template earlier reasoning, such as
             `reasoning_content`; None where it takes none.
     """
@@ -158,6 +160,7 @@ class ChatFormat:
     takes_tools: bool = False
     takes_calls: bool = False
     arguments_as: Literal["object", "string"] = "object"
+    empty_content: str | None = ""
     reasoning_field: str | None = None
 
 

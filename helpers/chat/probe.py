@@ -22,7 +22,9 @@ RESULT = "Zresult"
 
 _SECONDS = 5.0
 _ALL_SECONDS = 10.0
+# The longest published ones make 20,000 characters, and 1,000 for a reply.
 _MAX_TEXT = 200_000
+_MAX_REPLY = 10_000
 _LONGEST_TAG = 200
 # A third kind is made of three tokens: `<|open|>call tool="…"<|sep|>`.
 _TAG = re.compile(r"<\|(?:open|close)\|>[^<>\n]*<\|sep\|>|<[^<>\n]*>|\[/?[A-Z][A-Z_ ]*\]")
@@ -140,7 +142,10 @@ class Probe:
         text = self.render(messages, prompt, **more)
         if base is None or text is None:
             return None
-        return text[len(head(base, text)) :]
+        added = text[len(head(base, text)) :]
+        if len(added) > _MAX_REPLY:
+            raise Stopped
+        return added
 
 
 def head(one: str, other: str) -> str:

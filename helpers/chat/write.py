@@ -93,9 +93,9 @@ def _value(form: Fields, value: Any, to_json: ToJson) -> str:
         return form.value_begin + _other(form, value, to_json)
     if form.strings == "json":
         return form.string_begin + to_json(value) + form.string_end
-    if form.wrap_begin and not _WRAPPED.isdisjoint(value):
-        value = form.wrap_begin + value + form.wrap_end
-    return form.string_begin + value + form.string_end
+    wraps = form.wrap_begin and not _WRAPPED.isdisjoint(value)
+    inner = form.wrap_begin + value + form.wrap_end if wraps else value
+    return f"{form.string_begin}{inner}{form.string_end}"
 
 
 def _other(form: Fields, value: Any, to_json: ToJson) -> str:
