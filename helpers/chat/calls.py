@@ -217,7 +217,8 @@ def _join(writer: Writer, parts: _Parts) -> tuple[ToolFormat, str, str]:
     ahead = parts.opening[: len(parts.opening) - len(opening)]
     closing = _closing(writer, parts)
     after = parts.closing[len(closing) :]
-    begin, prefix, suffix, between, number = "", [opening], closing, "", 0
+    begin, between, suffix, number = "", "", closing, 0
+    prefix: list[str | Slot] = [opening]
     if parts.middle:
         suffix = head(parts.middle, closing).rstrip()
         begin, between, prefix, number = _common_start(opening, parts.middle[len(suffix) :])
