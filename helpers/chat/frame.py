@@ -50,6 +50,7 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking")
 _PAIRS = (
     Reasoning("<think>", "</think>"),
     Reasoning("[THINK]", "[/THINK]"),
+    Reasoning("<|inner_prefix|>", "<|inner_suffix|>"),
     Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 ASKED = message("user", USER)
