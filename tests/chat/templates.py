@@ -344,10 +344,10 @@ SWITCHES: tuple[tuple[str, object, object, str], ...] = (
         "enable_thinking",
         True,
         False,
-        """Apertus-8B-Instruct Bielik-11B-v3.0-Instruct CohereForAI-c4ai-command-r7b-12-2024-tool_use
-        GLM-4.6 GLM-4.7-Flash HuggingFaceTB-SmolLM3-3B NVIDIA-Nemotron-3-Nano-30B-A3B-BF16
-        Qwen-QwQ-32B Qwen-Qwen3-0.6B Qwen3.5-4B Reka-Edge Spark2.5
-        deepseek-ai-DeepSeek-R1-Distill-Qwen-32B deepseek-ai-DeepSeek-V3.1
+        """Apertus-8B-Instruct Bielik-11B-v3.0-Instruct GLM-4.6 GLM-4.7-Flash
+        CohereForAI-c4ai-command-r7b-12-2024-tool_use HuggingFaceTB-SmolLM3-3B
+        NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 Qwen-QwQ-32B Qwen-Qwen3-0.6B Qwen3.5-4B Reka-Edge
+        Spark2.5 deepseek-ai-DeepSeek-R1-Distill-Qwen-32B deepseek-ai-DeepSeek-V3.1
         deepseek-ai-DeepSeek-V3.2 deepseek-ai-DeepSeek-V4 deepseek-ai-DeepSeek-V4-Flash-0731
         google-gemma-4-31B-it google-gemma-4-31B-it-interleaved inclusionai-ling-3.0-flash
         llama-cpp-rwkv-world openbmb-MiniCPM5-1B poolside-Laguna-S-2.1 poolside-Laguna-XS-2.1

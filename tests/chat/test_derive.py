@@ -117,11 +117,12 @@ MANY = (
     Call("note", {"text": "\\ ' 😀 \\n <b> & \t|"}, "abcdEF126"),
     Call("stop", {}, "abcdEF127"),
 )
+TEXT = {"type": "string", "description": "a text"}
 LISTED = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": schema}}
     for name, schema in (
-        ("look_up", {"type": "object", "properties": {"city": {"type": "string"}}}),
-        ("note", {"type": "object", "properties": {"text": {"type": "string"}}}),
+        ("look_up", {"type": "object", "properties": {"city": TEXT}}),
+        ("note", {"type": "object", "properties": {"text": TEXT}}),
         ("stop", {"type": "object", "properties": {}}),
     )
 ]
