@@ -296,7 +296,7 @@ CLOSE_CALLS = {
     "upper case": "<c>{{ c.function.name }}|{{ c.function.arguments | tojson | upper }}</c>",
     "raw in quotes": (
         "<c>{{ c.function.name }}|{% for k, v in c.function.arguments.items() %}"
-        "{{ k }}={% if v is string %}'{{ v }}'{% else %}{{ v }}{% endif %} {% endfor %}</c>"
+        "{{ k }}={% if v is string %}'{{ v }}'{% else %}{{ v }}{% endif %}{{ ' ' if not loop.last }}{% endfor %}</c>"
     ),
     "backwards": (
         "<c>{{ c.function.name }}|{% for k, v in c.function.arguments.items() | reverse %}"
