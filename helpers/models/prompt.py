@@ -68,19 +68,19 @@ def format_prompt(
     timeout = check_seconds("timeout", timeout)
     info = _info(model)
     header = info.metadata
-    template = chat_template or _template(header, bool(tools)) or ""
+    template = chat_template or template_of(header, bool(tools)) or ""
     if not template:
         raise ModelFileError(
             f"{info.path} has no chat template (tokenizer.chat_template): it may be a base model, "
             "which continues text and does not chat. Write the prompt by hand, or pass "
             "chat_template=…"
         )
-    bos = _token(header, "bos")
+    bos = token_text(header, "bos")
     values: dict[str, Any] = {
         "messages": plain_messages(messages),
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos,
-        "eos_token": _token(header, "eos"),
+        "eos_token": token_text(header, "eos"),
         **variables,
     }
     if tools:
@@ -107,14 +107,16 @@ def _info(model: Any) -> ModelInfo:
     return inspect_model(getattr(model, "model_path", model))
 
 
-def _template(header: Header, with_tools: bool) -> str | None:
+def template_of(header: Header, with_tools: bool) -> str | None:
+    """The chat template in a file's header; one for tools goes before, where tools are given."""
     if with_tools and "tokenizer.chat_template.tool_use" in header:
         return str(header["tokenizer.chat_template.tool_use"])
     template = header.get("tokenizer.chat_template")
     return template if isinstance(template, str) else None
 
 
-def _token(header: Header, name: str) -> str:
+def token_text(header: Header, name: str) -> str:
+    """The text of the "bos" or "eos" token; empty where there is none."""
     # Vocabularies of the kind "llama" have these two at fixed places if nothing else is said.
     default = {"bos": 1, "eos": 2}[name] if header.get("tokenizer.ggml.model") == "llama" else -1
     number = header.get(f"tokenizer.ggml.{name}_token_id", default)
