@@ -16,6 +16,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import pass_environment
+from markupsafe import Markup, escape
 
 Parts = tuple[tuple[str, bool], ...]
 
@@ -235,7 +236,9 @@ def joined(parts: Iterable[tuple[str, bool]]) -> str:
 
 def parts_of(text: str) -> Parts:
     """Pairs of a plain text and whether the template wrote it; a plain text is content."""
-    return text._parts if type(text) is MarkedText else ((str.__str__(text), False),)
+    if type(text) is MarkedText or (type(text) is _SafeText and text._parts):
+        return text._parts
+    return ((str.__str__(text), False),)
 
 
 def _whole(text: MarkedText) -> bool:
@@ -263,6 +266,42 @@ def _same(text: str, *sources: str) -> str:
     """A text made from others: the template's where all of them are, and in doubt content."""
     own = all(type(source) is MarkedText and _whole(source) for source in sources)
     return marked(text) if own else str.__str__(text)
+
+
+class _SafeText(Markup):
+    """What `|safe` makes: a text which escapes for HTML what is added to it, and keeps marks."""
+
+    _parts: Parts = ()
+
+    @staticmethod
+    def of(parts: Iterable[tuple[str, bool]]) -> _SafeText:
+        parts = tuple(parts)
+        made = _SafeText("".join(text for text, _ in parts))
+        made._parts = parts
+        return made
+
+    def __str__(self) -> str:
+        return joined(parts_of(self))
+
+    def __add__(self, other: str, /) -> _SafeText:  # type: ignore[override]
+        escaped = _escaped(other)
+        return NotImplemented if escaped is None else _SafeText.of([*parts_of(self), *escaped])
+
+    def __radd__(self, other: str, /) -> _SafeText:  # type: ignore[override]
+        escaped = _escaped(other)
+        return NotImplemented if escaped is None else _SafeText.of([*escaped, *parts_of(self)])
+
+
+def _escaped(text: Any) -> Parts | None:
+    if isinstance(text, Markup):
+        return parts_of(text)
+    if not isinstance(text, str):
+        return None
+    return tuple((str.__str__(escape(part)), own) for part, own in parts_of(text))
+
+
+def _safe(value: Any) -> _SafeText:
+    return _SafeText.of(parts_of(value if isinstance(value, str) else str(value)))
 
 
 class _Formatter(SandboxedFormatter):
@@ -294,7 +333,7 @@ class MarkedCode(CodeGenerator):
     environment: MarkedEnvironment
 
     def _constant(self, value: Any) -> str:
-        if isinstance(value, str):
+        if isinstance(value, str) and not isinstance(value, Markup):
             self.environment.texts.append(marked(value))
             return f"environment.texts[{len(self.environment.texts) - 1}]"
         if isinstance(value, list):
@@ -334,7 +373,7 @@ class MarkedEnvironment(ImmutableSandboxedEnvironment):
         """Take Jinja's settings."""
         super().__init__(**settings)
         self.texts: list[MarkedText] = []
-        self.filters["join"] = _do_join
+        self.filters.update(join=_do_join, safe=_safe)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Replace `format` of a marked text."""
