@@ -107,7 +107,6 @@ class ChatTemplate:
         if reasoning is not None and form.thinking_variable is not None:
             given.setdefault(form.thinking_variable, reasoning)
         prompt = self._text(self._for_template(said, tools), tools, given)
-        prompt = prompt if isinstance(prompt, Prompt) else Prompt([(prompt, True)])  # TEMP
         opened = self._opened(prompt)
         if form.reasoning is not None:
             begin, end = form.reasoning.begin, form.reasoning.end

@@ -10,6 +10,7 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.globals import get_llm_cache
 from langchain_core.outputs import Generation
 
+from helpers.prompt import Prompt
 from helpers.timings import Timings
 
 
@@ -35,11 +36,11 @@ class MarkedCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """A kept answer, or None."""
-        return _recalled(self._cache.lookup(prompt, llm_string))
+        return _recalled(self._cache.lookup(prompt, _asked(prompt, llm_string)))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keep an answer."""
-        self._cache.update(prompt, llm_string, return_val)
+        self._cache.update(prompt, _asked(prompt, llm_string), return_val)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget all answers."""
@@ -47,15 +48,20 @@ class MarkedCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """`lookup`, as the other cache does it."""
-        return _recalled(await self._cache.alookup(prompt, llm_string))
+        return _recalled(await self._cache.alookup(prompt, _asked(prompt, llm_string)))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """`update`, as the other cache does it."""
-        await self._cache.aupdate(prompt, llm_string, return_val)
+        await self._cache.aupdate(prompt, _asked(prompt, llm_string), return_val)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear`, as the other cache does it."""
         await self._cache.aclear(**kwargs)
+
+
+def _asked(prompt: str, llm_string: str) -> str:
+    """All that decides an answer beside the prompt's text: how a prompt's parts are read too."""
+    return f"{llm_string}, parts {prompt.key}" if isinstance(prompt, Prompt) else llm_string
 
 
 def _recalled(answers: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:

@@ -13,6 +13,7 @@ from helpers.models.header import Header
 from helpers.models.info import ModelInfo, inspect_model
 from helpers.models.messages import plain_messages
 from helpers.models.render import render
+from helpers.prompt import Prompt
 
 
 def format_prompt(
@@ -24,7 +25,7 @@ def format_prompt(
     tools: list[dict[str, Any]] | None = None,
     timeout: float = 5.0,
     **variables: Any,
-) -> str:
+) -> Prompt:
     """Write messages in the form that the model was trained on, with its own chat template.
 
     The template is rendered in a sandbox in a child process (the first call takes about 0.2 s, the
@@ -33,7 +34,10 @@ def format_prompt(
     The result has no BOS token at its beginning where the tokenizer adds one itself, as
     `LlamaCpp` and llama.cpp do by the file's settings: pass it on as it is, and the model sees
     exactly one. Control tokens such as `<|im_start|>` are written as text, and `LlamaCpp` reads
-    them as tokens. Text of your users that may contain such tokens should be cleaned first.
+    them as tokens where the template wrote them. Text of users, tools and documents cannot become
+    one: the result is a `Prompt`, a `str` that knows which parts the template wrote, and in all
+    others `<|im_start|>` is read as any other characters are. `prompt + text` keeps that, and the
+    text counts as supplied; an f-string loses it, and all of its text is read as the template's.
 
     Args:
         messages: A list of `{"role": …, "content": …}`, of `(role, content)`, or of LangChain
@@ -76,17 +80,20 @@ def format_prompt(
             "chat_template=…"
         )
     bos = token_text(header, "bos")
+    own = {"bos_token": bos, "eos_token": token_text(header, "eos")}
     values: dict[str, Any] = {
         "messages": plain_messages(messages),
         "add_generation_prompt": add_generation_prompt,
-        "bos_token": bos,
-        "eos_token": token_text(header, "eos"),
         **variables,
     }
     if tools:
         values["tools"] = tools
-    text = render(template, values, info.path.name, timeout)
-    return text.removeprefix(bos) if bos and adds_bos(header) else text
+    own = {name: text for name, text in own.items() if name not in values}
+    prompt = render(template, values, info.path.name, timeout, own=own)
+    if bos and adds_bos(header) and prompt.parts and prompt.parts[0][1]:
+        (first, _), *rest = prompt.parts
+        return Prompt([(first.removeprefix(bos), True), *rest])
+    return prompt
 
 
 def adds_bos(header: Header) -> bool:
