@@ -43,8 +43,8 @@ class Fields:
         string_end: Text after a string.
         strings: "raw" (as they are, up to `string_end` and `value_end`) or "json" (in quotation
             marks, escaped as in JSON; `string_begin` and `string_end` are empty).
-        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows: `<![CDATA[`
-            where the string holds `<`, `&` or a newline. Empty: never.
+        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows, as
+            `<![CDATA[` where the string holds `<`, `&` or a newline. Empty: never.
         wrap_end: Text that ends what `wrap_begin` begins.
         values: How all else is written: "json" (`true`, `null`), "python" (`True`, `None`,
             `['a']`), or "mixed" (Python, but arrays and objects as JSON).
@@ -133,8 +133,9 @@ class ChatFormat:
         content_begin: Text before the content, for models that mark it; often empty.
         content_end: Text after it.
         tools: How calls are written.
-        thinking_variable: The template's variable that switches reasoning on (True) and off
-            (False), such as `enable_thinking`; None where it has none.
+        thinking_variable: The template's variable that switches reasoning on and off, such as
+            `enable_thinking`; None where it has none.
+        thinking_values: What switches it on, and what off: mostly True and False.
         system: Whether the template takes a system message.
         tool_role: Whether the template takes results of tools as messages of their own.
         takes_tools: Whether the template lists the tools itself, from its variable `tools`.
@@ -142,6 +143,8 @@ class ChatFormat:
             they are to be written into the content.
         arguments_as: How the arguments of earlier calls are handed to the template: as an object,
             or as JSON text.
+        empty_content: What stands for the content of a message that has calls alone: an empty text,
+            or None, without which some templates do not write the calls.
         reasoning_field: The message's field that gives the template earlier reasoning, such as
             `reasoning_content`; None where it takes none.
     """
@@ -151,11 +154,13 @@ class ChatFormat:
     content_begin: str = ""
     content_end: str = ""
     thinking_variable: str | None = None
+    thinking_values: tuple[bool | str | int, bool | str | int] = (True, False)
     system: bool = True
     tool_role: bool = True
     takes_tools: bool = False
     takes_calls: bool = False
     arguments_as: Literal["object", "string"] = "object"
+    empty_content: str | None = ""
     reasoning_field: str | None = None
 
     def texts(self, *, calls: bool) -> tuple[str, ...]:
