@@ -185,8 +185,8 @@ def _to_continue(messages: list[dict[str, Any]]) -> bool:
 def _with_ids(message: dict[str, Any], form: ChatFormat) -> dict[str, Any]:
     """A message whose ids of calls are of the form that the template wants."""
 
-    def fitting(name: Any) -> str:
-        name = str(name or "")
+    def fitting(given: Any) -> str:
+        name = str(given or "")
         if re.fullmatch(form.tools.id_form, name):
             return name
         return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:9]
