@@ -7,7 +7,7 @@ One `ChatFormat` says all that the grammar of a reply (`helpers.chat.grammar`) a
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 
@@ -162,6 +162,24 @@ class ChatFormat:
     arguments_as: Literal["object", "string"] = "object"
     empty_content: str | None = ""
     reasoning_field: str | None = None
+
+    def texts(self, *, calls: bool) -> tuple[str, ...]:
+        """The fixed texts of a reply, among which a model's control tokens may be.
+
+        Args:
+            calls: Whether those of calls are wanted, too.
+        """
+        found = [self.content_begin, self.content_end]
+        if self.reasoning is not None:
+            found += [self.reasoning.begin, self.reasoning.end]
+        if calls:
+            form = self.tools
+            found += [form.begin, form.between, form.end]
+            found += [part for part in form.call if isinstance(part, str)]
+            if isinstance(form.arguments, Fields):
+                values = (getattr(form.arguments, field.name) for field in fields(Fields))
+                found += [value for value in values if isinstance(value, str)]
+        return tuple(dict.fromkeys(filter(None, found)))
 
 
 HERMES = ToolFormat(
