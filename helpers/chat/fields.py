@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from helpers.chat.cuts import head, whole
 from helpers.chat.format import Fields
-from helpers.chat.probe import LETTERS, head, whole
+from helpers.chat.probe import LETTERS
 
 Write = Callable[[Mapping[str, Any]], str | None]
 A, B, *_ = LETTERS

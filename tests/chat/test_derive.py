@@ -45,7 +45,7 @@ def by_name(table: tuple[tuple[str, str, str], ...]) -> list[tuple[str, str, str
 
 @cache
 def formats(name: str) -> ChatFormat:
-    return derive_format(template(name), bos=BOS, eos=EOS, whose=name)
+    return derive_format(template(name), bos=BOS, eos=EOS)
 
 
 @needs_templates
@@ -247,7 +247,7 @@ ENDLESS = (
 def test_a_hostile_template_is_given_up_after_one_rendering(
     source: str, short_of_time: list[float]
 ) -> None:
-    assert derive_format(source, whose="a bomb") == PLAIN
+    assert derive_format(source) == PLAIN
     assert len(short_of_time) == 1
 
 
@@ -257,7 +257,7 @@ def test_a_hostile_template_is_given_up_after_one_rendering(
     ids=["refuses all", "no Jinja", "empty", "no variables"],
 )
 def test_a_template_that_says_nothing_gives_the_fallback(source: str) -> None:
-    assert derive_format(source, whose="nobody").tools is HERMES
+    assert derive_format(source).tools is HERMES
 
 
 def test_a_template_that_hangs_on_calls_alone_gives_the_fallback(
@@ -267,7 +267,7 @@ def test_a_template_that_hangs_on_calls_alone_gives_the_fallback(
         "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}"
         f"{ENDLESS}{{% endif %}}{{% endfor %}}"
     )
-    assert derive_format(source, whose="a trap") == PLAIN
+    assert derive_format(source) == PLAIN
     assert len(short_of_time) < 15
 
 
@@ -278,7 +278,7 @@ MEMORY = (
 
 
 def test_a_template_that_eats_memory_gives_the_fallback(short_of_time: list[float]) -> None:
-    assert derive_format(MEMORY, whose="a glutton").tools is HERMES
+    assert derive_format(MEMORY).tools is HERMES
     assert len(short_of_time) < 5
 
 
@@ -296,7 +296,8 @@ CLOSE_CALLS = {
     "upper case": "<c>{{ c.function.name }}|{{ c.function.arguments | tojson | upper }}</c>",
     "raw in quotes": (
         "<c>{{ c.function.name }}|{% for k, v in c.function.arguments.items() %}"
-        "{{ k }}={% if v is string %}'{{ v }}'{% else %}{{ v }}{% endif %}{{ ' ' if not loop.last }}{% endfor %}</c>"
+        "{{ k }}={% if v is string %}'{{ v }}'{% else %}{{ v }}{% endif %}"
+        "{{ ' ' if not loop.last }}{% endfor %}</c>"
     ),
     "backwards": (
         "<c>{{ c.function.name }}|{% for k, v in c.function.arguments.items() | reverse %}"
