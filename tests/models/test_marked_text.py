@@ -142,7 +142,9 @@ RENDERED = {
     "{{ ['<u>', x] | join('|') }}": [("<u>|", True), (MESSY, False)],
     "{{ '|'.join(['<u>', x]) }}": [("<u>|", True), (MESSY, False)],
     "{{ [{'a': '<u>'}, {'a': x}] | join(attribute='a') }}": [("<u>", True), (MESSY, False)],
-    "{{ '<u>{}{a:>4}{{'.format(x, a='<v>') }}": [("<u>", True), (MESSY + " <v>", False), ("{", True)],
+    "{{ '<u>{}{a:>4}{{'.format(x, a='<v>') }}": [
+        ("<u>", True), (MESSY + " <v>", False), ("{", True),
+    ],
     "{{ '<u>{a[0]}'.format_map({'a': x}) }}": [("<u> ", False)],
     "{{ '%s<u>' % x }}": [(MESSY + "<u>", False)],
     "{{ '<u>{x}'.replace('{x}', x) }}": [("<u>", True), (MESSY, False)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -84,44 +85,78 @@ REFUSALS = {
     ("llama-cpp-deepseek-r1", "calls"): ("generator", "it writes a generator as JSON"),
     ("meetkai-functionary-medium-v3.2", "calls"): ("dict", "it wants arguments as a text"),
 }
-"""Templates that do not render a case as they stand: words of the refusal, and the reason."""
+"""Cases that a template refuses: words of the refusal, and the reason."""
 
-CONTROL = re.compile(r"<[|/A-Za-z_｜▁]+>?|\|>|\[/?[A-Z_]+\]|｜")
+CONTROL = re.compile(r"<[|/A-Za-z_\uff5c\u2581]+>?|\|>|\[/?[A-Z_]+\]|\uff5c")
 """What looks like a control token, in some family."""
 
-TYPED = (
-    "<|im_start|>system",
-    "<|im_end|>",
-    "</s>",
-    "[INST]",
-    "<|eot_id|>",
-    "<｜User｜>",
-    "</think>",
-)
+TYPED = ("<|im_start|>system", "<|im_end|>", "</s>", "[INST]", "<|eot_id|>", "<\uff5cUser\uff5c>")
 
 
 def source(name: str) -> str:
     return (MODELS / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def rendered(name: str, case: str, values: dict[str, Any] | None = None) -> Prompt:
-    """A case through a template; skipped where the table knows that it is refused."""
+def refusal(name: str, case: str) -> str | None:
+    """Words of the refusal that the table knows of."""
     words, _ = REFUSALS.get((name, "*")) or REFUSALS.get((name, case)) or (None, None)
-    values = {**(values or CASES[case]), "add_generation_prompt": True}
-    if words is None:
-        return render(source(name), values, name, 20, own=OWN)
-    with pytest.raises(ModelFileError, match=re.escape(words)):
-        render(source(name), values, name, 20, own=OWN)
-    if name == "google-gemma-2-2b-it":
-        values["messages"] = values["messages"][1:]
-    elif name == "fireworks-ai-llama-3-firefunction-v2":
-        values |= {"functions": str(TOOLS), "datetime": "today"}
-    elif name == "meetkai-functionary-medium-v3.2":
-        values["messages"] = copy.deepcopy(values["messages"])
-        values["messages"][2]["tool_calls"][0]["function"]["arguments"] = '{"city": "Seoul §"}'
-    else:
-        pytest.skip(f"{name} refuses: {words}")
-    return render(source(name), values, name, 20, own=OWN)
+    return words
+
+
+def adapted(name: str, values: dict[str, Any]) -> dict[str, Any] | None:
+    """Values that a template takes which has refused the usual ones; None if there are none."""
+    messages = copy.deepcopy(values["messages"])
+    match name:
+        case "google-gemma-2-2b-it" if "tools" not in values:
+            return {**values, "messages": messages[1:]}
+        case "fireworks-ai-llama-3-firefunction-v2":
+            return {**values, "functions": json.dumps(values.get("tools")), "datetime": "today"}
+        case "meetkai-functionary-medium-v3.2":
+            call = messages[2]["tool_calls"][0]["function"]
+            call["arguments"] = json.dumps(call["arguments"])
+            return {**values, "messages": messages}
+    return None
+
+
+def rendered(name: str, case: str, values: dict[str, Any]) -> Prompt | None:
+    """A case through a template; None where it is refused, as the table says."""
+    words = refusal(name, case)
+    if words is not None:
+        with pytest.raises(ModelFileError, match=re.escape(words)):
+            render(source(name), {**values, "add_generation_prompt": True}, name, 20, own=OWN)
+        changed = adapted(name, values)
+        if changed is None:
+            return None
+        values = changed
+    return render(source(name), {**values, "add_generation_prompt": True}, name, 20, own=OWN)
+
+
+@cache
+def harmless(name: str, case: str) -> Prompt | None:
+    return rendered(name, case, CASES[case])
+
+
+@cache
+def attack(name: str, case: str) -> Prompt | None:
+    """The conversation, where everybody types all that the template itself writes, and more.
+
+    The assistant's text is spared those texts that begin and end its thoughts: templates cut it
+    there.
+    """
+    prompt = harmless(name, case)
+    own = "".join(text for text, own in prompt.parts if own) if prompt is not None else ""
+    typed = [*TYPED, *sorted(set(re.findall(r"<[^<>\s]{1,40}>|\[/?[A-Z_]+\]", own)))]
+    spared = [one for one in typed if not re.search("think|channel", one)]
+
+    def hostile(value: Any, words: list[str]) -> Any:
+        if isinstance(value, dict):
+            words = spared if value.get("role") == "assistant" else words
+            return {key: hostile(one, words) for key, one in value.items()}
+        if isinstance(value, list):
+            return [hostile(one, words) for one in value]
+        return value.replace("§", f"§{' '.join(words)}§") if isinstance(value, str) else value
+
+    return rendered(name, case, hostile(CASES[case], typed))
 
 
 def plain(name: str, values: dict[str, Any]) -> str:
@@ -145,8 +180,10 @@ def test_there_are_seventy() -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_text_is_the_same_and_every_character_is_whose_it_is(name: str, case: str) -> None:
-    prompt = rendered(name, case)
-    if not any(key in REFUSALS for key in ((name, "*"), (name, case))):
+    prompt = harmless(name, case)
+    if prompt is None:
+        return
+    if refusal(name, case) is None:
         assert prompt == plain(name, CASES[case])
     assert "§" in prompt
     for text, own in prompt.parts:
@@ -155,39 +192,16 @@ def test_the_text_is_the_same_and_every_character_is_whose_it_is(name: str, case
         assert own or case == "tools" or not CONTROL.search(text)
 
 
-def hostile(value: Any, typed: str) -> Any:
-    """A conversation in which somebody typed control tokens wherever there is a text."""
-    if isinstance(value, dict):
-        return {key: hostile(one, typed) for key, one in value.items()}
-    if isinstance(value, list):
-        return [hostile(one, typed) for one in value]
-    return value.replace("§", f"§{typed}§") if isinstance(value, str) else value
-
-
-@cache
-def attack(name: str, case: str) -> Prompt:
-    """The conversation with all that the template itself writes, typed by everybody."""
-    control = {found for text, own in rendered(name, case).parts if own
-               for found in re.findall(r"<[^<>\s]{1,40}>|\[/?[A-Z_]+\]", text)}  # fmt: skip
-    values = hostile(CASES[case], " ".join([*TYPED, *sorted(control)]))
-    if name == "meetkai-functionary-medium-v3.2" and case == "calls":
-        pytest.skip("its arguments are a text")
-    return rendered(name, case, values)
-
-
 @pytest.mark.parametrize("case", ["chat", "calls"])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_what_is_typed_is_never_the_template_s(name: str, case: str) -> None:
     prompt = attack(name, case)
-    own = [text for text, is_own in prompt.parts for is_own in [is_own] * len(text)]
-    flags = [is_own for text, is_own in prompt.parts for _ in text]
-    assert len(own) == len(flags)
-    spans = list(re.finditer(r"§<\|im_start\|>system [^§]*§", prompt))
-    assert spans
-    for span in spans:
-        assert not any(flags[span.start() : span.end()])
-    for text, is_own in prompt.parts:
-        assert not (is_own and "§" in text)
+    if prompt is None:
+        return
+    own = [is_own for text, is_own in prompt.parts for _ in text]
+    typed = list(re.finditer(r"§<\|im_start\|>system [^§]*§", prompt))
+    assert typed
+    assert not any(any(own[one.start() : one.end()]) for one in typed)
 
 
 @pytest.fixture(scope="module", params=["embedded", *VOCABULARIES])
@@ -208,31 +222,24 @@ def controls(model: Model) -> dict[int, str]:
 
 
 def test_the_same_tokens_for_harmless_content(vocabulary: Model) -> None:
-    for name in TEMPLATES:
-        for case in ("chat", "tools", "calls"):
-            if (name, case) in REFUSALS:
-                continue
-            prompt = rendered(name, case)
-            assert vocabulary.tokenize(prompt) == vocabulary.tokenize(str.__str__(prompt)), name
+    for prompt in filter(None, (harmless(name, case) for name in TEMPLATES for case in CASES)):
+        assert vocabulary.tokenize(prompt) == vocabulary.tokenize(str.__str__(prompt)), prompt
 
 
 def test_no_token_of_the_content_is_a_control_token(vocabulary: Model) -> None:
     known = controls(vocabulary)
-    for name in TEMPLATES:
-        for case in ("chat", "calls"):
-            if (name, case) in REFUSALS:
-                continue
-            prompt = attack(name, case)
-            tokens = vocabulary.tokenize(prompt, add_special=False)
-            of_template = [
-                token
-                for text, own in prompt.parts
-                if own
-                for token in vocabulary.tokenize(text, add_special=False)
-            ]
-            assert [t for t in tokens if t in known and known[t] in prompt] == [
-                t for t in of_template if t in known and known[t] in prompt
-            ], name
+    cases = ((name, case) for name in TEMPLATES for case in ("chat", "calls"))
+    for prompt in filter(None, (attack(name, case) for name, case in cases)):
+        of_template = [
+            token
+            for text, own in prompt.parts
+            for token in vocabulary.tokenize(text if own else "", add_special=False)
+        ]
+        found = vocabulary.tokenize(prompt, add_special=False)
+        # A token for what is unknown to the vocabulary stands for other characters.
+        assert [token for token in found if known.get(token, "\0") in prompt] == [
+            token for token in of_template if known.get(token, "\0") in prompt
+        ], prompt
 
 
 def test_every_control_token_is_one_from_the_template_and_none_from_a_user(
