@@ -23,8 +23,9 @@ def marked(cache: BaseCache | bool | None) -> BaseCache | bool | None:
 class MarkedCache(BaseCache):
     """Another cache, whose answers are told from new ones.
 
-    What comes out has `"from_cache": True` in its `generation_info`, and `Timings` in place of the
-    dict that a cache makes of them which keeps JSON.
+    What comes out has `"from_cache": True` in its `generation_info` (a message: in its
+    `response_metadata`), and `Timings` in place of the dict that a cache which keeps JSON makes of
+    them.
 
     Args:
         cache: The cache that keeps the answers.
@@ -68,9 +69,18 @@ def _recalled(answers: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
 
 
 def _marked(answer: Generation) -> Generation:
-    info = {**(answer.generation_info or {}), "from_cache": True}
+    changes: dict[str, Any] = {"generation_info": _told(answer.generation_info)}
+    message = getattr(answer, "message", None)
+    if message is not None:
+        told = _told(message.response_metadata)
+        changes["message"] = message.model_copy(update={"response_metadata": told})
+    return answer.model_copy(update=changes)
+
+
+def _told(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    info = {**(facts or {}), "from_cache": True}
     timings = info.get("timings")
     if isinstance(timings, Mapping):
         with suppress(TypeError, ValueError):  # another version's: it stays a dict
             info["timings"] = Timings.from_dict(timings)
-    return answer.model_copy(update={"generation_info": info})
+    return info
