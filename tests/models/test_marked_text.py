@@ -55,7 +55,6 @@ EXACT: dict[str, Callable[..., Any]] = {
     "splitlines, ends": lambda t, a, i, j: t.splitlines(True),
     "partition": lambda t, a, i, j: t.partition(t[i:j] or "<"),
     "rpartition": lambda t, a, i, j: t.rpartition(t[i:j] or "<"),
-    "swapcase": lambda t, a, i, j: t.swapcase(),
     "upper": lambda t, a, i, j: t.upper(),
 }
 """What keeps every mark; `upper` and the like where no character depends on its neighbours."""
@@ -66,6 +65,7 @@ SAFE: dict[str, Callable[..., Any]] = {
     "replace some": lambda t, a, i, j: t.replace(t[i : i + 1], a, j),
     "replace in": lambda t, a, i, j: a.replace(t[i:j], t),
     "lower": lambda t, a, i, j: t.lower(),
+    "swapcase": lambda t, a, i, j: t.swapcase(),
     "title": lambda t, a, i, j: t.title(),
     "capitalize": lambda t, a, i, j: t.capitalize(),
     "casefold": lambda t, a, i, j: t.casefold(),
