@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import RunnableLambda
 
@@ -57,6 +59,32 @@ def test_added_text_is_plain_too(llm: LlamaCpp, prompt: Prompt) -> None:
     assert llm.get_token_ids("<|im_end|>" + prompt).count(IM_END) == 2
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text("<| \n", max_size=3), st.booleans()), max_size=5), st.data())
+def test_what_is_cut_from_a_prompt_keeps_its_parts(
+    parts: list[tuple[str, bool]], data: st.DataObject
+) -> None:
+    prompt = Prompt(parts)
+    flags = [own for text, own in prompt.parts for _ in text]
+    i, j = (data.draw(st.none() | st.integers(-9, 9)) for _ in "ij")
+    step = data.draw(st.sampled_from([None, 1, 2, -1]))
+    cut = prompt[i:j:step]
+    assert cut == str.__str__(prompt)[i:j:step]
+    assert [own for text, own in cut.parts for _ in text] == flags[i:j:step]
+    for name in ("strip", "lstrip", "rstrip"):
+        for chars in (None, "<", "| "):
+            cut = getattr(prompt, name)(chars)
+            assert cut == getattr(str.__str__(prompt), name)(chars)
+            start = len(prompt) - len(prompt.lstrip(chars)) if name != "rstrip" else 0
+            kept = [own for text, own in cut.parts for _ in text]
+            assert kept == flags[start : start + len(cut)]
+    for at in range(len(prompt) + 1):
+        assert prompt.removeprefix(prompt[:at]).parts == prompt[at:].parts
+        assert prompt.removesuffix(prompt[at:]).parts == prompt[:at].parts
+    with pytest.raises(IndexError):
+        prompt[len(prompt)]
+
+
 def test_every_call_keeps_the_parts(llm: LlamaCpp, prompt: Prompt) -> None:
     expected = len(llm.get_token_ids(prompt))
 
@@ -92,9 +120,8 @@ def test_chains_and_batches_keep_the_parts(llm: LlamaCpp, prompt: Prompt) -> Non
             timings = generations[0]["generation_info"]["timings"]
             counts.append(timings["prompt_tokens"] + timings["cached_tokens"])
 
-    chain = RunnableLambda(lambda messages: format_prompt(messages, llm)) | llm.with_listeners(
-        on_end=note
-    )
+    rendered: RunnableLambda[Any, str] = RunnableLambda(lambda given: format_prompt(given, llm))
+    chain = rendered | llm.with_listeners(on_end=note)
     messages = [("system", "Be brief."), ("user", ATTACK)]
     chain.invoke(messages)
     list(chain.stream(messages))
@@ -131,8 +158,8 @@ def test_a_request_and_the_pipe_keep_the_parts_and_no_other_class(prompt: Prompt
     class Mine(Prompt):
         pass
 
-    for given in (prompt, Mine(prompt.parts), pickle.loads(pickle.dumps(prompt))):
-        request = Request(prompt=given)
+    for one in (prompt, Mine(prompt.parts), pickle.loads(pickle.dumps(prompt))):
+        request = Request(prompt=one)
         raw = frame("submit", 1, request)
         _, _, received = read_frame(io.BytesIO(raw))
         assert type(received.prompt) is Prompt and received.prompt.parts == prompt.parts

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.models.marked_text import (
+from helpers.marked_text import (
     MarkedEnvironment,
     MarkedText,
     concat,
