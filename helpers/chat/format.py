@@ -7,6 +7,7 @@ One `ChatFormat` says all that the grammar of a reply (`helpers.chat.grammar`) a
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -84,7 +85,8 @@ class ToolFormat:
             marks are part of the slot), or `Fields`.
         marker: The text by which a call is known in the midst of prose: a beginning of `begin` and
             the first fixed text of `call`. Empty: calls have no mark of their own, and are known by
-            their whole beginning, at the beginning of the content alone.
+            their opening, at the beginning of the content alone; where that has no word in it, such
+            as `[`, by the opening, the name of a tool, and what follows it.
         id_form: A regular expression for the ID slot.
         first_number: What the NUMBER slot of the first call holds.
         parallel: Whether a reply may have several calls.
@@ -107,6 +109,12 @@ class ToolFormat:
         """All fixed text before the first slot of the first call."""
         first = self.call[0]
         return self.begin + (first if isinstance(first, str) else "")
+
+    @property
+    def known_by_name(self) -> bool:
+        """Whether a call without a marker is known by a tool's name: its opening has no word."""
+        word = any(char.isalnum() for char in self.opening)
+        return not self.marker and not word and Slot.NAME in self.call[:2]
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,17 @@ class ChatFormat:
                 values = (getattr(form.arguments, field.name) for field in fields(Fields))
                 found += [value for value in values if isinstance(value, str)]
         return tuple(dict.fromkeys(filter(None, found)))
+
+
+def spaced(text: str) -> str:
+    r"""A regular expression of a text in any spacing: around JSON's signs, and where it has some.
+
+    >>> print(spaced('{"name": "'))
+    \s*\{\s*"name"\s*:\s*"
+    """
+    parts = re.findall(r"[{}\[\],:]|\s+|[^{}\[\],:\s]+", text.strip())
+    found = r"\s*".join(re.escape(part) if part.strip() else "" for part in parts)
+    return r"\s*" + found.replace(r"\s*\s*", r"\s*")
 
 
 HERMES = ToolFormat(
