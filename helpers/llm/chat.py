@@ -194,11 +194,12 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         if content is None and given["response_format"] is not None:
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
+        parallel = given["parallel_tool_calls"]
         grammar = _reply_grammar(
             form,
             json.dumps(schemas),
             choice if schemas else "none",
-            given["parallel_tool_calls"] is not False,
+            choice == "auto" if parallel is None else bool(parallel),
             thinking,
             content,
             given["strict"] is True,
@@ -378,7 +379,8 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
                 or the name of the one that it must call. A call that is begun is held to the names
                 and the schemas of the tools.
             strict: True: what a grammar cannot hold of a schema is an error; else it is left out.
-            parallel_tool_calls: False: one call in a reply at most.
+            parallel_tool_calls: Whether a reply may have several calls; None: where the model
+                decides, but not where it must call, as small models do not know when to stop.
             **kwargs: Further parameters of each call.
 
         Raises:
