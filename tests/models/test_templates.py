@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -19,7 +20,7 @@ from helpers.install.configure import pinned_source
 from helpers.load_options import LoadOptions
 from helpers.models import default_model, render_child
 from helpers.models.render import render
-from helpers.native import Model
+from helpers.native import Model, pieces
 from helpers.prompt import Prompt
 
 SOURCE = pinned_source()
@@ -219,6 +220,37 @@ def controls(model: Model) -> dict[int, str]:
     assert model._by_pieces is not None
     known = model._by_pieces._by_token
     return {token: control.text.decode() for token, control in known.items()}
+
+
+def test_a_template_s_text_is_read_as_llama_cpp_reads_it(
+    vocabulary: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = random.Random(13)
+    words = [
+        "Hi",
+        " ",
+        "   ",
+        "\n",
+        "\n\n\t",
+        "é",
+        "한국어",
+        "🙂",
+        "<",
+        "|>",
+        "don't",
+        "12345",
+        " a",
+    ]
+    words += [*controls(vocabulary).values()][:40]
+    monkeypatch.setattr(pieces, "_KEPT_BYTES", 20_000)  # so that much is forgotten
+    for _ in range(500):
+        text = "".join(chosen.choices(words, k=chosen.randint(1, 12)))
+        assert vocabulary.tokenize(Prompt([(text, True)])) == vocabulary.tokenize(text), text
+        assert vocabulary.tokenize(Prompt([(text, False)])) == vocabulary.tokenize(
+            text, special=False
+        ), text
+    made = vocabulary._by_pieces
+    assert made is not None and 0 < made._fragments._bytes <= 20_000
 
 
 def test_the_same_tokens_for_harmless_content(vocabulary: Model) -> None:
