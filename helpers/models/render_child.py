@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+from collections.abc import Generator
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -67,13 +68,22 @@ def _to_json(
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
+        default=_to_list,
     )
+
+
+def _to_list(value: object) -> list[Any]:
+    # What `map` and `select` give; published templates write it without `list`.
+    if isinstance(value, Generator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
     # The settings are those of the `transformers` library, for which chat templates are written
-    # (its documentation, "Writing a chat template").
+    # (its documentation, "Writing a chat template"), but that lists may grow: the values are this
+    # process's own, and published templates (Kimi-K2) keep a list of ids.
     environment = MarkedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
