@@ -2,8 +2,8 @@
 
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from files and
 attributes, but not from looping for days or asking for a string of ten gigabytes; a thread cannot
-be stopped, a process can. This file runs as a script, with `helpers.children`, the standard
-library and Jinja only, so that it starts quickly.
+be stopped, a process can. This file runs as a script, with `helpers.children`,
+`helpers.marked_text`, the standard library and Jinja only, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jinja2.nodes
 import jinja2.parser
 
 from helpers.children import Parent
-from helpers.models.marked_text import MarkedEnvironment, marked, parts_of
+from helpers.marked_text import MarkedEnvironment, marked, parts_of
 
 MAX_MEMORY = 2**30
 MAX_OUTPUT = 2**25

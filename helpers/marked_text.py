@@ -322,7 +322,8 @@ class _Formatter(SandboxedFormatter):
             value, _ = self.get_field(name, args, kwargs)
             if conversion:
                 value = self.convert_field(value, conversion)
-            found.append(value if type(value) is MarkedText else format(value, spec or ""))
+            bare = type(value) is MarkedText and not spec
+            found.append(value if bare else format(value, spec or ""))
         text = concat(found)
         return text if text == plain else plain  # a rare form, which is read otherwise
 
