@@ -115,6 +115,8 @@ class FieldsReader:
         elif (yield from scanner.matches(form.string_begin)):
             yield from self._raw(emit)
             return
+        elif scanner.ended:
+            raise Ended
         else:
             if form.value_begin.strip():
                 yield from scanner.fixed(form.value_begin)
