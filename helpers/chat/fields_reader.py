@@ -275,7 +275,8 @@ class FieldsReader:
         options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
         if not isinstance(options, list):
             return False
-        return all([self._collect(option, found, depth + 1) for option in options])
+        known = [self._collect(option, found, depth + 1) for option in options]
+        return all(known)
 
 
 def _common_end(text: str, margin: str) -> int:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class Reply(Protocol):
     """What is to be written; `helpers.chat.grammar.ReplySource` says what each part means."""
 
+    @property
+    def tools(self) -> Mapping[str, SchemaSource]: ...  # noqa: D102
+
     form: ChatFormat
-    tools: Mapping[str, SchemaSource]
     forced: bool
     parallel: bool
     thinking: bool | None
@@ -53,10 +55,10 @@ class _Writer:
         # From the first token on, there is no prose.
         self.held = reply.forced or reply.inner is not None
         reasoning, self.avoid = self.form.reasoning, ""
-        if reasoning is not None and reasoning.begin.strip() and not reply.thinking:
-            if self.parts.is_text(reasoning.begin):
-                # Prose that begins like reasoning could not be told from it.
-                self.avoid = rf"\s*{regex_of(reasoning.begin.strip())}(?s:.*)"
+        begin = reasoning.begin.strip() if reasoning is not None and not reply.thinking else ""
+        if begin and self.parts.is_text(begin):
+            # Prose that begins like reasoning could not be told from it.
+            self.avoid = rf"\s*{regex_of(begin)}(?s:.*)"
 
     def run(self) -> str:
         parts, reasoning = self.parts, self.form.reasoning

@@ -70,9 +70,11 @@ class _Writer:
         begin, end = parts.literal(form.value_begin), parts.literal(form.value_end)
         if form.strings == "json":
             return [f"{begin} {one} {end}" for one in self.plain(options)]
-        texts, others, free = [], [], False
+        texts: list[str] = []
+        others: list[Schema] = []
+        free = False
         for one in options:
-            if isinstance(one, bool) or "type" not in one and "enum" not in one and "const" not in one:
+            if isinstance(one, bool) or not one.keys() & {"type", "enum", "const"}:
                 free = True
             elif one.get("type") == "string":
                 free = True
@@ -85,9 +87,9 @@ class _Writer:
                 others += [{"enum": rest}] if rest else [] if listed else [one]
         if free and not form.string_begin.strip():
             return [self.raw()]  # which has all others in it
-        found = [self.raw()] if free else [
-            parts.literal(form.string_begin + text + form.string_end + form.value_end) for text in texts
-        ]  # fmt: skip
+        found = [self.raw()] if free else []
+        ends = form.string_end + form.value_end
+        found += [parts.literal(form.string_begin + text + ends) for text in texts if not free]
         if any(option is True for option in options):
             others = [True]
         return found + [f"{begin} {one} {end}" for one in self.plain(others)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +18,12 @@ from helpers.chat.events import (
     Event,
     Thought,
 )
-from helpers.chat.format import ChatFormat, Fields, Slot
 from helpers.chat.fields_reader import FieldsReader
-from helpers.chat.scanner import Ended, Mismatch, Scanner, Steps, match_loosely, overlap
+from helpers.chat.format import ChatFormat, Fields, Slot
+from helpers.chat.scanner import Ended, Mismatch, Scanner, Steps, match_loosely
 
 _LONGEST_NAME = 200
-_QUOTE, _NO_NAME, _SIGNS = re.compile('"'), re.compile(r"[\s<{\[]"), "{}[],:(\""
+_QUOTE, _NO_NAME, _SIGNS = re.compile(r'["\\]'), re.compile(r"[\s<{\[]"), '{}[],:("'
 _HALVES = ("d8", "d9", "da", "db")
 
 
@@ -91,10 +92,7 @@ class ReplyReader:
         return self._go_on()
 
     def _go_on(self) -> list[Event]:
-        try:
-            next(self._steps)
-        except StopIteration:
-            pass
+        next(self._steps, None)
         events, self._events = self._events, []
         return events
 
@@ -219,7 +217,9 @@ class ReplyReader:
             if not call.whole:
                 of = f"of {call.name!r}" if call.name else "that has no name yet"
                 cut = self._cut
-                problem = f"the reply {'was cut off' if cut else 'ends'} in the middle of a call {of}"
+                problem = (
+                    f"the reply {'was cut off' if cut else 'ends'} in the middle of a call {of}"
+                )
                 problem += "; give it more tokens (max_tokens)" if cut else ""
         scanner.record = None
         problem = call.problem or problem
@@ -281,6 +281,9 @@ class ReplyReader:
         fixed = after.strip() if isinstance(after, str) else ""
         if before.rstrip().endswith('"') and fixed[:1] == '"':
             ended = not (yield from scanner.until(_QUOTE, keep))
+            while not ended and scanner.text[scanner.at] == "\\":
+                keep((yield from scanner.escape()))
+                ended = not (yield from scanner.until(_QUOTE, keep))
         elif fixed and fixed[0] in _SIGNS:
             ended = not (yield from scanner.until(re.compile(re.escape(fixed[0])), keep))
         elif fixed:
@@ -295,10 +298,8 @@ class ReplyReader:
 
     def _named(self, call: _Call, name: str) -> None:
         if name not in self._tools:
-            try:
+            with suppress(ValueError):
                 name = json.loads(f'"{name}"')
-            except ValueError:
-                pass
         call.name = name
         if name not in self._tools:
             known = ", ".join(map(repr, self._tools)) or "none"
@@ -355,7 +356,7 @@ class ReplyReader:
 
 
 class _Unquoted:
-    """Passes on what a JSON string says, given the string as it is written, escapes by themselves."""
+    """Passes on what a JSON string says, given as it is written, each escape by itself."""
 
     def __init__(self, emit: Any) -> None:
         self._emit, self._held, self._code, self._begun = emit, "", -1, False

@@ -72,7 +72,7 @@ class Scanner:
             self.record[-1] = self.record[-1][:-count]
 
     def blanks(self) -> Steps[None]:
-        """Read whitespace, up to something else; whether that comes is not waited for at the end."""
+        """Read whitespace, up to something else or the end."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end].isspace():
@@ -166,7 +166,7 @@ class Scanner:
             end, sign = found.end(), found[0]
             if sign == "\\":
                 emit(self._clean(self.take(end - 1), in_text))
-                emit((yield from self._escape()))
+                emit((yield from self.escape()))
                 continue
             piece = self._clean(self.take(end), in_text)
             if sign == '"':
@@ -177,14 +177,15 @@ class Scanner:
             if depth <= 0 and not in_text:
                 return
 
-    def _escape(self) -> Steps[str]:
+    def escape(self) -> Steps[str]:
+        """Read a backslash and the character after it."""
         while len(self.text) - self.at < 2:
             yield from self.more()
         return self.take(self.at + 2)
 
     @staticmethod
     def _clean(piece: str, in_text: bool) -> str:
-        """Control characters in strings as JSON wants them; models write line breaks as they are."""
+        """Strings with control characters as JSON has them: models write them as they are."""
         return _CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", piece) if in_text else piece
 
 
@@ -210,11 +211,10 @@ def match_loosely(fixed: str, text: str, at: int) -> int | None:
         if char.isspace():
             blank = True
             continue
-        if at < len(text) and text[at].isspace() and before:
-            if blank or char in _SIGNS or before in _SIGNS:
-                limit = at + _MAX_BLANKS
-                while at < min(len(text), limit) and text[at].isspace():
-                    at += 1
+        if before and (blank or char in _SIGNS or before in _SIGNS):
+            limit = min(len(text), at + _MAX_BLANKS)
+            while at < limit and text[at].isspace():
+                at += 1
         if at >= len(text):
             return None
         if text[at] != char:

@@ -1,4 +1,4 @@
-"""Readers of replies against every format of the pinned source's templates, in pieces of any size."""
+"""Readers of replies against the formats of all templates, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def call_text(name: str, arguments: str) -> str:
 def test_what_a_format_writes_is_read_back(name: str) -> None:
     form = formats(name)
     with_ids = Slot.ID in form.tools.call
-    groups = [(call,) for call in CALLS] + ([CALLS] if form.tools.parallel else [])
+    groups: list[tuple[Call, ...]] = [(call,) for call in CALLS]
+    groups += [CALLS] if form.tools.parallel else []
     for calls in groups:
         text = write_calls(form.tools, calls)
         expect(read(form, text), calls, with_ids)
@@ -117,7 +118,7 @@ def test_what_a_format_writes_is_what_its_grammar_allows(name: str) -> None:
         grammar = reply_grammar(form, TOOLS, parallel=parallel, strict=False)
         forced = reply_grammar(form, TOOLS, choice="any", parallel=parallel, strict=False)
         assert grammar is not None and forced is not None
-        groups = [(call,) for call in CALLS]
+        groups: list[tuple[Call, ...]] = [(call,) for call in CALLS]
         if parallel and form.tools.parallel:
             groups.append(CALLS)
         for calls in groups:
@@ -181,7 +182,7 @@ def test_strings_among_fields_stream() -> None:
         )
     )
     reader = ReplyReader(form, TOOLS)
-    assert reader.feed("<f=note><p=text>\nA \"long")[-1] == CallArguments(0, 'A \\"lon')
+    assert reader.feed('<f=note><p=text>\nA "long')[-1] == CallArguments(0, 'A \\"lon')
     assert gather(reader.feed(" text\n</p>\n</f>")[:-1] and reader.finish(False)) is not None
 
 
@@ -284,7 +285,9 @@ def test_calls_without_a_marker_stand_at_the_beginning() -> None:
         )
     )
     text = "[note(text='it\\'s', tags=[None, 'a, ]']), stop()]"
-    expect(read(python, text), (Call("note", {"text": "it's", "tags": [None, "a, ]"]}), Call("stop")))
+    expect(
+        read(python, text), (Call("note", {"text": "it's", "tags": [None, "a, ]"]}), Call("stop"))
+    )
     assert read(python, "[note] that").content == "[note] that"
 
 
@@ -307,8 +310,8 @@ def test_the_schema_tells_texts_from_numbers() -> None:
 
 def test_random_texts_lose_nothing() -> None:
     draw = random.Random(5)
-    words = ["<tool_call>", "</tool_call>", '{"name": "', "stop", '", "arguments": ', "{}", "}", "\n",
-             " ", "a", "<think>", "</think>", '"', "\\", "{", "]"]  # fmt: skip
+    words = ["<tool_call>", "</tool_call>", '{"name": "', "stop", '", "arguments": ', "{}"]
+    words += ["}", "\n", " ", "a", '"', "\\", "{", "]", "<think>", "</think>"]
     for _ in range(400):
         text = "".join(draw.choices(words, k=draw.randint(1, 14)))
         reply = read(THINKING, text)
@@ -357,5 +360,7 @@ def test_a_huge_call_is_read_one_character_at_a_time() -> None:
 
 
 def test_a_whole_reply() -> None:
-    reply = read_reply(THINKING, TOOLS, f"Why</think>Well. {call_text('stop', '{}')}", thinking=True)
+    reply = read_reply(
+        THINKING, TOOLS, f"Why</think>Well. {call_text('stop', '{}')}", thinking=True
+    )
     assert (reply.thoughts, reply.content, reply.calls[0].name) == ("Why", "Well. ", "stop")
