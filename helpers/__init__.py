@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from helpers.install import BACKENDS as BACKENDS
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
+    from helpers.llm import ChatLlamaCpp as ChatLlamaCpp
     from helpers.llm import LlamaCpp as LlamaCpp
     from helpers.memory import MemoryPlan as MemoryPlan
     from helpers.memory import predict_memory as predict_memory
@@ -79,7 +80,7 @@ _NAMES = {
     "InstallError ModelFileError",
     "grammars": "Grammar trace_choices",
     "install": "BACKENDS detect_backend install_command",
-    "llm": "LlamaCpp",
+    "llm": "ChatLlamaCpp LlamaCpp",
     "memory": "MemoryPlan predict_memory suggest_gpu_layers",
     "models": "ModelInfo check_model_file default_model find_model format_prompt inspect_model "
     "local_models recommend",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
+
+from helpers.checks import check_text
 
 
 class Prompt(str):
@@ -41,8 +44,8 @@ class Prompt(str):
 
     @property
     def key(self) -> str:
-        """A text that differs wherever the parts do, for caches that know prompts by their text."""
-        return repr(self.parts)
+        """What tells it, for a cache, from prompts with the same text and other parts."""
+        return ",".join(f"{'+' if trusted else '-'}{len(text)}" for text, trusted in self.parts)
 
     def __add__(self, other: str) -> Prompt:
         return Prompt([*self.parts, *_parts(other)])
@@ -56,6 +59,21 @@ class Prompt(str):
 
     def __reduce__(self) -> tuple[partial[Prompt], tuple[tuple[tuple[str, bool], ...]]]:
         return partial(Prompt), (self.parts,)
+
+
+def check_prompt(name: str, value: Any) -> str:
+    """Check a prompt.
+
+    Returns:
+        A `Prompt` as one; any other text as `check_text` does.
+
+    Raises:
+        TypeError: It is not a text.
+
+    >>> check_prompt("prompt", Prompt([("Hi", False)])).parts
+    (('Hi', False),)
+    """
+    return Prompt(value.parts) if isinstance(value, Prompt) else check_text(name, value)
 
 
 def _parts(text: str) -> Iterable[tuple[str, bool]]:

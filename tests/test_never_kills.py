@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import (
+    chat,
     concurrency,
     devices,
     files,
@@ -29,7 +30,7 @@ from tests.support import ROOT
 
 _SECONDS = 240
 GROUPS = (
-    grammars, files, parameters, prompts, concurrency, lifecycle, isolation, devices,
+    grammars, files, parameters, prompts, chat, concurrency, lifecycle, isolation, devices,
 )  # fmt: skip
 USES = [use for group in GROUPS for use in group.use.table]
 

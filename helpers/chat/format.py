@@ -7,7 +7,7 @@ One `ChatFormat` says all that the grammar of a reply (`helpers.chat.grammar`) a
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 
@@ -19,7 +19,7 @@ class Slot(enum.Enum):
     ID = "id"
     """A text that names this call."""
     NUMBER = "number"
-    """Which call of the reply it is, counted from 0."""
+    """Which call of the reply it is, counted from `ToolFormat.first_number`."""
     ARGUMENTS = "arguments"
     """The arguments, in the form of `ToolFormat.arguments`."""
 
@@ -35,6 +35,7 @@ class Fields:
         begin: Text before the first argument, also where there is none.
         name_begin: Text before a name.
         name_end: Text between a name and its value.
+        value_begin: Text before a value that is not a string, as `string_begin` before one that is.
         value_end: Text after a value.
         between: Text between two arguments.
         end: Text after the last argument, also where there is none.
@@ -42,19 +43,29 @@ class Fields:
         string_end: Text after a string.
         strings: "raw" (as they are, up to `string_end` and `value_end`) or "json" (in quotation
             marks, escaped as in JSON; `string_begin` and `string_end` are empty).
-        values: How all else is written: "json" (`true`, `null`) or "python" (`True`, `None`).
+        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows: `<![CDATA[`
+            where the string holds `<`, `&` or a newline. Empty: never.
+        wrap_end: Text that ends what `wrap_begin` begins.
+        values: How all else is written: "json" (`true`, `null`), "python" (`True`, `None`,
+            `['a']`), or "mixed" (Python, but arrays and objects as JSON).
+        deep: Whether strings and names inside arrays and objects are written as outside of them:
+            `{tags:[<|"|>a<|"|>],size:{width:3}}` with `:` as `name_end`, and `,` between.
     """
 
     begin: str = ""
     name_begin: str = ""
     name_end: str = ""
+    value_begin: str = ""
     value_end: str = ""
     between: str = ""
     end: str = ""
     string_begin: str = ""
     string_end: str = ""
     strings: Literal["raw", "json"] = "raw"
-    values: Literal["json", "python"] = "json"
+    wrap_begin: str = ""
+    wrap_end: str = ""
+    values: Literal["json", "python", "mixed"] = "json"
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ class ToolFormat:
     A reply's calls are `begin`, the calls with `between` from one to the next, and `end`.
 
     Attributes:
-        call: One call: fixed texts and slots in their order. NAME and ARGUMENTS occur once each.
+        call: One call: fixed texts and slots in their order. ARGUMENTS occurs once, NAME at least
+            once: further ones repeat the first.
         begin: Text before the first call.
         between: Text between two calls.
         end: Text after the last call.
@@ -74,6 +86,7 @@ class ToolFormat:
             the first fixed text of `call`. Empty: calls have no mark of their own, and are known by
             their whole beginning, at the beginning of the content alone.
         id_form: A regular expression for the ID slot.
+        first_number: What the NUMBER slot of the first call holds.
         parallel: Whether a reply may have several calls.
         origin: "derived" from the template, "row" (`helpers.chat.families`), or "fallback".
     """
@@ -85,6 +98,7 @@ class ToolFormat:
     arguments: Literal["json", "string"] | Fields = "json"
     marker: str = ""
     id_form: str = "[a-zA-Z0-9]{9}"
+    first_number: int = 0
     parallel: bool = True
     origin: Literal["derived", "row", "fallback"] = "derived"
 
@@ -98,6 +112,8 @@ class ToolFormat:
 @dataclass(frozen=True)
 class Reasoning:
     """Where a model's reasoning stands: between two texts, before the content.
+
+    The texts are without the whitespace around them, of which models write more or less.
 
     Attributes:
         begin: Text before it, for example `<think>`.
@@ -121,6 +137,13 @@ class ChatFormat:
             (False), such as `enable_thinking`; None where it has none.
         system: Whether the template takes a system message.
         tool_role: Whether the template takes results of tools as messages of their own.
+        takes_tools: Whether the template lists the tools itself, from its variable `tools`.
+        takes_calls: Whether the template writes the calls of earlier messages. Where it does not,
+            they are to be written into the content.
+        arguments_as: How the arguments of earlier calls are handed to the template: as an object,
+            or as JSON text.
+        reasoning_field: The message's field that gives the template earlier reasoning, such as
+            `reasoning_content`; None where it takes none.
     """
 
     tools: ToolFormat
@@ -130,6 +153,28 @@ class ChatFormat:
     thinking_variable: str | None = None
     system: bool = True
     tool_role: bool = True
+    takes_tools: bool = False
+    takes_calls: bool = False
+    arguments_as: Literal["object", "string"] = "object"
+    reasoning_field: str | None = None
+
+    def texts(self, *, calls: bool) -> tuple[str, ...]:
+        """The fixed texts of a reply, among which a model's control tokens may be.
+
+        Args:
+            calls: Whether those of calls are wanted, too.
+        """
+        found = [self.content_begin, self.content_end]
+        if self.reasoning is not None:
+            found += [self.reasoning.begin, self.reasoning.end]
+        if calls:
+            form = self.tools
+            found += [form.begin, form.between, form.end]
+            found += [part for part in form.call if isinstance(part, str)]
+            if isinstance(form.arguments, Fields):
+                values = (getattr(form.arguments, field.name) for field in fields(Fields))
+                found += [value for value in values if isinstance(value, str)]
+        return tuple(dict.fromkeys(filter(None, found)))
 
 
 HERMES = ToolFormat(

@@ -39,7 +39,7 @@ class Lane:
         self.n_ctx = min(n_ctx, context.n_ctx)
         self.held: list[list[int]] = [[] for _ in range(context.n_seq)]
         self.tiled = [0] * context.n_seq  # of the held: computed in tiles, from the beginning
-        self.prompted = [0] * context.n_seq  # of the held: the last prompt; the rest is answer
+        self.cold = [0] * context.n_seq  # of the held: a prompt, before anything was answered
         self.active: dict[int, Sequence] = {}
 
     def forget(self, slot: int | None = None) -> None:
@@ -50,7 +50,7 @@ class Lane:
             self.context.truncate(slot, 0)
         for index in range(len(self.held)) if slot is None else (slot,):
             self.held[index].clear()
-            self.tiled[index] = self.prompted[index] = 0
+            self.tiled[index] = self.cold[index] = 0
 
     def drop_unfinished(self, slot: int) -> None:
         """Remove what an aborted decode left behind; where that is refused, all of it."""
@@ -80,13 +80,13 @@ class Lane:
         if best >= own + _WORTH_COPYING:
             self.context.copy_sequence(source, slot)
             self.held[slot] = list(self.held[source])
-            self.tiled[slot], self.prompted[slot] = self.tiled[source], self.prompted[source]
+            self.tiled[slot], self.cold[slot] = self.tiled[source], self.cold[source]
             own = best
         tiled = self.tiled[slot]
         tiles = cold = limit // self._tile * self._tile if self._tile else 0
-        if own > self.prompted[slot]:
-            # A chat goes on after its own answer. The answer was computed token by token, and is
-            # not computed again only to be rounded as if it had come with the prompt.
+        if own > self.cold[slot]:
+            # A chat goes on after an answer of its own. The answer was computed token by token, and
+            # is not computed again only to be rounded as if it had come with the prompt.
             tiles = tiled
         else:
             if tiled != tiles:
@@ -97,7 +97,7 @@ class Lane:
             self.context.truncate(slot, 0)
             own, tiles = 0, cold
         del self.held[slot][own:]
-        self.tiled[slot], self.prompted[slot] = min(tiled, own, tiles), own
+        self.tiled[slot], self.cold[slot] = min(tiled, own, tiles), min(self.cold[slot], own)
         return own, tiles
 
     def next_part(self, slot: int, tokens: list[int], tiles: int) -> list[int]:
@@ -110,8 +110,9 @@ class Lane:
 
     def hold(self, slot: int, part: list[int], tiles: int) -> None:
         """Note that a part of a prompt was computed."""
+        if self.cold[slot] == len(self.held[slot]):
+            self.cold[slot] += len(part)
         self.held[slot].extend(part)
-        self.prompted[slot] = len(self.held[slot])
         self.tiled[slot] = max(self.tiled[slot], min(tiles, len(self.held[slot])))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from helpers.checks import check_range, check_switch, check_text
+from helpers.prompt import check_prompt
 from helpers.timings import Timings
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ _MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 class Request:
     """One text to generate, as plain data.
 
-    What is given in a subclass of `str`, as a string enum, or as a number of NumPy, is kept as the
-    `str`, `int` or `float` that it stands for.
+    What is given in a subclass of `str` other than `Prompt`, as a string enum, or as a number of
+    NumPy, is kept as the `str`, `int` or `float` that it stands for.
 
     Attributes:
-        prompt: The text to continue, special tokens such as `<|im_start|>` read as such; or
-            token ids, taken as they are.
+        prompt: The text to continue, control tokens such as `<|im_start|>` read as such, in a
+            `Prompt` only where a template wrote them; or token ids, taken as they are.
         max_tokens: Most tokens to generate; None, 0 or -1: until the context is full.
         temperature: 0 takes the likeliest token; above, draws.
         top_k: Draw from the k likeliest tokens; 0 or less: from all.
@@ -143,7 +144,7 @@ def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
 
 def _prompt(prompt: Any) -> str | tuple[int, ...]:
     if isinstance(prompt, str):
-        return check_text("prompt", prompt)
+        return check_prompt("prompt", prompt)
     if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | bytearray):
         raise TypeError(f"prompt must be a text or token ids, not {type(prompt).__name__}.")
     return tuple(

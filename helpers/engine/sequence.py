@@ -107,7 +107,7 @@ class Sequence:
                 seed=request.seed_or_random(),
             )
         if request.echo and isinstance(request.prompt, str):
-            self._emit(request.prompt)
+            self._emit(str.__str__(request.prompt))  # an answer has no parts
 
     def step(self, context: Context, row: int, limit: int) -> bool:
         """Choose the next token from the logits in `row` and pass its text on.

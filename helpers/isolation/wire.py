@@ -20,6 +20,7 @@ _MODULES = (
     "helpers.engine.report",
     "helpers.errors",
     "helpers.load_options",
+    "helpers.prompt",
     "helpers.timings",
 )
 _ROOM = "helpers.grammars."

@@ -1,5 +1,6 @@
-"""llama.cpp as a LangChain language model: `LlamaCpp`."""
+"""llama.cpp as LangChain models: `LlamaCpp` and `ChatLlamaCpp`."""
 
+from helpers.llm.chat import ChatLlamaCpp
 from helpers.llm.completion import LlamaCpp
 
-__all__ = ["LlamaCpp"]
+__all__ = ["ChatLlamaCpp", "LlamaCpp"]

@@ -10,6 +10,7 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.globals import get_llm_cache
 from langchain_core.outputs import Generation
 
+from helpers.prompt import Prompt
 from helpers.timings import Timings
 
 
@@ -22,8 +23,9 @@ def marked(cache: BaseCache | bool | None) -> BaseCache | bool | None:
 class MarkedCache(BaseCache):
     """Another cache, whose answers are told from new ones.
 
-    What comes out has `"from_cache": True` in its `generation_info`, and `Timings` in place of the
-    dict that a cache makes of them which keeps JSON.
+    What comes out has `"from_cache": True` in its `generation_info` (a message: in its
+    `response_metadata`), and `Timings` in place of the dict that a cache which keeps JSON makes of
+    them.
 
     Args:
         cache: The cache that keeps the answers.
@@ -34,11 +36,11 @@ class MarkedCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """A kept answer, or None."""
-        return _recalled(self._cache.lookup(prompt, llm_string))
+        return _recalled(self._cache.lookup(prompt, _asked(prompt, llm_string)))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keep an answer."""
-        self._cache.update(prompt, llm_string, return_val)
+        self._cache.update(prompt, _asked(prompt, llm_string), return_val)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget all answers."""
@@ -46,15 +48,20 @@ class MarkedCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """`lookup`, as the other cache does it."""
-        return _recalled(await self._cache.alookup(prompt, llm_string))
+        return _recalled(await self._cache.alookup(prompt, _asked(prompt, llm_string)))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """`update`, as the other cache does it."""
-        await self._cache.aupdate(prompt, llm_string, return_val)
+        await self._cache.aupdate(prompt, _asked(prompt, llm_string), return_val)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear`, as the other cache does it."""
         await self._cache.aclear(**kwargs)
+
+
+def _asked(prompt: str, llm_string: str) -> str:
+    """All that decides an answer beside the prompt's text: how a prompt's parts are read too."""
+    return f"{llm_string}, parts {prompt.key}" if isinstance(prompt, Prompt) else llm_string
 
 
 def _recalled(answers: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
@@ -62,9 +69,18 @@ def _recalled(answers: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
 
 
 def _marked(answer: Generation) -> Generation:
-    info = {**(answer.generation_info or {}), "from_cache": True}
+    changes: dict[str, Any] = {"generation_info": _told(answer.generation_info)}
+    message = getattr(answer, "message", None)
+    if message is not None:
+        told = _told(message.response_metadata)
+        changes["message"] = message.model_copy(update={"response_metadata": told})
+    return answer.model_copy(update=changes)
+
+
+def _told(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    info = {**(facts or {}), "from_cache": True}
     timings = info.get("timings")
     if isinstance(timings, Mapping):
         with suppress(TypeError, ValueError):  # another version's: it stays a dict
             info["timings"] = Timings.from_dict(timings)
-    return answer.model_copy(update={"generation_info": info})
+    return info

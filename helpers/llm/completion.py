@@ -15,13 +15,29 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.prompt_values import PromptValue, StringPromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
+from pydantic import PrivateAttr
 
 from helpers.engine import Completion, Request
 from helpers.llm.cache import marked
 from helpers.llm.fields import PER_CALL, ModelFields
 from helpers.llm.results import final_info, logprobs_info, one_line, text_chunk, token_usage
+from helpers.prompt import Prompt
+
+
+class _PromptValue(StringPromptValue):
+    """A prompt whose parts are known; pydantic makes a plain text of the field."""
+
+    _prompt: str = PrivateAttr()
+
+    def __init__(self, text: Prompt) -> None:
+        super().__init__(text=text)
+        self._prompt = text
+
+    def to_string(self) -> str:
+        return self._prompt
 
 
 class LlamaCpp(ModelFields, BaseLLM):
@@ -43,6 +59,12 @@ class LlamaCpp(ModelFields, BaseLLM):
         return "llamacpp"
 
     # -- calls ------------------------------------------------------------------------------------
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        """LangChain's form of an input, in which a `Prompt` keeps its parts."""
+        if isinstance(model_input, Prompt):
+            return _PromptValue(text=model_input)
+        return super()._convert_input(model_input)
 
     def generate(
         self, prompts: list[str], stop: Any = None, callbacks: Any = None, **kwargs: Any

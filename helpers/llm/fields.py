@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from helpers.checks import check_path, check_text
+from helpers.checks import check_path
 from helpers.engine import Engine, LoadOptions, LoadReport, Request
 from helpers.engine.options import stop_strings
 from helpers.errors import ModelFileError
@@ -22,6 +22,7 @@ from helpers.isolation import make_core
 from helpers.llm.results import LastTimings
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown, warn_dead
+from helpers.prompt import check_prompt
 from helpers.threads import busy
 from helpers.timings import Timings
 
@@ -343,7 +344,7 @@ class ModelFields(BaseModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """The tokens that this model makes of a prompt, as a call would see them."""
-        return self._engine.tokenize(check_text("text", text))
+        return self._engine.tokenize(check_prompt("text", text))
 
     def get_num_tokens(self, text: str) -> int:
         """How many tokens a prompt has for this model, exactly."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from helpers.checks import check_seconds
@@ -12,10 +11,9 @@ from helpers.models.default import default_model
 from helpers.models.formats import PRE_TOKENIZERS_WITH_BOS
 from helpers.models.header import Header
 from helpers.models.info import ModelInfo, inspect_model
+from helpers.models.messages import plain_messages
 from helpers.models.render import render
-
-# LangChain's names for the roles, beside those that templates know.
-_ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant"}
+from helpers.prompt import Prompt
 
 
 def format_prompt(
@@ -27,7 +25,7 @@ def format_prompt(
     tools: list[dict[str, Any]] | None = None,
     timeout: float = 5.0,
     **variables: Any,
-) -> str:
+) -> Prompt:
     """Write messages in the form that the model was trained on, with its own chat template.
 
     The template is rendered in a sandbox in a child process (the first call takes about 0.2 s, the
@@ -36,7 +34,10 @@ def format_prompt(
     The result has no BOS token at its beginning where the tokenizer adds one itself, as
     `LlamaCpp` and llama.cpp do by the file's settings: pass it on as it is, and the model sees
     exactly one. Control tokens such as `<|im_start|>` are written as text, and `LlamaCpp` reads
-    them as tokens. Text of your users that may contain such tokens should be cleaned first.
+    them as tokens where the template wrote them. Text of users, tools and documents cannot become
+    one: the result is a `Prompt`, a `str` that knows which parts the template wrote, and in all
+    others `<|im_start|>` is read as any other characters are. `prompt + text` keeps that, and the
+    text counts as supplied; an f-string loses it, and all of its text is read as the template's.
 
     Args:
         messages: A list of `{"role": …, "content": …}`, of `(role, content)`, or of LangChain
@@ -71,25 +72,28 @@ def format_prompt(
     timeout = check_seconds("timeout", timeout)
     info = _info(model)
     header = info.metadata
-    template = chat_template or _template(header, bool(tools)) or ""
+    template = chat_template or template_of(header, bool(tools)) or ""
     if not template:
         raise ModelFileError(
             f"{info.path} has no chat template (tokenizer.chat_template): it may be a base model, "
             "which continues text and does not chat. Write the prompt by hand, or pass "
             "chat_template=…"
         )
-    bos = _token(header, "bos")
+    bos = token_text(header, "bos")
+    own = {"bos_token": bos, "eos_token": token_text(header, "eos")}
     values: dict[str, Any] = {
-        "messages": _messages(messages),
+        "messages": plain_messages(messages),
         "add_generation_prompt": add_generation_prompt,
-        "bos_token": bos,
-        "eos_token": _token(header, "eos"),
         **variables,
     }
     if tools:
         values["tools"] = tools
-    text = render(template, values, info.path.name, timeout)
-    return text.removeprefix(bos) if bos and adds_bos(header) else text
+    own = {name: text for name, text in own.items() if name not in values}
+    prompt = render(template, values, info.path.name, timeout, own=own)
+    if bos and adds_bos(header) and prompt.parts and prompt.parts[0][1]:
+        (first, _), *rest = prompt.parts
+        return Prompt([(first.removeprefix(bos), True), *rest])
+    return prompt
 
 
 def adds_bos(header: Header) -> bool:
@@ -110,14 +114,16 @@ def _info(model: Any) -> ModelInfo:
     return inspect_model(getattr(model, "model_path", model))
 
 
-def _template(header: Header, with_tools: bool) -> str | None:
+def template_of(header: Header, with_tools: bool) -> str | None:
+    """The chat template in a file's header; one for tools goes before, where tools are given."""
     if with_tools and "tokenizer.chat_template.tool_use" in header:
         return str(header["tokenizer.chat_template.tool_use"])
     template = header.get("tokenizer.chat_template")
     return template if isinstance(template, str) else None
 
 
-def _token(header: Header, name: str) -> str:
+def token_text(header: Header, name: str) -> str:
+    """The text of the "bos" or "eos" token; empty where there is none."""
     # Vocabularies of the kind "llama" have these two at fixed places if nothing else is said.
     default = {"bos": 1, "eos": 2}[name] if header.get("tokenizer.ggml.model") == "llama" else -1
     number = header.get(f"tokenizer.ggml.{name}_token_id", default)
@@ -125,76 +131,3 @@ def _token(header: Header, name: str) -> str:
         return str(header.item("tokenizer.ggml.tokens", number))
     except (IndexError, KeyError, TypeError):  # a number that is none, tokens that are none
         return ""
-
-
-def _messages(messages: Any) -> list[dict[str, Any]]:
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    if hasattr(messages, "to_messages"):
-        messages = messages.to_messages()
-    if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
-        raise TypeError(
-            "messages must be a list of dicts, (role, content) pairs or LangChain messages, "
-            f"not {type(messages).__name__}"
-        )
-    return [_message(message) for message in messages]
-
-
-def _message(message: Any) -> dict[str, Any]:
-    if isinstance(message, Mapping):
-        if "role" not in message:
-            raise TypeError(f"a message needs a role: {dict(message)!r}")
-        fields = dict(message)
-        fields["role"] = _ROLES.get(str(message["role"]), message["role"])
-        fields["content"] = _content(message.get("content"))
-        return fields
-    if isinstance(message, tuple) and len(message) == 2:
-        role, content = message
-        return {"role": _ROLES.get(str(role), role), "content": _content(content)}
-    if hasattr(message, "type") and hasattr(message, "content"):
-        return _langchain_message(message)
-    raise TypeError(
-        f"{message!r} is not a message: give a dict with role and content, a (role, content) "
-        "pair, or a LangChain message"
-    )
-
-
-def _langchain_message(message: Any) -> dict[str, Any]:
-    role = message.role if message.type in ("chat", "ChatMessageChunk") else message.type
-    fields: dict[str, Any] = {
-        "role": _ROLES.get(role, role.removesuffix("MessageChunk").lower()),
-        "content": _content(message.content),
-    }
-    if calls := getattr(message, "tool_calls", None):
-        # The form that templates know is OpenAI's, with the arguments as an object.
-        fields["tool_calls"] = [
-            {
-                "id": call.get("id"),
-                "type": "function",
-                "function": {"name": call["name"], "arguments": call["args"]},
-            }
-            for call in calls
-        ]
-    if call_id := getattr(message, "tool_call_id", None):
-        fields["tool_call_id"] = call_id
-    if getattr(message, "name", None):
-        fields["name"] = message.name
-    return fields
-
-
-def _content(content: Any) -> str:
-    """Flatten LangChain's content blocks to their text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for block in content:
-        if isinstance(block, str):
-            texts.append(block)
-        elif isinstance(block, Mapping) and block.get("type") == "text":
-            texts.append(str(block["text"]))
-        else:
-            kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-            raise TypeError(f"a message may contain text only, not a block of type {kind!r}")
-    return "".join(texts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.children import Child
 from helpers.errors import EngineCrashed, ModelFileError
+from helpers.prompt import Prompt
 
 # A template takes about a millisecond; the longest published ones, with many tools, a few.
 _SECONDS = 5.0
@@ -17,21 +19,33 @@ _child = Child(
 )
 
 
-def render(template: str, values: dict[str, Any], whose: str, seconds: float | None = None) -> str:
+def render(
+    template: str,
+    values: dict[str, Any],
+    whose: str,
+    seconds: float | None = None,
+    *,
+    own: Mapping[str, str] | None = None,
+) -> Prompt:
     """Render a chat template.
 
     Args:
         template: Jinja source.
-        values: Its variables; they must be such that JSON can carry them.
+        values: Its variables, whose texts are content; they must be such that JSON can carry them.
         whose: Which model it belongs to, for messages.
         seconds: Longest time to wait; None takes 5 s.
+        own: Further variables, whose texts count as written by the template: control tokens.
+
+    Returns:
+        The text, its parts told apart.
 
     Raises:
         ModelFileError: The template is invalid, refuses the messages, or does not end.
     """
     limit = _SECONDS if seconds is None else seconds
     try:
-        answer = _child.ask({"template": template, "values": values, "seconds": limit}, limit)
+        request = {"template": template, "values": values, "own": own or {}, "seconds": limit}
+        answer = _child.ask(request, limit)
     except TimeoutError:
         raise ModelFileError(
             f"The chat template of {whose} did not end within {limit:g} s. {_OTHER}"
@@ -49,5 +63,4 @@ def render(template: str, values: dict[str, Any], whose: str, seconds: float | N
         )
     if "failed" in answer:
         raise ModelFileError(f"The chat template of {whose} fails: {answer['failed']}. {_OTHER}")
-    text: str = answer["text"]
-    return text
+    return Prompt((text, own) for text, own in answer["parts"])

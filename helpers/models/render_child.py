@@ -19,13 +19,16 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helpers.children import Parent
+from helpers.models.marked_text import MarkedEnvironment, marked, parts_of
 
 MAX_MEMORY = 2**30
 MAX_OUTPUT = 2**25
 _GRACE_SECONDS = 5.0
+_ROLES = {"system", "user", "assistant", "tool", "developer", "function", "ipython"}
+"""Templates make control tokens of these, such as `'<|' + message.role + '|>'`. A role that is one
+of them says who speaks, whoever wrote it; any other is a text like all others."""
 
 
 class _Refused(Exception):
@@ -71,7 +74,7 @@ def _to_json(
 def _compile(source: str) -> jinja2.Template:
     # The settings are those of the `transformers` library, for which chat templates are written
     # (its documentation, "Writing a chat template").
-    environment = ImmutableSandboxedEnvironment(
+    environment = MarkedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, _GenerationTag],
@@ -81,7 +84,7 @@ def _compile(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, str]:
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
     # The owner ends this process in time. Where the owner has died, a C thread does: it works even
     # while Python is inside one long call.
     faulthandler.dump_traceback_later(request["seconds"] + _GRACE_SECONDS, exit=True)
@@ -91,9 +94,13 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _render(request: dict[str, Any]) -> dict[str, str]:
+def _render(request: dict[str, Any]) -> dict[str, Any]:
+    own = {name: marked(text) for name, text in request["own"].items()}
+    for message in request["values"].get("messages", ()):
+        if message["role"] in _ROLES:
+            message["role"] = marked(message["role"])
     try:
-        text = _compile(request["template"]).render(**request["values"])
+        text = _compile(request["template"]).render(**request["values"], **own)
     except _Refused as error:
         return {"refused": str(error)}
     except jinja2.TemplateSyntaxError as error:
@@ -107,7 +114,7 @@ def _render(request: dict[str, Any]) -> dict[str, str]:
         return {"failed": f"{type(error).__name__}: {error}"}
     if len(text) > MAX_OUTPUT:
         return {"failed": f"it made a text of {len(text):,} characters"}
-    return {"text": text}
+    return {"parts": parts_of(text)}
 
 
 def _limit_memory() -> None:

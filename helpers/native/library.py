@@ -78,6 +78,8 @@ def fast() -> ctypes.PyDLL:
     library.llama_get_logits_ith.restype = pointer
     library.llama_vocab_is_eog.argtypes = [pointer, token]
     library.llama_vocab_is_eog.restype = ctypes.c_bool
+    library.llama_vocab_get_attr.argtypes = [pointer, token]
+    library.llama_vocab_get_attr.restype = ctypes.c_int
     library.llama_sampler_sample.argtypes = [pointer, pointer, ctypes.c_int32]
     library.llama_sampler_sample.restype = token
     return library

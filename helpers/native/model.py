@@ -13,7 +13,9 @@ from helpers.models.watch import Watch
 from helpers.native.library import fast, llama, return_freed_memory
 from helpers.native.log import capture_log
 from helpers.native.parameters import model_parameters
+from helpers.native.pieces import Pieces
 from helpers.native.registry import available_mib
+from helpers.prompt import Prompt
 from helpers.threads import busy
 
 MAX_TEXT_BYTES = 2**24
@@ -82,6 +84,7 @@ class Model:
         """Tokens that layers with a sliding window look back; 0 where there are none."""
         self.bos: int = module.llama_vocab_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self._by_pieces: Pieces | None = None  # made for the first prompt with parts
         self._in_use = threading.Lock()  # so that close() cannot free what tokenize() reads
         self._is_eog = fast().llama_vocab_is_eog
 
@@ -110,14 +113,14 @@ class Model:
         """Token ids of a text.
 
         Args:
-            text: Any text.
+            text: Any text. Of a `Prompt`, the parts that the template wrote may name control
+                tokens, and no others.
             add_special: Add what the vocabulary wants around a prompt (BOS and the like).
             special: Read `<|im_start|>` and its kind as the one token they name.
 
         Returns:
             The token ids; empty for an empty text where nothing is added.
         """
-        module = llama()
         try:
             raw = text[: MAX_TEXT_BYTES + 1].encode("utf-8")
         except UnicodeEncodeError as error:
@@ -136,18 +139,26 @@ class Model:
                 f"A text of {len(raw):,} bytes needs up to {needed:,} MiB to be made into tokens, "
                 f"but {available_mib():,.0f} MiB are available. Split it."
             )
-        size = len(raw) + 8
         with busy(), self._in_use:
             if not self.pointer:
                 raise HelpersError("This model has been closed. Make a new one to go on.")
-            while True:
-                tokens = (ctypes.c_int32 * size)()
-                count = module.llama_tokenize(
-                    self.vocab, raw, len(raw), tokens, size, add_special, special
-                )
-                if count >= 0:
-                    return list(tokens[:count])
-                size = -count
+            if not isinstance(text, Prompt) or not special:
+                return self._tokens(raw, add_special, special)
+            if self._by_pieces is None:
+                self._by_pieces = Pieces(self.vocab, self._tokens)
+            parts = ((part.encode("utf-8"), own) for part, own in text.parts)
+            return self._by_pieces.tokens(parts, add_special)
+
+    def _tokens(self, raw: bytes, add_special: bool, special: bool = False) -> list[int]:
+        size = len(raw) + 8
+        while True:
+            tokens = (ctypes.c_int32 * size)()
+            count = llama().llama_tokenize(
+                self.vocab, raw, len(raw), tokens, size, add_special, special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            size = -count
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
