@@ -37,7 +37,8 @@ _STYLE = """<style>
 .chat-box .user {margin-left: auto; max-width: 80%; border-radius: 8px;
   background: rgba(128, 128, 128, .18);}
 .chat-box .model {border-left: 3px solid #4C78A8;}
-.chat-box .text, .chat-box pre {white-space: pre-wrap; overflow-wrap: anywhere;}
+.chat-box .user .text {max-height: 220px; overflow-y: auto;}
+.chat-box .text, .chat-box pre {white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;}
 .chat-box .figures {opacity: .8; font-size: 90%; margin: 0 0 8px 13px;}
 .chat-box details {margin: 4px 0 4px 13px;}
 .chat-box summary {cursor: pointer;}
@@ -162,11 +163,11 @@ class ChatBox:
     def _make_controls(self, system: str, temperature: float) -> None:
         self.system = widgets.Textarea(
             system,
-            description="System",
+            description="System prompt",
             placeholder="How the model is to behave; empty for none",
-            tooltip="System prompt; a change counts from the next message on",
+            tooltip="A change counts from the next message on",
             rows=2,
-            style={"description_width": "64px"},
+            style={"description_width": "110px"},
             layout=widgets.Layout(flex="1 1 320px"),
         )
         self.temperature = widgets.FloatSlider(
@@ -182,7 +183,7 @@ class ChatBox:
         about = {
             "description": "Message",
             "placeholder": "Write to the model",
-            "style": {"description_width": "64px"},
+            "style": {"description_width": "110px"},
         }
         self.line = widgets.Text(tooltip="Message to the model; Enter sends", **about)
         self.page = widgets.Textarea(tooltip="Message to the model, several lines", rows=5, **about)
