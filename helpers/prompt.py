@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 from helpers.checks import check_text
 
@@ -14,7 +14,8 @@ class Prompt(str):
 
     It is a `str` like any other, and is read by a model with a difference: `<|im_start|>` and its
     kind are control tokens only where the template wrote them. Elsewhere they are plain text, as
-    any other characters. Text that is added to it counts as supplied.
+    any other characters. Text that is added to it counts as supplied. What is cut from it by an
+    index or by `strip` and its kind is a `Prompt` again; all else makes a plain `str`.
 
     Args:
         parts: Pairs of a text and whether the template wrote it, in their order.
@@ -52,6 +53,41 @@ class Prompt(str):
 
     def __radd__(self, other: str) -> Prompt:
         return Prompt([*_parts(other), *self.parts])
+
+    def _cut(self, start: int, stop: int) -> Prompt:
+        cut, at = [], 0
+        for text, trusted in self.parts:
+            cut.append((text[max(start - at, 0) : max(stop - at, 0)], trusted))
+            at += len(text)
+        return Prompt(cut)
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Prompt:
+        chosen = range(len(self))[key]
+        if isinstance(chosen, int):
+            return self._cut(chosen, chosen + 1)
+        if chosen.step == 1:
+            return self._cut(chosen.start, chosen.stop)
+        return Prompt(part for at in chosen for part in self._cut(at, at + 1).parts)
+
+    def lstrip(self, chars: str | None = None, /) -> Prompt:
+        """Cut characters off its beginning."""
+        return self._cut(len(self) - len(super().lstrip(chars)), len(self))
+
+    def rstrip(self, chars: str | None = None, /) -> Prompt:
+        """Cut characters off its end."""
+        return self._cut(0, len(super().rstrip(chars)))
+
+    def strip(self, chars: str | None = None, /) -> Prompt:
+        """Cut characters off both ends."""
+        return self.lstrip(chars).rstrip(chars)
+
+    def removeprefix(self, prefix: str, /) -> Prompt:
+        """Cut a text off its beginning."""
+        return self._cut(len(self) - len(super().removeprefix(prefix)), len(self))
+
+    def removesuffix(self, suffix: str, /) -> Prompt:
+        """Cut a text off its end."""
+        return self._cut(0, len(super().removesuffix(suffix)))
 
     def __str__(self) -> Prompt:
         """Itself, so that `str(prompt)` loses nothing."""

@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "threads",
         "children",
         "files",
+        "marked_text",
         "prompt",
     ),
     ("load_options",),

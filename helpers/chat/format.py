@@ -7,6 +7,7 @@ One `ChatFormat` says all that the grammar of a reply (`helpers.chat.grammar`) a
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -43,8 +44,8 @@ class Fields:
         string_end: Text after a string.
         strings: "raw" (as they are, up to `string_end` and `value_end`) or "json" (in quotation
             marks, escaped as in JSON; `string_begin` and `string_end` are empty).
-        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows: `<![CDATA[`
-            where the string holds `<`, `&` or a newline. Empty: never.
+        wrap_begin: Text that may stand before a raw string, which `wrap_end` then follows, as
+            `<![CDATA[` where the string holds `<`, `&` or a newline. Empty: never.
         wrap_end: Text that ends what `wrap_begin` begins.
         values: How all else is written: "json" (`true`, `null`), "python" (`True`, `None`,
             `['a']`), or "mixed" (Python, but arrays and objects as JSON).
@@ -84,7 +85,8 @@ class ToolFormat:
             marks are part of the slot), or `Fields`.
         marker: The text by which a call is known in the midst of prose: a beginning of `begin` and
             the first fixed text of `call`. Empty: calls have no mark of their own, and are known by
-            their whole beginning, at the beginning of the content alone.
+            their opening, at the beginning of the content alone; where that has no word in it, such
+            as `[`, by the opening, the name of a tool, and what follows it.
         id_form: A regular expression for the ID slot.
         first_number: What the NUMBER slot of the first call holds.
         parallel: Whether a reply may have several calls.
@@ -107,6 +109,12 @@ class ToolFormat:
         """All fixed text before the first slot of the first call."""
         first = self.call[0]
         return self.begin + (first if isinstance(first, str) else "")
+
+    @property
+    def known_by_name(self) -> bool:
+        """Whether a call without a marker is known by a tool's name: its opening has no word."""
+        word = any(char.isalnum() for char in self.opening)
+        return not self.marker and not word and Slot.NAME in self.call[:2]
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,9 @@ class ChatFormat:
         content_begin: Text before the content, for models that mark it; often empty.
         content_end: Text after it.
         tools: How calls are written.
-        thinking_variable: The template's variable that switches reasoning on (True) and off
-            (False), such as `enable_thinking`; None where it has none.
+        thinking_variable: The template's variable that switches reasoning on and off, such as
+            `enable_thinking`; None where it has none.
+        thinking_values: What switches it on, and what off: mostly True and False.
         system: Whether the template takes a system message.
         tool_role: Whether the template takes results of tools as messages of their own.
         takes_tools: Whether the template lists the tools itself, from its variable `tools`.
@@ -142,6 +151,8 @@ class ChatFormat:
             they are to be written into the content.
         arguments_as: How the arguments of earlier calls are handed to the template: as an object,
             or as JSON text.
+        empty_content: What stands for the content of a message that has calls alone: an empty text,
+            or None, without which some templates do not write the calls.
         reasoning_field: The message's field that gives the template earlier reasoning, such as
             `reasoning_content`; None where it takes none.
     """
@@ -151,11 +162,13 @@ class ChatFormat:
     content_begin: str = ""
     content_end: str = ""
     thinking_variable: str | None = None
+    thinking_values: tuple[bool | str | int, bool | str | int] = (True, False)
     system: bool = True
     tool_role: bool = True
     takes_tools: bool = False
     takes_calls: bool = False
     arguments_as: Literal["object", "string"] = "object"
+    empty_content: str | None = ""
     reasoning_field: str | None = None
 
     def texts(self, *, calls: bool) -> tuple[str, ...]:
@@ -175,6 +188,17 @@ class ChatFormat:
                 values = (getattr(form.arguments, field.name) for field in fields(Fields))
                 found += [value for value in values if isinstance(value, str)]
         return tuple(dict.fromkeys(filter(None, found)))
+
+
+def spaced(text: str) -> str:
+    r"""A regular expression of a text in any spacing: around JSON's signs, and where it has some.
+
+    >>> print(spaced('{"name": "'))
+    \s*\{\s*"name"\s*:\s*"
+    """
+    parts = re.findall(r"[{}\[\],:]|\s+|[^{}\[\],:\s]+", text.strip())
+    found = r"\s*".join(re.escape(part) if part.strip() else "" for part in parts)
+    return r"\s*" + found.replace(r"\s*\s*", r"\s*")
 
 
 HERMES = ToolFormat(

@@ -14,10 +14,10 @@ from typing import Any
 
 from helpers.chat.derive import derive_format
 from helpers.chat.format import ChatFormat
-from helpers.chat.write import write_calls
+from helpers.chat.write import Call, write_calls
 from helpers.errors import ModelFileError
-from helpers.models import ModelInfo, format_prompt
-from helpers.models.prompt import template_of, token_text
+from helpers.models import ModelInfo
+from helpers.models.prompt import render_prompt, template_of, token_text
 from helpers.prompt import Prompt
 
 _INSTRUCTIONS = """\
@@ -27,7 +27,7 @@ You can call functions. Each is described by a line of JSON, its arguments by a 
 </tools>
 To call one, write its name and its arguments as JSON, and nothing else:
 {example}
-The result comes back in <tool_response></tool_response>. Without need of a function, just answer."""
+The result comes back in <tool_response></tool_response>. Without need of one, just answer."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ChatTemplate:
         given = dict(variables or {})
         form = self.form
         if reasoning is not None and form.thinking_variable is not None:
-            given.setdefault(form.thinking_variable, reasoning)
+            given.setdefault(form.thinking_variable, form.thinking_values[not reasoning])
         prompt = self._text(self._for_template(said, tools), tools, given)
         opened = self._opened(prompt)
         if form.reasoning is not None:
@@ -127,20 +127,18 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
     ) -> Prompt:
-        told = [dict(tool) for tool in tools] if self.form.takes_tools else []
-        source = self.source(tools=bool(told))
+        given = {"add_generation_prompt": True, **variables}
+        if tools and self.form.takes_tools:
+            given["tools"] = [dict(tool) for tool in tools]
+        source = self.source(tools="tools" in given)
         try:
-            return format_prompt(
-                messages, self.model, chat_template=source, tools=told or None, **variables
-            )
+            return render_prompt(self.model, messages, given, chat_template=source)
         except ModelFileError:
             merged = _merged(messages)
             if merged == messages:
                 raise
             # Many templates want the user and the assistant to take turns.
-            return format_prompt(
-                merged, self.model, chat_template=source, tools=told or None, **variables
-            )
+            return render_prompt(self.model, merged, given, chat_template=source)
 
     def _for_template(
         self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
@@ -187,8 +185,8 @@ def _to_continue(messages: list[dict[str, Any]]) -> bool:
 def _with_ids(message: dict[str, Any], form: ChatFormat) -> dict[str, Any]:
     """A message whose ids of calls are of the form that the template wants."""
 
-    def fitting(name: Any) -> str:
-        name = str(name or "")
+    def fitting(given: Any) -> str:
+        name = str(given or "")
         if re.fullmatch(form.tools.id_form, name):
             return name
         return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:9]
@@ -211,10 +209,15 @@ def _in_words(message: dict[str, Any], form: ChatFormat) -> dict[str, Any]:
     if thought and form.reasoning_field is not None:
         message[form.reasoning_field] = thought
     if not form.takes_calls and (calls := message.pop("tool_calls", None)):
-        made = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        made = [
+            Call(call["function"]["name"], call["function"]["arguments"], call.get("id") or "")
+            for call in calls
+        ]
         message["content"] = "\n".join(
             filter(None, [message["content"], write_calls(form.tools, made)])
         )
+    if message.get("tool_calls") and not message["content"]:
+        message["content"] = form.empty_content
     if message["role"] == "tool" and not (form.tool_role and form.takes_calls):
         message = {
             "role": "user",
@@ -245,7 +248,7 @@ def _instructions(tools: Sequence[Mapping[str, Any]], form: ChatFormat) -> str:
         json.dumps(tool.get("function", tool), ensure_ascii=False, separators=(",", ":"))
         for tool in tools
     ]
-    example = write_calls(form.tools, [("…", {"…": "…"})])
+    example = write_calls(form.tools, [Call("…", {"…": "…"})])
     return _INSTRUCTIONS.format(tools="\n".join(lines), example=example)
 
 

@@ -6,16 +6,39 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from helpers.errors import GrammarError
 
 if TYPE_CHECKING:
     from helpers.grammars.explain import Explanation
-    from helpers.grammars.gbnf.source import GbnfSource
     from helpers.grammars.gbnf.syntax import Rules
     from helpers.grammars.mask import Matcher, Vocabulary
-    from helpers.grammars.schema.source import SchemaSource
+
+
+class Source(Protocol):
+    """What a grammar was written in, read and checked; its `Grammar` asks it, and documents it."""
+
+    kind: str
+
+    @property
+    def gbnf(self) -> str | None: ...  # noqa: D102
+    @property
+    def rules(self) -> Rules | None: ...  # noqa: D102
+    @property
+    def schema(self) -> Any: ...  # noqa: D102
+    @property
+    def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def relaxed(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def content(self) -> str:
+        """What defines the grammar."""
+
+    def matches(self, text: str, *, any_order: bool) -> bool: ...  # noqa: D102
+    def explain(self, text: str) -> Explanation: ...  # noqa: D102
+    def problems(self, text: str) -> list[str]: ...  # noqa: D102
+    def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str: ...  # noqa: D102
 
 
 class Grammar:
@@ -28,7 +51,7 @@ class Grammar:
     (True, False)
     """
 
-    def __init__(self, source: GbnfSource | SchemaSource) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
 
     @classmethod
@@ -294,6 +317,6 @@ class Grammar:
     def __repr__(self) -> str:
         shown = self._source.content()
         shown = shown if len(shown) < 60 else shown[:57] + "..."
-        shown = "of the schema " + shown if self.gbnf is None else repr(shown)
+        shown = repr(shown) if self.gbnf is not None else f"of the {self._source.kind} {shown}"
         # Who tells calls apart by the `repr` of their parameters must not take one for another.
         return f"<Grammar {shown} {self.key[:16]}>"

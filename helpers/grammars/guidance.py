@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from helpers.errors import GrammarError
+from helpers.grammars.gbnf.syntax import quote
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -17,6 +18,8 @@ _T = TypeVar("_T")
 _STACK = 256 * 2**20
 """Bytes of address space, not of memory: llguidance compiles by recursion, some five kilobytes for
 each rule or schema in another, and a stack that overflows ends the process."""
+MAX_TEXT = 600_000
+"""Characters of a text that is judged: some microseconds each."""
 _starting = threading.Lock()
 
 
@@ -78,6 +81,45 @@ def consume(matcher: LLMatcher, data: bytes) -> int:
     count = int(matcher.try_consume_tokens(byte_tokenizer().tokenize_bytes(data)))
     check_going(matcher)
     return count
+
+
+def end_of_match(matcher: LLMatcher, text: str) -> tuple[int, bool, LLMatcher]:
+    """Match a text without a model.
+
+    Args:
+        matcher: A fresh matcher of bytes; it is left as it is.
+        text: The text.
+
+    Returns:
+        How many characters match, whether the text is complete, and the matcher after them.
+
+    Raises:
+        GrammarError: If the text is too long, or the grammar too ambiguous for it.
+    """
+    if len(text) > MAX_TEXT:
+        raise GrammarError(
+            f"The text has {len(text):,} characters, numbers written out; at most {MAX_TEXT:,} "
+            "are judged."
+        )
+    state = matcher.deep_copy()
+    data = text.encode("utf-8", "surrogatepass")
+    count = consume(state, data)
+    end = len(data[:count].decode("utf-8", "ignore"))
+    return end, count == len(data) and state.is_accepting(), state
+
+
+def expected_next(matcher: LLMatcher) -> tuple[str, ...]:
+    """The bytes that may come next, as characters; a forced text as a whole."""
+    import numpy as np
+
+    forced = matcher.compute_ff_bytes()
+    if len(forced) > 1:
+        return (quote(forced.decode("utf-8", "replace")),)
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    codes = [int(code) for code in np.nonzero(bits[:256])[0]]
+    shown = tuple(quote(chr(code)) for code in codes if 0x21 <= code < 0x7F)
+    others = ("any other character",) if any(code >= 0x80 for code in codes) else ()
+    return shown + others + (("the end",) if matcher.is_accepting() else ())
 
 
 def check_going(matcher: LLMatcher) -> None:

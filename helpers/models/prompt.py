@@ -70,9 +70,36 @@ def format_prompt(
         <BLANKLINE>
     """
     timeout = check_seconds("timeout", timeout)
-    info = _info(model)
+    given = {"add_generation_prompt": add_generation_prompt, **variables}
+    if tools:
+        given["tools"] = tools
+    return render_prompt(
+        _info(model), plain_messages(messages), given, chat_template=chat_template, timeout=timeout
+    )
+
+
+def render_prompt(
+    info: ModelInfo,
+    messages: list[dict[str, Any]],
+    variables: dict[str, Any],
+    *,
+    chat_template: str | None = None,
+    timeout: float = 5.0,
+) -> Prompt:
+    """`format_prompt` of messages that are in the form of templates already.
+
+    Args:
+        info: The model's file.
+        messages: The messages, as the template is to see them.
+        variables: All other variables of the template, `add_generation_prompt` and `tools` too.
+        chat_template: As in `format_prompt`.
+        timeout: As in `format_prompt`.
+
+    Raises:
+        ModelFileError: As `format_prompt` does.
+    """
     header = info.metadata
-    template = chat_template or template_of(header, bool(tools)) or ""
+    template = chat_template or template_of(header, bool(variables.get("tools"))) or ""
     if not template:
         raise ModelFileError(
             f"{info.path} has no chat template (tokenizer.chat_template): it may be a base model, "
@@ -81,14 +108,8 @@ def format_prompt(
         )
     bos = token_text(header, "bos")
     own = {"bos_token": bos, "eos_token": token_text(header, "eos")}
-    values: dict[str, Any] = {
-        "messages": plain_messages(messages),
-        "add_generation_prompt": add_generation_prompt,
-        **variables,
-    }
-    if tools:
-        values["tools"] = tools
-    own = {name: text for name, text in own.items() if name not in values}
+    own = {name: text for name, text in own.items() if name not in variables}
+    values = {**variables, "messages": messages}
     prompt = render(template, values, info.path.name, timeout, own=own)
     if bos and adds_bos(header) and prompt.parts and prompt.parts[0][1]:
         (first, _), *rest = prompt.parts

@@ -2,8 +2,8 @@
 
 A chat template is a program that came with a download. Jinja's sandbox keeps it away from files and
 attributes, but not from looping for days or asking for a string of ten gigabytes; a thread cannot
-be stopped, a process can. This file runs as a script, with `helpers.children`, the standard
-library and Jinja only, so that it starts quickly.
+be stopped, a process can. This file runs as a script, with `helpers.children`,
+`helpers.marked_text`, the standard library and Jinja only, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+from collections.abc import Generator
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -21,7 +22,7 @@ import jinja2.nodes
 import jinja2.parser
 
 from helpers.children import Parent
-from helpers.models.marked_text import MarkedEnvironment, marked, parts_of
+from helpers.marked_text import MarkedEnvironment, marked, parts_of
 
 MAX_MEMORY = 2**30
 MAX_OUTPUT = 2**25
@@ -67,13 +68,22 @@ def _to_json(
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
+        default=_to_list,
     )
+
+
+def _to_list(value: object) -> list[Any]:
+    # What `map` and `select` give; published templates write it without `list`.
+    if isinstance(value, Generator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
     # The settings are those of the `transformers` library, for which chat templates are written
-    # (its documentation, "Writing a chat template").
+    # (its documentation, "Writing a chat template"), but that lists may grow: the values are this
+    # process's own, and published templates (Kimi-K2) keep a list of ids.
     environment = MarkedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -42,22 +41,17 @@ class _Kept:
     def __init__(self) -> None:
         self._lists: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
 
     def get(self, key: bytes, make: Callable[[bytes], Iterable[int]]) -> tuple[int, ...]:
         """The kept list of a text, or a new one."""
-        with self._lock:
-            found = self._lists.get(key)
-            if found is not None:
-                self._lists.move_to_end(key)
-                return found
-        made = tuple(make(key))
-        with self._lock:
-            if key not in self._lists:
-                self._lists[key] = made
-                self._bytes += _size(key, made)
-            while self._bytes > _KEPT_BYTES:
-                self._bytes -= _size(*self._lists.popitem(last=False))
+        found = self._lists.get(key)
+        if found is not None:
+            self._lists.move_to_end(key)
+            return found
+        made = self._lists[key] = tuple(make(key))
+        self._bytes += _size(key, made)
+        while self._bytes > _KEPT_BYTES:
+            self._bytes -= _size(*self._lists.popitem(last=False))
         return made
 
 
@@ -66,7 +60,7 @@ def _size(key: bytes, numbers: tuple[int, ...]) -> int:
 
 
 class Pieces:
-    """Makes prompts into tokens, for one vocabulary.
+    """Makes prompts into tokens, for one vocabulary and one thread at a time.
 
     Args:
         vocab: llama.cpp's vocabulary.

@@ -190,7 +190,6 @@ HOSTILE = {
     "huge text": ("{{ 'a' * (10 ** 11) }}", "too much memory"),
     "calls itself": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
     "reaches for the system": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
-    "changes its input": ("{{ messages.append(1) }}", "SecurityError"),
     "loads another": ("{% include '/etc/passwd' %}", "fails"),
     "refuses": ("{{ raise_exception('Roles must alternate') }}", "refuses.*Roles must alternate"),
     "is not Jinja": ("{% if %}", "not valid Jinja.*line 1"),
@@ -245,3 +244,10 @@ def test_no_child_outlives_its_parent() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     child = int(run.stdout)
     assert gone(child)
+
+
+def test_a_template_may_change_its_own_copy_of_the_messages() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    source = "{% set _ = messages.append({'content': '!'}) %}{{ messages | map(attribute='content') | join }}"
+    assert [format_prompt(messages, chat_template=source) for _ in range(2)] == ["Hi!", "Hi!"]
+    assert messages == [{"role": "user", "content": "Hi"}]

@@ -32,13 +32,16 @@ MAX_CLASSES = 20_000
 """Different characters and classes: llguidance's time for them grows faster than their number."""
 
 
-def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> str:
+def to_lark(
+    rules: Rules, token_number: Callable[[str], int] | None = None, start: str = "start"
+) -> str:
     r"""Write checked rules as a Lark grammar for llguidance.
 
     Args:
         rules: Rules in which every reference is defined; only those that `root` reaches are used.
         token_number: Finds the token that a text such as `<think>` stands for; needed only by
             grammars that name tokens.
+        start: What `root` is called there; other names are `r` or `C` and a number.
 
     Returns:
         The grammar's text.
@@ -50,7 +53,7 @@ def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> s
     C1: /[\x{63}-\x{63}]/
     <BLANKLINE>
     """
-    writer = _Writer(rules, token_number)
+    writer = _Writer(rules, token_number, start)
     used = reachable(rules)
     lines = [
         f"{writer.names[name]}: {writer.write(node)}"
@@ -62,10 +65,12 @@ def to_lark(rules: Rules, token_number: Callable[[str], int] | None = None) -> s
 
 
 class _Writer:
-    def __init__(self, rules: Rules, token_number: Callable[[str], int] | None) -> None:
+    def __init__(
+        self, rules: Rules, token_number: Callable[[str], int] | None, start: str
+    ) -> None:
         self.token_number = token_number
         self.names = {name: f"r{number}" for number, name in enumerate(rules)}
-        self.names["root"] = "start"
+        self.names["root"] = start
         self.classes: dict[tuple[tuple[int, int], ...], str] = {}
 
     def write(self, node: Node) -> str:

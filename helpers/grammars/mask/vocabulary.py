@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,7 +46,7 @@ class Vocabulary:
 
     def __init__(self, model: Any, vocab: Any = None) -> None:
         import llama_cpp
-        from llguidance.llamacpp import lltokenizer_from_vocab
+        from llguidance import LLTokenizer
 
         self.vocab = vocab if vocab is not None else model_vocab(model)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self.vocab)
@@ -53,21 +55,47 @@ class Vocabulary:
         if main in ends:
             ends.remove(main)
         self.eog: tuple[int, ...] = ((main,) if main >= 0 else ()) + tuple(ends)
-        # A vocabulary without an end (-1 from llama.cpp) still needs a number for llguidance.
+        pieces, self._control = self._read_tokens()
         with warnings.catch_warnings():
-            # llguidance calls llama-cpp-python by names that have newer ones by now.
+            # llama-cpp-python warns of its own names.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.tokenizer: LLTokenizer = lltokenizer_from_vocab(
-                self.vocab,
-                eos_token=list(self.eog) or [self.size],
-                n_vocab=self.size + (not self.eog),
-            )
+            tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        self.tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+            tokens=pieces,
+            vocab_ptr=self.vocab,
+            tokenize_fptr=tokenize,
+            # A vocabulary without an end (-1 from llama.cpp) still needs a number for llguidance.
+            eos_token=list(self.eog) or [self.size],
+            slices=None,
+        )
         self.closed = False
         self._eog_set = frozenset(self.eog)
+        self._control_pattern: re.Pattern[str] | None = None
         self._owner = model  # kept alive: llguidance calls its tokenizer
         self._prototypes: weakref.WeakKeyDictionary[Any, dict[bool, LLMatcher]] = (
             weakref.WeakKeyDictionary()
         )
+
+    def _read_tokens(self) -> tuple[list[bytes], dict[str, int]]:
+        """All tokens as llguidance takes them, and those that are control tokens by their text.
+
+        llguidance's own reader takes what a vocabulary's author added, such as `<b>`, for control
+        tokens, too, so that no text could have them.
+        """
+        import llama_cpp
+
+        size = 16 * 1024
+        buffer = ctypes.create_string_buffer(size)
+        pieces, control = [], {}
+        for token in range(self.size):
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, True)
+            piece: bytes = buffer[: max(count, 0)]
+            if llama_cpp.llama_vocab_is_control(self.vocab, token):
+                control[piece.decode("utf-8", "replace")] = token
+                piece = b"\xff" + piece
+            pieces.append(piece)
+        control.pop("", None)
+        return pieces + [b""] * (not self.eog), control
 
     @classmethod
     def for_model(cls, model: Any) -> Vocabulary:
@@ -122,6 +150,21 @@ class Vocabulary:
                 f'write the text "{text}" as a literal instead.'
             )
         return int(numbers[0])
+
+    def split_special(self, text: str) -> list[str | int]:
+        """Take a text apart where it names control tokens.
+
+        Args:
+            text: Any text. What the vocabulary has as an ordinary token stays text.
+
+        Returns:
+            Texts, none empty, and numbers of control tokens, in their order.
+        """
+        if self._control_pattern is None:
+            names = sorted(self._control, key=len, reverse=True)
+            self._control_pattern = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
+        parts = self._control_pattern.split(text)
+        return [self._control.get(part, part) for part in parts if part]
 
     def prototype(self, grammar: Compiled, *, forcing: bool) -> LLMatcher:
         """A fresh llguidance matcher, to be copied; compiled once per grammar and model.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.errors import GrammarError
 from helpers.grammars.explain import Explanation, matching, mismatch
-from helpers.grammars.gbnf.syntax import quote
-from helpers.grammars.guidance import compile_guidance, consume
+from helpers.grammars.guidance import compile_guidance, end_of_match, expected_next
 from helpers.grammars.places import error_at
 from helpers.grammars.schema import json_text
 from helpers.grammars.schema.dialect import SIMPLE, escape, invalid_schema
@@ -25,14 +24,10 @@ from helpers.grammars.schema.plain import plain_json
 from helpers.grammars.schema.scalars import Inexpressible
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
     from helpers.grammars.mask.vocabulary import Vocabulary
 
 MAX_LENGTH = 5_000_000
 """Characters in a schema's text."""
-MAX_TEXT = 600_000
-"""Characters of a text that is judged: some microseconds each."""
 MAX_VALUES = 100_000
 """Objects, lists and numbers in a schema; llguidance takes some ten thousand schemas."""
 MAX_DEPTH = 500
@@ -50,6 +45,9 @@ class SchemaSource:
         schema: The schema, as for `load_schema`.
         strict: Whether what cannot be enforced is an error; else it is left out and listed.
 
+    Attributes:
+        compiled: The schema as llguidance enforces it exactly.
+
     Raises:
         GrammarError: With `keyword` and `pointer` of what cannot be enforced, or is wrong.
     """
@@ -64,7 +62,7 @@ class SchemaSource:
         emitter = Emitter(normalizer)
         try:
             self._domain: Domain = normalizer.domain(schema, "", 0)
-            self._compiled = emitter.run(self._domain)
+            self.compiled: dict[str, Any] = emitter.run(self._domain)
             self._text = json.dumps(schema)
         except RecursionError as error:
             raise invalid_schema("it nests or refers too deeply") from error
@@ -72,17 +70,17 @@ class SchemaSource:
             # From a link: what it stands for is only computed when it is written.
             keyword = error.keyword if isinstance(error, Inexpressible) else "pattern"
             normalizer.report(keyword, "", f"cannot be expressed where references meet ({error})")
-            self._domain, self._compiled = ANYTHING, {}
+            self._domain, self.compiled = ANYTHING, {}
         self._links: Links = normalizer.links
         self._parts = emitter.parts
         try:
-            check_size(self._compiled)
+            check_size(self.compiled)
             self._bytes = compile_guidance(self.guidance(None, forcing=False))
         except GrammarError as error:
             keyword, place = _keyword_in(str(error), schema)
             reason = "it has no value that a grammar could lead to, or is too large"
             normalizer.report(keyword, place, f"{reason} ({str(error)[-200:]})")
-            self._domain, self._compiled = ANYTHING, {}
+            self._domain, self.compiled = ANYTHING, {}
             self._bytes = compile_guidance(self.guidance(None, forcing=False))
         self.relaxed = tuple(normalizer.relaxed)
         self.warnings = tuple(normalizer.warnings)
@@ -112,7 +110,7 @@ class SchemaSource:
             return False
         except RecursionError:
             pass  # nests too deep for Python's parser; judged as it is
-        return self._end_of_match(text)[1]
+        return end_of_match(self._bytes, text)[1]
 
     def explain(self, text: str) -> Explanation:
         """Where a text stops matching; positions refer to the text as it is given."""
@@ -126,8 +124,8 @@ class SchemaSource:
         except (ValueError, RecursionError):
             pass
         lead = len(text) - len(text.lstrip(" \t\r\n"))
-        end, _, matcher = self._end_of_match(text[lead:])
-        expected = _expected(matcher)
+        end, _, matcher = end_of_match(self._bytes, text[lead:])
+        expected = expected_next(matcher)
         position = lead + end
         # Of a text that only ends too early, json names where its last string begins.
         if syntax_error is not None and syntax_error < position < len(text):
@@ -155,39 +153,12 @@ class SchemaSource:
     def guidance(self, vocabulary: Vocabulary | None, *, forcing: bool) -> str:
         """The grammar in the form that llguidance reads."""
         head = "" if forcing else '%llguidance {"no_forcing": true}\n'
-        compiled = {**self._compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+        compiled = {**self.compiled, "x-guidance": {"whitespace_pattern": WHITESPACE}}
         return f"{head}start: %json {json.dumps(compiled)}\n"
-
-    def _end_of_match(self, text: str) -> tuple[int, bool, LLMatcher]:
-        """How many characters match, whether the text is complete, and the matcher after them."""
-        if len(text) > MAX_TEXT:
-            raise GrammarError(
-                f"The text has {len(text):,} characters, numbers written out; at most {MAX_TEXT:,} "
-                "are judged."
-            )
-        matcher = self._bytes.deep_copy()
-        data = text.encode("utf-8", "surrogatepass")
-        count = consume(matcher, data)
-        end = len(data[:count].decode("utf-8", "ignore"))
-        return end, count == len(data) and matcher.is_accepting(), matcher
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled as its schema, which is read again: links hold functions."""
         return partial(SchemaSource, strict=not self.relaxed), (self.schema,)
-
-
-def _expected(matcher: LLMatcher) -> tuple[str, ...]:
-    """The bytes that may come next, as characters; a forced text as a whole."""
-    import numpy as np
-
-    forced = matcher.compute_ff_bytes()
-    if len(forced) > 1:
-        return (quote(forced.decode("utf-8", "replace")),)
-    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-    codes = [int(code) for code in np.nonzero(bits[:256])[0]]
-    shown = tuple(quote(chr(code)) for code in codes if 0x21 <= code < 0x7F)
-    others = ("any other character",) if any(code >= 0x80 for code in codes) else ()
-    return shown + others + (("the end",) if matcher.is_accepting() else ())
 
 
 def _keyword_in(message: str, schema: Any) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import make_attrgetter
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.sandbox import SandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import pass_environment
 from markupsafe import Markup, escape
 
@@ -322,7 +322,8 @@ class _Formatter(SandboxedFormatter):
             value, _ = self.get_field(name, args, kwargs)
             if conversion:
                 value = self.convert_field(value, conversion)
-            found.append(value if type(value) is MarkedText else format(value, spec or ""))
+            bare = type(value) is MarkedText and not spec
+            found.append(value if bare else format(value, spec or ""))
         text = concat(found)
         return text if text == plain else plain  # a rare form, which is read otherwise
 
@@ -363,7 +364,7 @@ class MarkedCode(CodeGenerator):
         self.write(")))")
 
 
-class MarkedEnvironment(ImmutableSandboxedEnvironment):
+class MarkedEnvironment(SandboxedEnvironment):
     """Jinja's sandbox, in which an output tells the template's characters from all others."""
 
     code_generator_class = MarkedCode
