@@ -306,21 +306,29 @@ def test_a_stop_within_a_call_keeps_its_text() -> None:
     answer = talk.ask("Hi", show=lambda turn: turn.steps and stop.set(), stop=stop)
     assert answer.tool_calls == []
     assert answer.invalid_tool_calls[0]["args"].startswith('{"city":')
-    assert "{&quot;city&quot;:&quot;x" in "".join(turn_parts(talk.turns[0]))
+    assert "{&quot;city&quot;:" in "".join(turn_parts(talk.turns[0]))
 
 
-def test_tools_with_the_model(chat: ChatLlamaCpp) -> None:
+def test_tools_with_the_model(chat: ChatLlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
     class Eager(ChatLlamaCpp):
         """Has to call, where it may."""
 
         def bind_tools(self, tools: Any, *, tool_choice: Any = "any", **given: Any) -> Any:
+            given["parallel_tool_calls"] = False
             return super().bind_tools(tools, tool_choice=tool_choice, **given)
 
-    with Eager(**{name: getattr(chat, name) for name in ("model_path", "n_ctx")}) as eager:
-        talk = Conversation(eager.model_copy(update={"temperature": 0.0}), [weather])
+    monkeypatch.setattr("helpers.widgets.conversation.ROUNDS", 2)
+    fields = ("model_path", "n_gpu_layers", "n_ctx", "temperature")
+    with Eager(**{name: getattr(chat, name) for name in fields}) as eager:
+        talk = Conversation(eager, [weather])
         answer = talk.ask("How is the weather in Seoul?")
-    assert len(talk.turns[0].results) == ROUNDS and not answer.tool_calls
-    assert all(one.tool_calls[0]["name"] == "weather" for one in talk.turns[0].answers[:-1])
+    first, second, last = talk.turns[0].answers
+    assert last is answer and not answer.tool_calls
+    assert all(one.tool_calls[0]["name"] == "weather" for one in (first, second))
+    assert "21 °C" in talk.turns[0].results[first.tool_calls[0]["id"]].text
+    assert second.usage_metadata is not None and first.usage_metadata is not None
+    known = second.usage_metadata["input_token_details"]["cache_read"]
+    assert known >= first.usage_metadata["input_tokens"]
 
 
 # --- the widget ----------------------------------------------------------------------------------

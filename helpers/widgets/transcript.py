@@ -211,8 +211,7 @@ def ask(text, temperature):
 
 
 def _loading(chat: BaseChatModel) -> tuple[str, list[str]]:
-    """Lines that import a model's class, and that load it with the fields that it was given."""
-    kind = type(chat).__name__
+    """Lines that import what is needed, and that load a model with the fields that it was given."""
     given = chat.model_fields_set - BaseChatModel.model_fields.keys()
     values = {name: getattr(chat, name) for name in sorted(given)}
     path = str(values.pop("model_path", ""))
@@ -225,10 +224,9 @@ def _loading(chat: BaseChatModel) -> tuple[str, list[str]]:
     listed = ", ".join(fields)
     if len(listed) > _LINE:
         listed = "".join(f"\n    {one}," for one in fields) + "\n"
-    imported = ", ".join([kind, *(["default_model"] if embedded else [])])
-    return f"from helpers import {imported}", [
+    return f"from helpers import ChatLlamaCpp{', default_model' if embedded else ''}", [
         *([f"# It also had its own {', '.join(rest)}."] if rest else []),
-        f"chat = {kind}({listed})",
+        f"chat = ChatLlamaCpp({listed})",
     ]
 
 
