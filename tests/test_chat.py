@@ -21,6 +21,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.tools import tool as tool_of_langchain
 from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
@@ -261,7 +262,7 @@ def test_any_tool_and_several_forms_of_one() -> None:
         b: int
 
     with chat_model(max_tokens=100) as chat:
-        for tool in (Add, City, weather, chat.as_tool(name="ask", description="Ask a model.")):
+        for tool in (Add, City, weather, tool_of_langchain(weather)):
             answer = chat.bind_tools([tool], tool_choice="any", parallel_tool_calls=False).invoke(
                 "Use the tool, with Paris and 2 and 3."
             )
@@ -310,10 +311,12 @@ def test_the_loop_of_calls_and_results(chat: ChatLlamaCpp) -> None:
     asked = forced.invoke(messages, max_tokens=100)
     (call,) = asked.tool_calls
     messages += [asked, ToolMessage(weather(**call["args"]), tool_call_id=call["id"])]
-    answer = chat.invoke(messages)
-    assert answer.content
-    # What was read and written before is not computed again.
-    assert answer.usage_metadata["input_token_details"]["cache_read"] > 0
+    answer = chat.bind_tools([weather]).invoke(messages)
+    assert answer.content or answer.tool_calls
+    # What was read and written before is not computed again: the call is in the history as it was
+    # written.
+    known = asked.usage_metadata["total_tokens"]
+    assert answer.usage_metadata["input_token_details"]["cache_read"] >= known - 4
 
 
 # -- objects --------------------------------------------------------------------------------------

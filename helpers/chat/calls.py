@@ -9,26 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from helpers.chat.cuts import before, first_tag, head, last_tag, tail, trim, without
 from helpers.chat.fields import derive_fields
 from helpers.chat.format import Fields, Slot, ToolFormat
 from helpers.chat.frame import ASKED, Frame
-from helpers.chat.probe import (
-    CONTENT,
-    IDS,
-    LETTERS,
-    NAMES,
-    RESULT,
-    Probe,
-    as_messages,
-    before,
-    first_tag,
-    head,
-    last_tag,
-    message,
-    tail,
-    trim,
-    without,
-)
+from helpers.chat.probe import CONTENT, IDS, LETTERS, NAMES, RESULT, Probe, as_messages, message
 from helpers.chat.write import Call, ToJson, write_calls
 
 A, B, C, D, *_ = LETTERS
@@ -112,9 +97,9 @@ class Writer:
 
     def last(self, text: str, call: Call) -> int:
         """Where the last name or id of a call ends; -1 where it is not written."""
-        start = text.find(call.name)
-        until = self.until(text, start)
-        return max(_end(text[:until], call.name), _end(text[:until], call.id))
+        until = self.until(text, text.find(call.name))
+        found = re.finditer(f"{re.escape(call.name)}|{re.escape(call.id)}", text[:until])
+        return max((match.end() for match in found), default=-1)
 
     def behind(self, arguments: Mapping[str, Any]) -> str | None:
         """What stands behind the last name or id of a call with these arguments."""
@@ -174,11 +159,6 @@ def find_json(text: str, value: Mapping[str, Any], start: int = 0) -> tuple[int,
             if found == value:
                 return position, end
     return None
-
-
-def _end(text: str, part: str) -> int:
-    position = text.rfind(part)
-    return position + len(part) if position >= 0 else -1
 
 
 def _parts(writer: Writer, text: str, calls: list[Call], regions: list[tuple[int, int]]) -> _Parts:
@@ -264,7 +244,7 @@ def _opening(writer: Writer, opening: str) -> str:
         own = tail(opening, rest)
     else:
         own = opening[max(len(head(opening, prompt)) for prompt in writer.frame.prompts) :]
-    return without(own, writer.frame.known)
+    return without(own, writer.frame.marks)
 
 
 def _closing(writer: Writer, parts: _Parts) -> str:
@@ -300,14 +280,12 @@ def _digits(text: str) -> str:
 
 
 def _marker(opening: str, frame: Frame) -> str:
-    tag = first_tag(opening)
-    if tag:
-        # Where a call is a turn of its own, the mark reaches to the last tag.
-        return (
-            opening[: opening.rfind(last_tag(opening))] + last_tag(opening)
-            if tag in frame.ends
-            else tag
-        )
+    if tag := first_tag(opening):
+        if tag not in frame.ends:
+            return tag
+        # A call is a turn of its own: the end of the one before is no mark by itself.
+        last = last_tag(opening)
+        return opening[: opening.rfind(last) + len(last)]
     if opening[:1] in '{["':
         return ""
     mark = opening.partition("{")[0].rstrip()

@@ -19,16 +19,13 @@ from helpers.chat.write import Call
 _SYSTEM = "Zsystem"
 
 
-def derive_format(
-    template: str, *, bos: str = "", eos: str = "", whose: str = "the template"
-) -> ChatFormat:
+def derive_format(template: str, *, bos: str = "", eos: str = "") -> ChatFormat:
     """Find out how a model writes reasoning, content and calls of tools.
 
     Args:
         template: The chat template, Jinja source.
         bos: Text of the token that begins a conversation.
         eos: Text of the token that ends a turn.
-        whose: Which model it belongs to, for messages.
 
     Returns:
         The format. `tools.origin` says where the calls' form comes from: the template, a row for
@@ -37,12 +34,12 @@ def derive_format(
     >>> derive_format("{{ messages[-1].content }}").tools.origin
     'fallback'
     """
-    return _derive(template, bos, eos, whose)
+    return _derive(template, bos, eos)
 
 
 @lru_cache(maxsize=32)
-def _derive(template: str, bos: str, eos: str, whose: str) -> ChatFormat:
-    probe = Probe(template, bos, eos, whose)
+def _derive(template: str, bos: str, eos: str) -> ChatFormat:
+    probe = Probe(template, bos, eos)
     try:
         frame = derive_frame(probe)
         if frame is None:

@@ -1,5 +1,7 @@
 """Families of models whose template does not say how they write calls, or not as they do."""
 
+# ruff: noqa: RUF001 (the bars and spaces of DeepSeek's tokens)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -50,19 +52,19 @@ FAMILIES = (
     ),
     # DeepSeek R1, first templates: the list of calls ends after the second, or not at all.
     Family(
-        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",  # noqa: RUF001
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
         ToolFormat(
             call=(
-                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",  # noqa: RUF001
+                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
                 Slot.NAME,
                 "\n```json\n",
                 Slot.ARGUMENTS,
-                "\n```<｜tool▁call▁end｜>",  # noqa: RUF001
+                "\n```<｜tool▁call▁end｜>",
             ),
-            begin="<｜tool▁calls▁begin｜>",  # noqa: RUF001
+            begin="<｜tool▁calls▁begin｜>",
             between="\n",
-            end="<｜tool▁calls▁end｜>",  # noqa: RUF001
-            marker="<｜tool▁calls▁begin｜>",  # noqa: RUF001
+            end="<｜tool▁calls▁end｜>",
+            marker="<｜tool▁calls▁begin｜>",
             origin="row",
         ),
     ),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from helpers.chat.cuts import head, whole
 from helpers.chat.format import Fields
-from helpers.chat.probe import LETTERS, head, whole
+from helpers.chat.probe import LETTERS
 
 Write = Callable[[Mapping[str, Any]], str | None]
 A, B, *_ = LETTERS
@@ -68,8 +69,8 @@ def _variants(write: Write, form: Fields) -> Iterator[Fields]:
     forms = [form]
     if form.string_begin == form.string_end == '"':
         forms.insert(0, replace(form, strings="json", string_begin="", string_end=""))
-    if form.string_end in ("'", '"'):
-        forms.remove(form)  # it cannot be read back: the string may hold one, and is not escaped
+    if form.string_end + form.value_end in ("'", '"'):
+        forms.remove(form)  # it cannot be read back: a string holds them, too, and not escaped
     elif wrap := _wrap(write, form):
         forms.append(replace(form, wrap_begin=wrap[0], wrap_end=wrap[1]))
     for variant in forms:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from helpers.chat.cuts import before, first_tag, head, last_tag, tail, trim, without
 from helpers.chat.format import Reasoning
 from helpers.chat.probe import (
     CONTENT,
@@ -15,14 +16,7 @@ from helpers.chat.probe import (
     USER,
     Probe,
     as_messages,
-    before,
-    first_tag,
-    head,
-    last_tag,
     message,
-    tail,
-    trim,
-    without,
 )
 from helpers.chat.write import Call
 
@@ -50,6 +44,7 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking")
 _PAIRS = (
     Reasoning("<think>", "</think>"),
     Reasoning("[THINK]", "[/THINK]"),
+    Reasoning("<|inner_prefix|>", "<|inner_suffix|>"),
     Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 ASKED = message("user", USER)
@@ -78,13 +73,12 @@ class Frame:
     content_begin: str = ""
     content_end: str = ""
     switch: tuple[str, Value, Value] | None = None
-    known: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        parts = [self.content_end, self.content_begin]
-        if self.reasoning:
-            parts += [self.reasoning.begin, self.reasoning.end]
-        object.__setattr__(self, "known", tuple(parts))
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks of reasoning and content."""
+        thought = (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
+        return (self.content_end, self.content_begin, *thought)
 
 
 def derive_frame(probe: Probe) -> Frame | None:

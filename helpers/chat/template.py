@@ -76,7 +76,6 @@ class ChatTemplate:
             self.source(tools=True),
             bos=token_text(header, "bos"),
             eos=token_text(header, "eos"),
-            whose=self.model.path.name,
         )
 
     def render(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +23,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from pydantic import BaseModel, Field, PrivateAttr
 
+from helpers.chat.format import ChatFormat
 from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
@@ -191,14 +194,14 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         if content is None and given["response_format"] is not None:
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
-        grammar = reply_grammar(
+        grammar = _reply_grammar(
             form,
-            schemas,
-            choice=choice if schemas else "none",
-            parallel=given["parallel_tool_calls"] is not False,
-            thinking=thinking,
-            content=content,
-            strict=given["strict"] is True,
+            json.dumps(schemas),
+            choice if schemas else "none",
+            given["parallel_tool_calls"] is not False,
+            thinking,
+            content,
+            given["strict"] is True,
         )
         budget = given["reasoning_budget"]
         reasoning = None
@@ -454,6 +457,29 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         none = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | assign.with_fallbacks([none], exception_key="parsing_error")
+
+
+@lru_cache(maxsize=32)
+def _reply_grammar(
+    form: ChatFormat,
+    schemas: str,
+    choice: str,
+    parallel: bool,
+    thinking: bool | None,
+    content: Grammar | None,
+    strict: bool,
+) -> Grammar | None:
+    """The grammar of a reply, made once: compiled grammars are kept with their `Grammar`."""
+    tools = json.loads(schemas)
+    return reply_grammar(
+        form,
+        tools,
+        choice=choice,
+        parallel=parallel,
+        thinking=thinking,
+        content=content,
+        strict=strict,
+    )
 
 
 def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
