@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -298,7 +299,7 @@ def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:
         chat.bind_tools([3])
     with pytest.raises(ValueError, match="cannot be called"):
         chat.bind_tools([{"title": "<tool_call>", "description": "", "properties": {}}])
-    with pytest.raises(ValueError, match="'wether'.*weather"):
+    with pytest.raises(ValueError, match=r"'wether'.*weather"):
         chat.bind_tools([weather], tool_choice="wether")
     other = {"title": "weather", "description": "", "properties": {"x": {"type": "integer"}}}
     with pytest.raises(ValueError, match="Two tools"):
@@ -355,7 +356,7 @@ def test_a_stream_gives_growing_objects(chat: ChatLlamaCpp) -> None:
     llm = chat.with_structured_output(City.model_json_schema(), max_tokens=100)
     parts = list(llm.stream("Paris has 2000000 people."))
     assert len(parts) > 3
-    assert all(set(a) <= set(b) for a, b in zip(parts, parts[1:], strict=False))
+    assert all(set(a) <= set(b) for a, b in itertools.pairwise(parts))
 
 
 def test_raw_answers_and_their_errors() -> None:

@@ -39,8 +39,8 @@ def derive_fields(write: Write) -> Iterator[tuple[int, Iterator[Fields]]]:
     form = Fields(
         name_end=common, string_begin=string_begin, string_end=string_end, value_begin=value_begin
     )
-    most = min(len(head(bare, start)), len(bare))
-    for cut in sorted(range(most + 1), key=lambda cut: (not whole_here(bare, cut), -cut)):
+    cuts = range(len(head(bare, start)), -1, -1)
+    for cut in sorted(cuts, key=lambda cut: not between_marks(bare, cut)):
         closing = bare[cut:]
         name_begin, value_end = start[cut:], rest[: len(rest) - len(closing)]
         if start[:cut] != bare[:cut] or not rest.endswith(closing):
@@ -51,10 +51,10 @@ def derive_fields(write: Write) -> Iterator[tuple[int, Iterator[Fields]]]:
             yield cut, _variants(write, full)
 
 
-def whole_here(text: str, cut: int) -> bool:
-    """Whether a cut stands between tags or brackets."""
+def between_marks(text: str, cut: int) -> bool:
+    """Whether a cut stands beside tags, brackets or a line's end, and not inside a tag."""
     return whole(text, cut) and (
-        cut == len(text) or text[cut] in "<[{(" or text[:cut][-1:] in ">]})("
+        cut == len(text) or text[cut] in "<[{()}]\n" or text[cut - 1 : cut] in tuple(">[{()}]\n")
     )
 
 

@@ -63,9 +63,8 @@ def refused(template: str) -> tuple[str, bool]:
 
 @use("a template without end", Says("ModelFileError", "did not end within 5 s", "True"))
 def a_template_without_end() -> object:
-    return str(
-        refused("{% for a in range(9**9) %}{% for b in range(9**9) %}{% endfor %}{% endfor %}")
-    )
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    return str(refused(loop))
 
 
 @use("a template of ten gigabytes", Says("ModelFileError", "True"))
@@ -127,13 +126,8 @@ def every_special_token_in_the_content() -> object:
     special = {i: str(t) for i, (t, k) in enumerate(zip(tokens, kinds, strict=True)) if k == 3}
     content = "".join(special.values())
     with_it, without = (
-        [
-            i
-            for i in chat.get_token_ids(
-                chat._template.render([{"role": "user", "content": c}]).prompt
-            )
-        ]
-        for c in (content, "x")
+        chat.get_token_ids(chat._template.render([{"role": "user", "content": text}]).prompt)
+        for text in (content, "x")
     )
     more = sum(i in special for i in with_it) - sum(i in special for i in without)
     return more, isinstance(chat.invoke(content, max_tokens=2).content, str)
@@ -162,7 +156,8 @@ def no_messages() -> object:
 @use("half a surrogate pair in a message", Says("ValueError", "surrogate", "True"))
 def half_a_surrogate_pair() -> object:
     chat = talk()
-    return f"{error(lambda: chat.invoke('a\\ud800b'))} {answers(chat)}"
+    said = error(lambda: chat.invoke("a\ud800b"))
+    return f"{said} {answers(chat)}"
 
 
 @use("five megabytes in a message", Says("ContextOverflowError", "True"))
@@ -249,23 +244,19 @@ def a_description_that_ends_the_turn() -> object:
     return counts[1] - counts[0], answers(chat)
 
 
-@use("500 tools", Gives((True, True)))
+@use("500 tools", Gives((["f321"], True)))
 def five_hundred_tools() -> object:
-    chat = talk(n_ctx=8192, max_tokens=30)
-    tools = [
-        _tool(
-            f"f{i}", {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
-        )
-        for i in range(500)
-    ]
-    # The grammar of 500, without 500 descriptions to read.
-    chat._template.form
-    llm = chat.bind_tools(tools, tool_choice="f321")
-    said = error(lambda: llm.invoke("Call it.", template_kwargs={}))
-    fine = isinstance(said, str) and "ContextOverflowError" in said
-    if isinstance(said, AIMessage):
-        fine = [call["name"] for call in said.tool_calls] == ["f321"]
-    return fine, answers(chat)
+    # A template that names one of them: 500 descriptions would not fit this model's context.
+    named = "{% if tools %}{{ tools[0].function.name }}{% endif %}"
+    said = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    chat = talk(max_tokens=60, chat_template=f"{named}{said}<|im_start|>assistant\n")
+    flag = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
+    llm = chat.bind_tools([_tool(f"f{i}", flag) for i in range(500)], tool_choice="any")
+    answer = llm.invoke("Call f321.", tool_choice="f321")
+    llm.invoke("Call one.", parallel_tool_calls=False)
+    return [call["name"] for call in answer.tool_calls], answers(talk())
 
 
 @use("a schema that contains itself", Says("True"))
