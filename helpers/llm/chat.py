@@ -28,9 +28,7 @@ from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
 from helpers.checks import check_range
-from helpers.engine import Completion, Request
-
-# from helpers.engine.options import ReasoningBudget
+from helpers.engine import Completion, ReasoningBudget, Request
 from helpers.grammars import Grammar
 from helpers.llm.cache import marked
 from helpers.llm.fields import PER_CALL, ModelFields
@@ -209,15 +207,15 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         if budget is not None and form.reasoning is not None and given["reasoning"] is not False:
             reasoning = ReasoningBudget(
                 begin=form.reasoning.begin,
-                end=form.reasoning.end,
+                end=f"\n{form.reasoning.end}\n\n",
                 tokens=budget,
                 open=rendered.thinking,
             )
         request = replace(
             request,
             grammar=grammar,
-            # shown_tokens=form.texts(calls=bool(schemas)),
-            # reasoning=reasoning,
+            shown_tokens=form.texts(calls=bool(schemas)),
+            reasoning=reasoning,
         )
         reader = ReplyReader(form, schemas, thinking=rendered.thinking, reading_calls=bool(schemas))
         return _Turn(request, reader, Reply())
