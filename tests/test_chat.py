@@ -36,9 +36,11 @@ from helpers import (
     default_model,
     format_prompt,
 )
+from helpers.models.messages import plain_messages
 from tests.hostile.base import loaded
 
 FRANCE = "What is the capital of France?"
+COUNT = "Count to five."
 
 
 def chat_model(**fields: Any) -> ChatLlamaCpp:
@@ -130,7 +132,7 @@ def test_every_kind_of_message_is_read(chat: ChatLlamaCpp) -> None:
         ChatMessage(role="user", content="Thanks. And in one word?"),
     ]
     assert chat.invoke(messages).content
-    prompt = chat._template.render(__import__("helpers").models.messages.plain_messages(messages))
+    prompt = chat._template.render(plain_messages(messages))
     text = prompt.prompt
     for part in ("Be brief.", "I ask.", '"city"', "Sunny.", "in one word?"):
         assert part in text
@@ -407,3 +409,66 @@ def test_thirty_chats_at_once(chat: ChatLlamaCpp) -> None:
         return await asyncio.gather(*[chat.ainvoke(f"Say {n}.", max_tokens=4) for n in range(30)])
 
     assert len(asyncio.run(ask())) == 30
+
+
+# -- reasoning ------------------------------------------------------------------------------------
+
+THINKER = """\
+{%- for m in messages -%}
+<|im_start|>{{ m.role }}
+{% if m.reasoning_content and loop.last %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m.content }}<|im_end|>
+{% endfor -%}
+{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% else %}<think>
+{% endif %}{% endif %}"""
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_reasoning_comes_apart_and_ends_with_its_budget(isolate: bool) -> None:
+    with chat_model(chat_template=THINKER, reasoning_budget=8, isolate=isolate) as chat:
+        answer = chat.invoke(COUNT)
+        kinds = [block["type"] for block in answer.content_blocks]
+        assert kinds == ["reasoning", "text"]
+        assert "</think>" not in answer.content
+        assert "think>" not in answer.additional_kwargs["reasoning_content"]
+        together = whole(list(chat.stream(COUNT)))
+        assert together.content == answer.content
+        assert together.additional_kwargs == answer.additional_kwargs
+        # Without a limit this model, which never learned to reason, never comes to an answer.
+        endless = chat.invoke(COUNT, reasoning_budget=None, max_tokens=60)
+        assert endless.content == ""
+        assert chat.profile["reasoning_output"] is True
+
+
+def test_reasoning_is_switched_and_is_gone_from_the_history() -> None:
+    with chat_model(chat_template=THINKER) as chat:
+        answer = chat.invoke(FRANCE, reasoning=False)
+        assert answer.content
+        assert "reasoning_content" not in answer.additional_kwargs
+        first = chat.invoke(FRANCE, reasoning_budget=8)
+        text = chat._template.render(
+            plain_messages([HumanMessage(FRANCE), first, HumanMessage("And Spain?")])
+        )
+        assert first.additional_kwargs["reasoning_content"].strip() not in text.prompt
+        assert text.thinking
+        assert not chat._template.render(plain_messages(FRANCE), reasoning=False).thinking
+        with pytest.raises(ValueError, match="True, False or None"):
+            chat.invoke(FRANCE, reasoning="much")
+
+
+def test_calls_and_objects_come_after_the_reasoning() -> None:
+    with chat_model(chat_template=THINKER, reasoning_budget=6, max_tokens=100) as chat:
+        answer = chat.bind_tools([weather], tool_choice="weather").invoke("Weather in Seoul?")
+        assert answer.tool_calls
+        assert answer.additional_kwargs["reasoning_content"]
+        raw = chat.with_structured_output(City, include_raw=True).invoke("Paris: 2000000 people.")
+        assert isinstance(raw["parsed"], City)
+        assert raw["raw"].additional_kwargs["reasoning_content"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helpers.chat.format import Fields
-from helpers.chat.scanner import Emit, Ended, Scanner, Steps, match_loosely, overlap
+from helpers.chat.scanner import Emit, Ended, Scanner, Steps, match_loosely
 
 _KINDS = {str: "string", bool: "boolean", type(None): "null", int: "number", float: "number"}
 
@@ -83,8 +83,7 @@ class FieldsReader:
 
     def _name(self) -> Steps[str]:
         found: list[str] = []
-        end = self._form.name_end.strip() or self._form.name_end
-        yield from self._upto(end, found.append)
+        yield from self._upto(self._form.name_end.strip() or self._form.name_end, found.append)
         name = "".join(found).strip()
         if len(name) > 1 and name[0] == name[-1] == '"':
             name = name[1:-1]
@@ -92,8 +91,7 @@ class FieldsReader:
 
     def _upto(self, end: str, emit: Emit) -> Steps[None]:
         """Read to the end of a text; `emit` is given what stands before it."""
-        stops = re.compile(re.escape(end) if end else r"(?!)")
-        if not (yield from self._scanner.upto(stops, lambda text: overlap(text, (end,)), emit)):
+        if not (yield from self._scanner.upto((end,), emit)):
             raise Ended
 
     # -- values -----------------------------------------------------------------------------------
@@ -102,23 +100,55 @@ class FieldsReader:
         form, scanner = self._form, self._scanner
         kinds = self._kinds(name)
         yield from self._margin(form.name_end)
-        if form.strings == "json" or not (form.string_end + form.value_end):
+        if form.deep:
+            yield from self._deep(emit)
+        elif form.strings == "json":
             yield from self._literal(kinds, emit)
-            return
-        if form.string_begin.strip():
-            if (yield from scanner.matches(form.string_begin)):
+        elif not form.string_begin.strip() and form.string_end + form.value_end:
+            if kinds == {"string"}:
                 yield from self._raw(emit)
-                return
-            yield from self._literal(kinds, emit)
-            if form.value_end.strip():
-                yield from scanner.fixed(form.value_end)
-            return
-        if kinds == {"string"}:
+            else:
+                found: list[str] = []
+                yield from self._text(found.append)
+                emit(_as_json("".join(found), kinds))
+            return  # its end has been read
+        elif (yield from scanner.matches(form.string_begin)):
             yield from self._raw(emit)
             return
-        found: list[str] = []
-        yield from self._text(found.append)
-        emit(_as_json("".join(found), kinds))
+        elif scanner.ended:
+            raise Ended
+        else:
+            if form.value_begin.strip():
+                yield from scanner.fixed(form.value_begin)
+            yield from self._literal(kinds, emit)
+        if form.value_end.strip():
+            yield from scanner.fixed(form.value_end)
+
+    def _deep(self, emit: Emit) -> Steps[None]:
+        """A value in which all is written as outside of it."""
+        form, scanner = self._form, self._scanner
+        if (yield from scanner.matches(form.string_begin)):
+            yield from self._raw(emit)
+            return
+        first = yield from scanner.peek(1)
+        if first not in ("{", "["):
+            yield from self._literal(set(), emit)
+            return
+        scanner.take(scanner.at + 1)
+        emit(first)
+        more = False
+        while True:
+            yield from scanner.blanks()
+            if (yield from scanner.peek(1)) in ("}", "]"):
+                emit(scanner.take(scanner.at + 1))
+                return
+            if more:
+                yield from scanner.fixed(form.between or ",")
+            emit(", " if more else "")
+            if first == "{":
+                emit(json.dumps((yield from self._name()), ensure_ascii=False) + ": ")
+            yield from self._deep(emit)
+            more = True
 
     def _margin(self, text: str) -> Steps[None]:
         """Read the whitespace at a fixed text's end, as far as it comes."""
@@ -135,7 +165,13 @@ class FieldsReader:
 
     def _text(self, emit: Emit) -> Steps[None]:
         """A text up to what ends it, without the whitespace that belongs to that."""
-        end = self._form.string_end + self._form.value_end
+        form = self._form
+        end = form.string_end + form.value_end
+        wrap = form.wrap_begin
+        if wrap and (yield from self._scanner.peek(len(wrap))) == wrap:
+            self._scanner.take(self._scanner.at + len(wrap))
+            yield from self._upto(form.wrap_end + end.strip(), emit)
+            return
         bare = end.strip() or end
         margin = end[: len(end) - len(end.lstrip())] if end.strip() else ""
         held = ""
@@ -168,11 +204,8 @@ class FieldsReader:
         elif first in "{[":
             yield from self._bracketed(found.append)
         else:
-            stops = "".join(re.escape(char) for char in sorted(self._stops))
-            ends = f"(?=[{stops}])" if stops else r"(?=\s)"
-            if self._form.value_end.strip():
-                ends = f"(?={re.escape(self._form.value_end.strip()[0])})"
-            yield from scanner.upto(re.compile(ends), lambda _: 0, found.append)
+            stops = self._form.value_end.strip()[:1] or "".join(sorted(self._stops)) + "]}"
+            yield from scanner.until(re.compile(f"[{re.escape(stops)}]"), found.append)
         emit(_as_json("".join(found), kinds))
 
     def _quoted(self, emit: Emit) -> Steps[None]:
@@ -182,9 +215,9 @@ class FieldsReader:
         emit(scanner.take(scanner.at + 1))
         stops = re.compile(rf"[{sign}\\]")
         while True:
-            stop = yield from scanner.upto(stops, lambda _: 0, emit)
-            if not stop:
+            if not (yield from scanner.until(stops, emit)):
                 raise Ended
+            stop = scanner.take(scanner.at + 1)
             emit(stop)
             if stop == sign:
                 return
@@ -242,7 +275,8 @@ class FieldsReader:
         options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
         if not isinstance(options, list):
             return False
-        return all([self._collect(option, found, depth + 1) for option in options])
+        known = [self._collect(option, found, depth + 1) for option in options]
+        return all(known)
 
 
 def _common_end(text: str, margin: str) -> int:

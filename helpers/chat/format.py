@@ -85,8 +85,8 @@ class ToolFormat:
             marks are part of the slot), or `Fields`.
         marker: The text by which a call is known in the midst of prose: a beginning of `begin` and
             the first fixed text of `call`. Empty: calls have no mark of their own, and are known by
-            their opening, at the beginning of the content alone; where that has no word in it, such
-            as `[`, by the opening, the name of a tool, and what follows it.
+            their opening, at the beginning of the content alone; or, as `known_by_name` says, by
+            the opening, the name of a tool, and what follows it.
         id_form: A regular expression for the ID slot.
         first_number: What the NUMBER slot of the first call holds.
         parallel: Whether a reply may have several calls.
@@ -109,12 +109,6 @@ class ToolFormat:
         """All fixed text before the first slot of the first call."""
         first = self.call[0]
         return self.begin + (first if isinstance(first, str) else "")
-
-    @property
-    def known_by_name(self) -> bool:
-        """Whether a call without a marker is known by a tool's name: its opening has no word."""
-        word = any(char.isalnum() for char in self.opening)
-        return not self.marker and not word and Slot.NAME in self.call[:2]
 
 
 @dataclass(frozen=True)
@@ -170,6 +164,18 @@ class ChatFormat:
     arguments_as: Literal["object", "string"] = "object"
     empty_content: str | None = ""
     reasoning_field: str | None = None
+
+    @property
+    def known_by_name(self) -> bool:
+        """Whether a call is known by a tool's name alone.
+
+        Its opening has no word and no marker, or is how content or reasoning begins, too.
+        """
+        tools = self.tools
+        others = [self.content_begin, self.reasoning.begin if self.reasoning is not None else ""]
+        known = tools.marker or any(char.isalnum() for char in tools.opening)
+        shared = any(other.strip().startswith(tools.opening.strip()) for other in others if other)
+        return Slot.NAME in tools.call[:2] and (shared or not known)
 
     def texts(self, *, calls: bool) -> tuple[str, ...]:
         """The fixed texts of a reply, among which a model's control tokens may be.

@@ -111,7 +111,9 @@ class ReplySource:
         relaxed = [f"{name}: {what}" for name, one in self.tools.items() for what in one.relaxed]
         text, loose = write_reply(self, None)
         self.relaxed = (*relaxed, *loose, *(content.relaxed if content is not None else ()))
-        self.warnings = tuple(f"{n}: {what}" for n, one in self.tools.items() for what in one.warnings)
+        self.warnings = tuple(
+            f"{n}: {what}" for n, one in self.tools.items() for what in one.warnings
+        )
         self._strict = strict
         self._bytes: LLMatcher = compile_guidance(_HEAD + text)
 
@@ -143,7 +145,9 @@ class ReplySource:
         reply = read_reply(self.form, self._schemas(), text, thinking=bool(self.thinking))
         found = [fault.error for fault in reply.faults]
         for call in reply.calls:
-            found += [f"{call.name}: {what}" for what in self.tools[call.name].problems(call.arguments)]
+            found += [
+                f"{call.name}: {what}" for what in self.tools[call.name].problems(call.arguments)
+            ]
         if self.inner is not None and reply.content.strip():
             found += self.inner.problems(reply.content)
         return found

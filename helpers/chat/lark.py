@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class Reply(Protocol):
     """What is to be written; `helpers.chat.grammar.ReplySource` says what each part means."""
 
+    @property
+    def tools(self) -> Mapping[str, SchemaSource]: ...  # noqa: D102
+
     form: ChatFormat
-    tools: Mapping[str, SchemaSource]
     forced: bool
     parallel: bool
     thinking: bool | None
@@ -46,14 +48,17 @@ class _Writer:
     def __init__(self, reply: Reply, vocabulary: Vocabulary | None) -> None:
         self.reply, self.form, self.tools = reply, reply.form, reply.form.tools
         self.parts = Parts(vocabulary)
-        self.several = reply.parallel and self.tools.parallel
+        # Where an end of the reply stands between calls, there is one call.
+        between = vocabulary.split_special(self.tools.between) if vocabulary is not None else []
+        ends = any(isinstance(p, int) and vocabulary and vocabulary.is_eog(p) for p in between)
+        self.several = reply.parallel and self.tools.parallel and not ends
         # From the first token on, there is no prose.
         self.held = reply.forced or reply.inner is not None
         reasoning, self.avoid = self.form.reasoning, ""
-        if reasoning is not None and reasoning.begin.strip() and not reply.thinking:
-            if self.parts.is_text(reasoning.begin):
-                # Prose that begins like reasoning could not be told from it.
-                self.avoid = rf"\s*{regex_of(reasoning.begin.strip())}(?s:.*)"
+        begin = reasoning.begin.strip() if reasoning is not None and not reply.thinking else ""
+        if begin and self.parts.is_text(begin):
+            # Prose that begins like reasoning could not be told from it.
+            self.avoid = rf"\s*{regex_of(begin)}(?s:.*)"
 
     def run(self) -> str:
         parts, reasoning = self.parts, self.form.reasoning
@@ -89,9 +94,11 @@ class _Writer:
     def calls(self) -> str:
         """A group of calls, from its first text to its last."""
         parts, tools = self.parts, self.tools
-        call = self.call("call", tools.call)
-        begin, end = parts.literal(tools.begin), parts.literal(tools.end)
-        return parts.rule("calls", f"{begin} {call} {self.more()} {end}")
+        if self.form.known_by_name:
+            first = self.named_call(exact=True)
+        else:
+            first = f"{parts.literal(tools.begin)} {self.call('call', tools.call)}"
+        return parts.rule("calls", f"{first} {self.more()} {parts.literal(tools.end)}")
 
     def after_marker(self) -> str:
         """The same, the marker having been written already."""
@@ -103,9 +110,11 @@ class _Writer:
 
     def more(self) -> str:
         """Further calls of a group."""
-        if not self.several:
-            return ""
-        return f"({self.parts.literal(self.tools.between)} {self.call('call', self.tools.call)})*"
+        first, *rest = self.tools.call
+        # One text with what comes between: the end may begin like it.
+        shape = (self.tools.between + first, *rest) if isinstance(first, str) else self.tools.call
+        between = "" if isinstance(first, str) else self.parts.literal(self.tools.between)
+        return f"({between} {self.call('next', shape)})*" if self.several else ""
 
     def call(self, name: str, shape: tuple[str | Slot, ...]) -> str:
         """One call; from its name on, each tool has a rule of its own."""
@@ -157,44 +166,79 @@ class _Writer:
         """Prose as the model likes; what begins as a call has to be one."""
         parts, tools = self.parts, self.tools
         again = self.several and not tools.begin
+        if self.form.known_by_name:
+            return self.named(again)
         if not tools.marker:
             return self.unmarked()
         if not parts.is_text(tools.marker):
             return self.around_tokens(again)
-        rest, marker = self.after_marker(), tools.marker
-        alone = parts.without(marker, self.avoid)
-        call = f"{parts.upto(marker, self.avoid)} {rest}"
+        alone, call = parts.without(self.marker, self.avoid), self.marked(self.avoid)
         if not again:
             return f"{call} | {alone}"
-        return f"{call} ({parts.upto(marker)} {rest})* {parts.without(marker)} | {alone}"
+        return f"{call} ({self.marked()})* {parts.without(self.marker)} | {alone}"
+
+    @property
+    def marker(self) -> str:
+        """The marker without the blanks around it, which a model may leave out."""
+        return self.tools.marker.strip()
+
+    def marked(self, *avoid: str) -> str:
+        """Prose up to a marker, and the rest of the calls."""
+        return f"{self.parts.upto(self.marker, *avoid)} {self.after_marker()}"
 
     def unmarked(self) -> str:
-        """The same where calls have no marker: how one begins is one lexeme, as prose is."""
+        """Calls without a marker: how one begins is one lexeme, as prose is."""
         parts, tools = self.parts, self.tools
         rest = tools.call[isinstance(tools.call[0], str) :]
         opening = spaced(tools.opening)
-        if not tools.known_by_name:
-            begins = [opening]
-            first = f"{parts.terminal(_bounded(opening))} {self.call('first', rest)}"
-        else:
-            after = rest[1] if len(rest) > 1 and isinstance(rest[1], str) else ""
-            shape = rest[1 + bool(after) :]
-            begins = [f"{opening}{re.escape(tool)}{spaced(after)}" for tool in self.reply.tools]
-            options = [
-                f"{parts.terminal(_bounded(begin))} {self.of_tool('first', number, tool, '', shape)}"
-                for number, (tool, begin) in enumerate(zip(self.reply.tools, begins, strict=True))
-            ]
-            first = parts.rule("first", *options)
-        prose = parts.terminal("(?s:.*)", f"({'|'.join(begins)})(?s:.*)", self.avoid)
+        first = f"{parts.terminal(_bounded(opening))} {self.call('first', rest)}"
+        prose = parts.terminal("(?s:.*)", f"{opening}(?s:.*)", self.avoid)
         return f"{first} {self.more()} {parts.literal(tools.end)} | {prose}"
+
+    def named(self, again: bool) -> str:
+        """Calls that are known by a tool's name."""
+        parts, form = self.parts, self.form
+        call = f"{self.named_call()} {self.more()} {parts.literal(self.tools.end)}"
+        if not form.content_begin:
+            begins = "|".join(self.named_begin(tool) for tool in self.reply.tools)
+            return f"{call} | {parts.terminal('(?s:.*)', f'({begins})(?s:.*)', self.avoid)}"
+        # Where content has a mark, calls have it, too, or stand alone.
+        begin, end = parts.literal(form.content_begin), parts.literal(form.content_end)
+        if not self.marker or not parts.is_text(self.marker):
+            return f"{call} | {begin} ({parts.terminal('(?s:.+)')})? {f'({end})?' if end else ''}"
+        tail = f"({self.marked()}){'*' if again else '?'} {parts.without(self.marker)}"
+        return f"({call} | {begin}) {tail}" if again else f"{call} | {begin} {tail}"
+
+    def named_begin(self, tool: str) -> str:
+        """A regular expression of how a call begins, to what follows its name."""
+        opening, after, _ = self.around_name()
+        return f"{spaced(opening)}{re.escape(tool)}{spaced(after)}"
+
+    def around_name(self) -> tuple[str, str, tuple[str | Slot, ...]]:
+        """The texts before and after the name, and the rest of a call."""
+        tools = self.tools
+        rest = tools.call[isinstance(tools.call[0], str) + 1 :]
+        after = rest[0] if rest and isinstance(rest[0], str) else ""
+        return tools.opening, after, rest[bool(after) :]
+
+    def named_call(self, *, exact: bool = False) -> str:
+        """The first call, its name in its first lexeme; in its exact spacing, or in any."""
+        opening, after, rest = self.around_name()
+        options = []
+        for number, tool in enumerate(self.reply.tools):
+            if exact or not self.parts.is_text(opening + after):
+                head = self.parts.literal(opening + tool + after)
+            else:
+                head = self.parts.terminal(_bounded(self.named_begin(tool)))
+            options.append(f"{head} {self.of_tool('named', number, tool, '', rest)}")
+        return self.parts.rule("named", *options)
 
     def around_tokens(self, again: bool) -> str:
         """The same where calls begin with a control token."""
         parts, form = self.parts, self.form
-        # Nor may the same characters be written as plain text: who reads them could not tell.
-        marks = [t for t in self.tools.marker.split() if not parts.is_text(t)]
-        plain = [f"(?s:.*){regex_of(mark)}(?s:.*)" for mark in marks]
-        prose = f"({parts.terminal('(?s:.+)', *plain, self.avoid)})?"
+        # Nor may the marker be written as plain text: who reads it could not tell.
+        plain = f"(?s:.*){regex_of(self.marker)}(?s:.*)"
+        prose = f"({parts.terminal('(?s:.+)', plain, self.avoid)})?"
         begin, end = parts.literal(form.content_begin), parts.literal(form.content_end)
         if begin:
             prose = f"(({begin})? {prose})"

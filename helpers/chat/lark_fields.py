@@ -48,34 +48,33 @@ class _Writer:
         # From the last to the first: what may follow each one, an argument being there or not.
         follow, begun = parts.rule(f"{self.name}_end", parts.literal(form.end)), ""
         begun = follow
-        between = parts.literal(form.between)
         for number, (name, schemas) in reversed(list(enumerate(members.items()))):
-            member = self.member(number, name, schemas)
+            value = self.member(number, schemas)
+            mark = form.name_begin + name + form.name_end
             optional = name not in always
-            options = (f"{member} {begun}", follow) if optional else (f"{member} {begun}",)
-            later = (f"{between} {member} {begun}", begun) if optional else (f"{between} {member} {begun}",)
-            follow = parts.rule(f"{self.name}_{number}", *options)
-            begun = parts.rule(f"{self.name}_{number}m", *later) if between else follow
+            first = [f"{parts.literal(mark)} {value} {begun}"]
+            # One text with what comes between: the end may begin like it.
+            later = [f"{parts.literal(form.between + mark)} {value} {begun}"]
+            follow = parts.rule(f"{self.name}_{number}", *first, *[follow] * optional)
+            begun = parts.rule(f"{self.name}_{number}m", *later, *[begun] * optional)
         return parts.rule(self.name, f"{parts.literal(form.begin)} {follow}")
 
-    def member(self, number: int, name: str, schemas: list[Schema]) -> str:
-        """One argument, all of it."""
-        parts, form = self.parts, self.form
+    def member(self, number: int, schemas: list[Schema]) -> str:
+        """One argument, behind its name."""
         options = [one for schema in schemas for one in self.flat(schema)]
-        values = self.values(options)
-        head = parts.literal(form.name_begin + name + form.name_end)
-        value = parts.rule(f"{self.name}_{number}v", *values)
-        return f"{head} {value}"
+        return self.parts.rule(f"{self.name}_{number}v", *self.values(options))
 
     def values(self, options: list[Schema]) -> list[str]:
         """A value and what ends it, one alternative each."""
         parts, form = self.parts, self.form
-        end = parts.literal(form.value_end)
+        begin, end = parts.literal(form.value_begin), parts.literal(form.value_end)
         if form.strings == "json":
-            return [f"{one} {end}" for one in self.plain(options)]
-        texts, others, free = [], [], False
+            return [f"{begin} {one} {end}" for one in self.plain(options)]
+        texts: list[str] = []
+        others: list[Schema] = []
+        free = False
         for one in options:
-            if isinstance(one, bool) or "type" not in one and "enum" not in one and "const" not in one:
+            if isinstance(one, bool) or not one.keys() & {"type", "enum", "const"}:
                 free = True
             elif one.get("type") == "string":
                 free = True
@@ -86,12 +85,14 @@ class _Writer:
                 texts += [value for value in listed if isinstance(value, str)]
                 rest = [value for value in listed if not isinstance(value, str)]
                 others += [{"enum": rest}] if rest else [] if listed else [one]
-        if free and not form.string_begin:
+        if free and not form.string_begin.strip():
             return [self.raw()]  # which has all others in it
-        found = [self.raw()] if free else [
-            parts.literal(form.string_begin + text + form.string_end + form.value_end) for text in texts
-        ]  # fmt: skip
-        return found + [f"{one} {end}" for one in self.plain(others)]
+        found = [self.raw()] if free else []
+        ends = form.string_end + form.value_end
+        found += [parts.literal(form.string_begin + text + ends) for text in texts if not free]
+        if any(option is True for option in options):
+            others = [True]
+        return found + [f"{begin} {one} {end}" for one in self.plain(others)]
 
     def raw(self) -> str:
         """Any text, and what ends it."""
@@ -104,10 +105,12 @@ class _Writer:
 
     def plain(self, options: list[Schema]) -> list[str]:
         """Values as JSON or Python writes them."""
-        if self.form.values == "python":
-            return [self.python(one) for one in options]
         if not options:
             return []
+        if self.form.deep:
+            return [one for option in options for one in self.deep(option)]
+        if self.form.values != "json":
+            return [self.python(one) for one in options]
         whole: Schema = options[0] if len(options) == 1 else {"anyOf": options}
         if isinstance(whole, Mapping) and self.definitions:
             whole = {**whole, "$defs": self.definitions}
@@ -124,8 +127,12 @@ class _Writer:
                 return '("True" | "False")'
             if kind == "null":
                 return '"None"'
+            if kind == "string" and self.form.strings == "raw":
+                return self.text()
             if kind in ("string", "number", "integer"):
                 return self.parts.json(schema)
+            if self.form.values == "mixed" and kind in ("array", "object"):
+                return self.parts.json({**schema, "$defs": self.definitions})
             if kind == "array" and "prefixItems" not in schema:
                 options = [self.python(one) for one in self.flat(schema.get("items", True))]
                 item = f"({' | '.join(options)})"
@@ -135,9 +142,36 @@ class _Writer:
             self.parts.relax(self.tool, "what stands in dicts and tuples")
         return self.anything()
 
+    def text(self) -> str:
+        """A string in a list, as Python writes it."""
+        single = self.parts.terminal(r"'([^'\\\n]|\\.)*'")
+        return f"({single} | {self.parts.json({'type': 'string'})})"
+
+    def deep(self, schema: Schema) -> list[str]:
+        """A value in which all is written as outside of it; what stands inside is not held."""
+        form, parts = self.form, self.parts
+        if isinstance(schema, Mapping) and schema.get("type") not in ("array", "object", None):
+            return [parts.json(schema)]
+        if isinstance(schema, Mapping) and schema.keys() & {"enum", "const"}:
+            return [parts.json(schema)]
+        if isinstance(schema, Mapping):
+            self.parts.relax(self.tool, "what stands in lists and objects")
+        between, colon = parts.literal(form.between), parts.literal(form.name_end)
+        text = f"{parts.literal(form.string_begin)} {parts.upto(form.string_end)}"
+        name = parts.terminal(r"[^\x{0}-\x{20}:,{}\[\]<>]{1,64}")
+        pair = f"{parts.literal(form.name_begin)} {name} {colon} deep"
+        scalar = {"type": ["number", "boolean", "null"]}
+        found = {
+            "array": parts.rule("list", f'"[" (deep ({between} deep)*)? "]"'),
+            "object": parts.rule("object", f'"{{" ({pair} ({between} {pair})*)? "}}"'),
+        }
+        parts.rule("deep", f"list | object | {text} | {parts.json(scalar)}")
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        return [found[kind]] if kind in found else ["deep"]
+
     def anything(self) -> str:
         parts = self.parts
-        number, text = parts.json({"type": "number"}), parts.json({"type": "string"})
+        number, text = parts.json({"type": "number"}), self.text()
         pair = f'{text} ": " python'
         parts.rule(
             "python",

@@ -69,8 +69,10 @@ class Parts:
         return " ".join(json.dumps(p) if isinstance(p, str) else f"<[{p}]>" for p in parts)
 
     def terminal(self, regex: str, *excluded: str) -> str:
-        """A lexeme: what matches a regular expression, and none of the others that are not empty."""
-        body = " & ~".join(f"/{one.replace('/', chr(92) + '/')}/" for one in (regex, *excluded) if one)
+        """A lexeme: what a regular expression matches, and no other of those given does."""
+        body = " & ~".join(
+            f"/{one.replace('/', chr(92) + '/')}/" for one in (regex, *excluded) if one
+        )
         return self._terminals.setdefault(body, f"T{len(self._terminals)}")
 
     def upto(self, text: str, *excluded: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,12 @@ from helpers.chat.events import (
     Event,
     Thought,
 )
-from helpers.chat.format import ChatFormat, Fields, Slot
 from helpers.chat.fields_reader import FieldsReader
-from helpers.chat.scanner import Ended, Mismatch, Scanner, Steps, match_loosely, overlap
+from helpers.chat.format import ChatFormat, Fields, Slot
+from helpers.chat.scanner import Ended, Mismatch, Scanner, Steps, match_loosely
 
 _LONGEST_NAME = 200
+_QUOTE, _NO_NAME, _SIGNS = re.compile(r'["\\]'), re.compile(r"[\s<{\[]"), '{}[],:("'
 _HALVES = ("d8", "d9", "da", "db")
 
 
@@ -90,10 +92,7 @@ class ReplyReader:
         return self._go_on()
 
     def _go_on(self) -> list[Event]:
-        try:
-            next(self._steps)
-        except StopIteration:
-            pass
+        next(self._steps, None)
         events, self._events = self._events, []
         return events
 
@@ -115,7 +114,7 @@ class ReplyReader:
                 yield from self._calls()
                 continue
             marks = tuple(m for m in (*around, *marker, begin) if m)
-            stop = yield from self._upto(marks, self._content)
+            stop = yield from scanner.upto(marks, self._content)
             if not stop:
                 break
             if stop == begin and reasoning:
@@ -128,12 +127,6 @@ class ReplyReader:
         if self._blanks:
             self._events.append(Content(self._blanks))
         assert scanner.at == len(scanner.text)
-
-    def _upto(self, marks: tuple[str, ...], emit: Any) -> Steps[str]:
-        """Pass text on up to one of some marks."""
-        longest = sorted(marks, key=len, reverse=True)
-        stops = re.compile("|".join(map(re.escape, longest)) or "(?!)")
-        return (yield from self._scanner.upto(stops, lambda text: overlap(text, marks), emit))
 
     def _content(self, text: str) -> None:
         if self._blanks is not None:
@@ -159,7 +152,7 @@ class ReplyReader:
                 begun = True
             waiting.append(text[len(bare) :])
 
-        yield from self._upto((end,), think)
+        yield from self._scanner.upto((end,), think)
         yield from self._scanner.blanks()
         self._blanks = ""
 
@@ -168,7 +161,7 @@ class ReplyReader:
     def _opens_call(self) -> Steps[bool]:
         """Whether the content begins with a call that has no marker; nothing is read."""
         scanner, shape = self._scanner, self._shape
-        if shape.known_by_name:
+        if self._form.known_by_name:
             at = shape.call.index(Slot.NAME) + 1
             after = shape.call[at] if at < len(shape.call) else ""
             after = after if isinstance(after, str) else ""
@@ -224,7 +217,9 @@ class ReplyReader:
             if not call.whole:
                 of = f"of {call.name!r}" if call.name else "that has no name yet"
                 cut = self._cut
-                problem = f"the reply {'was cut off' if cut else 'ends'} in the middle of a call {of}"
+                problem = (
+                    f"the reply {'was cut off' if cut else 'ends'} in the middle of a call {of}"
+                )
                 problem += "; give it more tokens (max_tokens)" if cut else ""
         scanner.record = None
         problem = call.problem or problem
@@ -237,18 +232,15 @@ class ReplyReader:
 
     def _skip(self) -> Steps[None]:
         """Read on to the end of what was to be a call, or to the next one."""
-        shape, record = self._shape, self._scanner.record
+        shape, scanner = self._shape, self._scanner
         last = shape.call[-1]
         ends = (last if isinstance(last, str) else "", shape.end)
         words = [word for end in ends for word in end.split()[-1:]]
         closing = next((word for word in words if any(char.isalnum() for char in word)), "")
         marks = tuple(m for m in (closing, shape.marker.strip()) if m)
-        assert record is not None
-        stop = yield from self._upto(marks, lambda _: None)
+        stop = yield from scanner.upto(marks, lambda _: None)
         if stop and stop != closing:
-            # The next call is not part of it.
-            record.pop()
-            self._scanner.at -= len(stop)
+            scanner.put_back(len(stop))  # the next call is not part of it
 
     def _parts(self, call: _Call, fixed: str) -> Steps[None]:
         """The parts of a call from its first slot on, or from `fixed` before it."""
@@ -270,47 +262,44 @@ class ReplyReader:
             else:
                 yield from scanner.blanks()
                 text = yield from self._word(before, after)
-                if part is Slot.NAME:
+                if part is Slot.NAME and call.name is None:
                     self._named(call, text)
                 elif part is Slot.ID:
                     call.id = text
 
     def _word(self, before: str, after: str | Slot) -> Steps[str]:
         """A name, an id or a number, up to what comes after it."""
-        scanner, found = self._scanner, []
-        if before.rstrip().endswith('"') and isinstance(after, str) and after[:1] == '"':
-            stop = re.compile(r'(?=")')
-            hold = 0
-        else:
-            fixed = after.strip() if isinstance(after, str) else ""
-            if fixed:
-                stop, hold = re.compile(f"(?={re.escape(fixed)})"), len(fixed) - 1
-                if fixed[0] in "{}[],:\"'(" :
-                    stop, hold = re.compile(f"(?={re.escape(fixed[0])})"), 0
-            elif after:
-                stop, hold = re.compile(r"(?=\s)"), 0
-            else:
-                stop, hold = re.compile(r"(?=[\s{\[<])"), 0
-        total = 0
+        scanner, found, count = self._scanner, [], 0
 
         def keep(text: str) -> None:
-            nonlocal total
-            total += len(text)
+            nonlocal count
+            count += len(text)
             found.append(text)
-            if total > _LONGEST_NAME:
+            if count > _LONGEST_NAME:
                 raise Mismatch("a name that does not end")
 
-        yield from scanner.upto(stop, lambda text: min(hold, len(text)), keep)
-        if scanner.ended and scanner.at == len(scanner.text):
+        fixed = after.strip() if isinstance(after, str) else ""
+        if before.rstrip().endswith('"') and fixed[:1] == '"':
+            ended = not (yield from scanner.until(_QUOTE, keep))
+            while not ended and scanner.text[scanner.at] == "\\":
+                keep((yield from scanner.escape()))
+                ended = not (yield from scanner.until(_QUOTE, keep))
+        elif fixed and fixed[0] in _SIGNS:
+            ended = not (yield from scanner.until(re.compile(re.escape(fixed[0])), keep))
+        elif fixed:
+            stop = yield from scanner.upto((fixed,), keep)
+            ended = not stop
+            scanner.put_back(len(stop))
+        else:
+            ended = not (yield from scanner.until(_NO_NAME, keep))
+        if ended:
             raise Ended
         return "".join(found).strip()
 
     def _named(self, call: _Call, name: str) -> None:
         if name not in self._tools:
-            try:
+            with suppress(ValueError):
                 name = json.loads(f'"{name}"')
-            except ValueError:
-                pass
         call.name = name
         if name not in self._tools:
             known = ", ".join(map(repr, self._tools)) or "none"
@@ -367,7 +356,7 @@ class ReplyReader:
 
 
 class _Unquoted:
-    """Passes on what a JSON string says, given the string as it is written, escapes by themselves."""
+    """Passes on what a JSON string says, given as it is written, each escape by itself."""
 
     def __init__(self, emit: Any) -> None:
         self._emit, self._held, self._code, self._begun = emit, "", -1, False

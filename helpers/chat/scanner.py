@@ -65,8 +65,14 @@ class Scanner:
             self.record.append(piece)
         return piece
 
+    def put_back(self, count: int) -> None:
+        """Unread what was just taken, or its end."""
+        self.at -= count
+        if self.record and count:
+            self.record[-1] = self.record[-1][:-count]
+
     def blanks(self) -> Steps[None]:
-        """Read whitespace, up to something else; whether that comes is not waited for at the end."""
+        """Read whitespace, up to something else or the end."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end].isspace():
@@ -111,27 +117,41 @@ class Scanner:
         """
         raise Mismatch(f"expected {expected} but found {(yield from self.peek(16))!r}")
 
-    def upto(self, stops: re.Pattern[str], hold: Callable[[str], int], emit: Emit) -> Steps[str]:
-        """Pass text on up to a stop.
+    def upto(self, marks: tuple[str, ...], emit: Emit) -> Steps[str]:
+        """Pass text on up to the first of some marks.
 
         Args:
-            stops: What to stop at.
-            hold: How many characters at the end of a text may be the beginning of a stop.
-            emit: Given all text before the stop, piece by piece.
+            marks: What to stop at; of two that begin alike, the longer one.
+            emit: Given all text before the mark, piece by piece.
 
         Returns:
-            The stop, which is read; empty at the end of the text, all of which was passed on.
+            The mark, which is read; empty at the end of the text, all of which was passed on.
         """
+        longest = sorted(marks, key=len, reverse=True)
+        stops = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         while True:
             found = stops.search(self.text, self.at)
-            if found is not None:
-                emit(self.take(found.start()))
+            if found is None:
+                keep = 0 if self.ended else overlap(self.text[self.at :], marks)
+                emit(self.take(len(self.text) - keep))
+                if self.ended:
+                    return ""
+                yield
+                continue
+            emit(self.take(found.start()))
+            rest = self.text[found.start() :]
+            if self.ended or not any(m != rest and m.startswith(rest) for m in marks):
                 self.take(found.end())
                 return found[0]
-            keep = 0 if self.ended else hold(self.text[self.at :])
-            emit(self.take(len(self.text) - keep))
-            if self.ended:
-                return ""
+            yield
+
+    def until(self, stops: re.Pattern[str], emit: Emit) -> Steps[bool]:
+        """Pass text on up to one of some characters, which is not read; whether one came."""
+        while True:
+            found = stops.search(self.text, self.at)
+            emit(self.take(len(self.text) if found is None else found.start()))
+            if found is not None or self.ended:
+                return found is not None
             yield
 
     def json_value(self, emit: Emit) -> Steps[None]:
@@ -146,7 +166,7 @@ class Scanner:
             end, sign = found.end(), found[0]
             if sign == "\\":
                 emit(self._clean(self.take(end - 1), in_text))
-                emit((yield from self._escape()))
+                emit((yield from self.escape()))
                 continue
             piece = self._clean(self.take(end), in_text)
             if sign == '"':
@@ -157,14 +177,15 @@ class Scanner:
             if depth <= 0 and not in_text:
                 return
 
-    def _escape(self) -> Steps[str]:
+    def escape(self) -> Steps[str]:
+        """Read a backslash and the character after it."""
         while len(self.text) - self.at < 2:
             yield from self.more()
         return self.take(self.at + 2)
 
     @staticmethod
     def _clean(piece: str, in_text: bool) -> str:
-        """Control characters in strings as JSON wants them; models write line breaks as they are."""
+        """Strings with control characters as JSON has them: models write them as they are."""
         return _CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", piece) if in_text else piece
 
 
@@ -190,11 +211,10 @@ def match_loosely(fixed: str, text: str, at: int) -> int | None:
         if char.isspace():
             blank = True
             continue
-        if at < len(text) and text[at].isspace() and before:
-            if blank or char in _SIGNS or before in _SIGNS:
-                limit = at + _MAX_BLANKS
-                while at < min(len(text), limit) and text[at].isspace():
-                    at += 1
+        if before and (blank or char in _SIGNS or before in _SIGNS):
+            limit = min(len(text), at + _MAX_BLANKS)
+            while at < limit and text[at].isspace():
+                at += 1
         if at >= len(text):
             return None
         if text[at] != char:

@@ -7,8 +7,16 @@
 """
 
 from helpers.engine.engine import Engine
-from helpers.engine.options import Chunk, Completion, Request
+from helpers.engine.options import Chunk, Completion, ReasoningBudget, Request
 from helpers.engine.report import LoadReport
 from helpers.load_options import LoadOptions
 
-__all__ = ["Chunk", "Completion", "Engine", "LoadOptions", "LoadReport", "Request"]
+__all__ = [
+    "Chunk",
+    "Completion",
+    "Engine",
+    "LoadOptions",
+    "LoadReport",
+    "ReasoningBudget",
+    "Request",
+]

@@ -33,6 +33,36 @@ _RANGES: dict[str, tuple[float, float]] = {
 _MAY_BE_NONE = ("max_tokens", "seed", "logprobs")
 
 
+@dataclass(frozen=True)
+class ReasoningBudget:
+    """How many tokens a reply's reasoning may have.
+
+    Attributes:
+        begin: Text with which a reply that begins with reasoning begins.
+        end: Text that ends the reasoning; when the tokens are used up, it is written as it stands.
+            Without the whitespace around it, it is what the model ends its reasoning with.
+        tokens: Most tokens of reasoning; 0: none.
+        open: Whether the prompt has begun the reasoning.
+    """
+
+    begin: str
+    end: str
+    tokens: int
+    open: bool = False
+
+    def __post_init__(self) -> None:
+        if not check_text("end", self.end).strip():
+            raise ValueError(f"end={self.end!r} must be a text that ends reasoning.")
+        plain = {
+            "begin": str.__str__(check_text("begin", self.begin)),
+            "end": str.__str__(self.end),
+            "tokens": check_range("tokens", self.tokens, 0, 2**31 - 1),
+            "open": check_switch("open", self.open),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One text to generate, as plain data.
@@ -64,6 +94,8 @@ class Request:
         logit_bias: `(token, value)` pairs added to logits; minus infinity bans a token.
         echo: Begin the text with the prompt.
         suffix: End the text with this, or None.
+        shown_tokens: Control tokens are no part of the text, but for those that these texts name.
+        reasoning: Most tokens of reasoning, after which the engine ends it, or None.
     """
 
     prompt: str | tuple[int, ...]
@@ -85,6 +117,8 @@ class Request:
     logit_bias: tuple[tuple[int, float], ...] = ()
     echo: bool = False
     suffix: str | None = None
+    shown_tokens: tuple[str, ...] = ()
+    reasoning: ReasoningBudget | None = None
 
     def __post_init__(self) -> None:
         plain = {
@@ -94,7 +128,10 @@ class Request:
             "echo": check_switch("echo", self.echo),
             "fast_forward": check_switch("fast_forward", self.fast_forward),
             "suffix": None if self.suffix is None else check_text("suffix", self.suffix),
+            "shown_tokens": tuple(check_text("shown_tokens", one) for one in self.shown_tokens),
         }
+        if self.reasoning is not None and not isinstance(self.reasoning, ReasoningBudget):
+            raise TypeError(f"reasoning={self.reasoning!r} must be a ReasoningBudget or None.")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:

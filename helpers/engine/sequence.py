@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.engine.options import Chunk, Completion, Request
+from helpers.engine.reasoning import ReasoningWatch
 from helpers.engine.text import TextStream
 from helpers.errors import GrammarError, HelpersError, ModelFileError
 from helpers.grammars.mask import Matcher
@@ -80,6 +81,12 @@ class Sequence:
         # Tokens that are appended as well have no logits, so there is nothing to report of them.
         self._fast_forward = request.fast_forward and request.logprobs is None
         self._stream = TextStream(request.stop)
+        self._shown = model.control_tokens(request.shown_tokens)
+        self._reasoning = (
+            ReasoningWatch(request.reasoning, model) if request.reasoning is not None else None
+        )
+        # What the engine writes itself, because the reasoning has used up its tokens.
+        self._closing = self._reasoning.closing() if self._reasoning is not None else []
         self._text: list[str] = []
         self._times: list[float] = []
         self._room = n_ctx - len(tokens)
@@ -124,7 +131,9 @@ class Sequence:
             True if `pending` is to be decoded next, False when the answer has ended.
         """
         started = time.perf_counter()
-        token = self._choose(context, row)
+        token = self._close(context, row) if self._closing else None
+        if token is None:
+            token = self._choose(context, row)
         now = time.perf_counter()
         self.sample_seconds += now - started
         self.pending = []
@@ -135,28 +144,56 @@ class Sequence:
             self._logprobs.chose(token)
         if self._take(token, now):
             return False
-        if self._matcher is not None and self._fast_forward:
-            for forced in self._matcher.forced()[: limit - 1]:
+        if self._fast_forward:
+            while self._closing and len(self.pending) < limit:
+                if self._append(self._closing.pop(0)):
+                    return False
+        if self._matcher is not None and self._fast_forward and not self._closing:
+            for forced in self._matcher.forced()[: limit - len(self.pending)]:
                 if self._model.is_end(forced):
                     break
-                self._matcher.accept(forced)
-                if self._penalties is not None:
-                    self._penalties.accept(forced)
-                if self._take(forced, time.perf_counter()):
+                if self._append(forced):
                     return False
         return True
+
+    def _append(self, token: int) -> bool:
+        """Add a token that nothing was chosen for; True when that ends the answer."""
+        if self._matcher is not None:
+            if not self._matcher.allows(token):
+                self._closing = []
+                return False
+            self._matcher.accept(token)
+        if self._penalties is not None:
+            self._penalties.accept(token)
+        return self._take(token, time.perf_counter())
+
+    def _close(self, context: Context, row: int) -> int | None:
+        """The next token of what ends the reasoning; None if the grammar wants it otherwise."""
+        token = self._closing.pop(0)
+        if self._matcher is not None:
+            if not self._matcher.allows(token):
+                self._closing = []
+                return None
+            self._matcher.accept(token)
+        if self._logprobs is not None:
+            self._logprobs.see(context.logits(row))
+        if self._penalties is not None:
+            self._penalties.accept(token)
+        return token
 
     def _take(self, token: int, now: float) -> bool:
         """Add a token to the answer; True when that ends it."""
         self._times.append(now)
         self.answer.append(token)
         self.pending.append(token)
-        text = self._stream.feed(self._model.piece(token))
+        text = self._stream.feed(self._shown.get(token) or self._model.piece(token))
         self._emit(text, self._logprobs.take() if self._logprobs is not None else None)
         if self._stream.stopped or (self._matcher is not None and self._matcher.is_finished):
             self.finish_reason = "stop"
         elif len(self.answer) >= self._room:
             self.finish_reason = "length"
+        if self._reasoning is not None and self._reasoning.accept(token):
+            self._closing = self._reasoning.closing()
         return self.finish_reason is not None
 
     def _choose(self, context: Context, row: int) -> int:

@@ -28,9 +28,7 @@ from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
 from helpers.checks import check_range
-from helpers.engine import Completion, Request
-
-# from helpers.engine.options import ReasoningBudget
+from helpers.engine import Completion, ReasoningBudget, Request
 from helpers.grammars import Grammar
 from helpers.llm.cache import marked
 from helpers.llm.fields import PER_CALL, ModelFields
@@ -194,11 +192,12 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         if content is None and given["response_format"] is not None:
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
+        parallel = given["parallel_tool_calls"]
         grammar = _reply_grammar(
             form,
             json.dumps(schemas),
             choice if schemas else "none",
-            given["parallel_tool_calls"] is not False,
+            choice == "auto" if parallel is None else bool(parallel),
             thinking,
             content,
             given["strict"] is True,
@@ -208,15 +207,15 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         if budget is not None and form.reasoning is not None and given["reasoning"] is not False:
             reasoning = ReasoningBudget(
                 begin=form.reasoning.begin,
-                end=form.reasoning.end,
+                end=f"\n{form.reasoning.end}\n\n",
                 tokens=budget,
                 open=rendered.thinking,
             )
         request = replace(
             request,
             grammar=grammar,
-            # shown_tokens=form.texts(calls=bool(schemas)),
-            # reasoning=reasoning,
+            shown_tokens=form.texts(calls=bool(schemas)),
+            reasoning=reasoning,
         )
         reader = ReplyReader(form, schemas, thinking=rendered.thinking, reading_calls=bool(schemas))
         return _Turn(request, reader, Reply())
@@ -378,7 +377,8 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
                 or the name of the one that it must call. A call that is begun is held to the names
                 and the schemas of the tools.
             strict: True: what a grammar cannot hold of a schema is an error; else it is left out.
-            parallel_tool_calls: False: one call in a reply at most.
+            parallel_tool_calls: Whether a reply may have several calls; None: where the model
+                decides, but not where it must call, as small models do not know when to stop.
             **kwargs: Further parameters of each call.
 
         Raises:

@@ -29,7 +29,8 @@ from helpers.timings import Timings
 SAMPLING = tuple(
     field.name
     for field in dataclasses.fields(Request)
-    if field.name not in {"prompt", "stop", "grammar", "last_n", "fast_forward"}
+    if field.name
+    not in {"prompt", "stop", "grammar", "last_n", "fast_forward", "shown_tokens", "reasoning"}
 )
 """What fields, calls and requests call by the same name."""
 

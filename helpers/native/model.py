@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from helpers.errors import DeviceError, HelpersError, ModelFileError
@@ -83,7 +84,7 @@ class Model:
         self.window: int = module.llama_model_n_swa(pointer)
         """Tokens that layers with a sliding window look back; 0 where there are none."""
         self.bos: int = module.llama_vocab_bos(self.vocab)
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[tuple[int, bool], bytes] = {}
         self._by_pieces: Pieces | None = None  # made for the first prompt with parts
         self._in_use = threading.Lock()  # so that close() cannot free what tokenize() reads
         self._is_eog = fast().llama_vocab_is_eog
@@ -160,17 +161,29 @@ class Model:
                 return list(tokens[:count])
             size = -count
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; empty for control tokens."""
-        piece = self._pieces.get(token)
+    def piece(self, token: int, *, control: bool = False) -> bytes:
+        """The bytes that a token stands for.
+
+        Args:
+            token: The token.
+            control: Whether control tokens have a text, too; else it is empty.
+        """
+        piece = self._pieces.get((token, control))
         if piece is None:
-            buffer = ctypes.create_string_buffer(512)
-            count = llama().llama_token_to_piece(self.vocab, token, buffer, 512, 0, False)
-            if count < 0:
-                buffer = ctypes.create_string_buffer(-count)
-                count = llama().llama_token_to_piece(self.vocab, token, buffer, -count, 0, False)
-            piece = self._pieces[token] = buffer.raw[: max(count, 0)]
+            size = 512
+            while True:
+                buffer = ctypes.create_string_buffer(size)
+                count = llama().llama_token_to_piece(self.vocab, token, buffer, size, 0, control)
+                if count >= 0:
+                    break
+                size = -count
+            piece = self._pieces[token, control] = buffer.raw[:count]
         return piece
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
+        """The control tokens that some texts name, and the text of each."""
+        found = {t for text in texts for t in self.tokenize(text, add_special=False)}
+        return {token: self.piece(token, control=True) for token in found if not self.piece(token)}
 
     def is_end(self, token: int) -> bool:
         """True if the token ends a generation (end of text, end of turn …)."""

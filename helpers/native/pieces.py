@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -48,8 +47,10 @@ class _Kept:
         if found is not None:
             self._lists.move_to_end(key)
             return found
-        made = self._lists[key] = tuple(make(key))
-        self._bytes += _size(key, made)
+        made = tuple(make(key))
+        if _size(key, made) < _KEPT_BYTES // 4:  # a whole book would push out all others
+            self._lists[key] = made
+            self._bytes += _size(key, made)
         while self._bytes > _KEPT_BYTES:
             self._bytes -= _size(*self._lists.popitem(last=False))
         return made
@@ -119,7 +120,7 @@ class Pieces:
 
     def _cut(self, text: bytes) -> Iterable[int]:
         """Places and tokens, in turn, of the control tokens in a part that the template wrote."""
-        for place, control in _accepted(self._find(text)):
+        for place, control in _accepted(self._find(text), len(text)):
             yield from (place, control.token)
 
     def _plain(self, text: bytes) -> list[int]:
@@ -172,13 +173,12 @@ def _finder(controls: Iterable[_Control]) -> Callable[[bytes], list[_Place]]:
     return find
 
 
-def _accepted(places: list[_Place]) -> list[_Place]:
+def _accepted(places: list[_Place], size: int) -> list[_Place]:
     """Those that llama.cpp finds: the longer before the shorter, then from left to right."""
-    taken: list[_Place] = []
+    taken, found = bytearray(size), []
     for at, control in sorted(places, key=lambda p: (-len(p[1].text), p[1].token, p[0])):
-        where = bisect_right(taken, at, key=lambda place: place[0])
-        before, behind = taken[max(where - 1, 0) : where], taken[where : where + 1]
-        free = all(start + len(other.text) <= at for start, other in before)
-        if free and all(at + len(control.text) <= start for start, _ in behind):
-            taken.insert(where, (at, control))
-    return taken
+        end = at + len(control.text)
+        if taken.find(1, at, end) < 0:
+            taken[at:end] = b"\1" * (end - at)
+            found.append((at, control))
+    return sorted(found, key=lambda place: place[0])

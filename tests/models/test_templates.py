@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -12,14 +13,14 @@ from typing import Any
 
 import jinja2.ext
 import pytest
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from helpers.errors import ModelFileError
 from helpers.install.configure import pinned_source
 from helpers.load_options import LoadOptions
 from helpers.models import default_model, render_child
 from helpers.models.render import render
-from helpers.native import Model
+from helpers.native import Model, pieces
 from helpers.prompt import Prompt
 
 SOURCE = pinned_source()
@@ -79,10 +80,6 @@ REFUSALS = {
         "'functions' is undefined",
         "it wants its tools as a text in a variable of its own",
     ),
-    ("Kimi-K2-Instruct", "calls"): ("'append'", "it changes a list, which the sandbox refuses"),
-    ("Kimi-K2-Thinking", "calls"): ("'append'", "it changes a list, which the sandbox refuses"),
-    ("llama-cpp-deepseek-r1", "tools"): ("generator", "it writes a generator as JSON"),
-    ("llama-cpp-deepseek-r1", "calls"): ("generator", "it writes a generator as JSON"),
     ("meetkai-functionary-medium-v3.2", "calls"): ("dict", "it wants arguments as a text"),
 }
 """Cases that a template refuses: words of the refusal, and the reason."""
@@ -161,7 +158,7 @@ def attack(name: str, case: str) -> Prompt | None:
 
 def plain(name: str, values: dict[str, Any]) -> str:
     """What Jinja without marks makes of it."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = SandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, render_child._GenerationTag],
@@ -169,7 +166,7 @@ def plain(name: str, values: dict[str, Any]) -> str:
     environment.filters["tojson"] = render_child._to_json
     environment.globals.update(raise_exception=render_child._refuse, strftime_now=render_child._now)
     template = environment.from_string(source(name))
-    return template.render(**values, **OWN, add_generation_prompt=True)
+    return template.render(**copy.deepcopy(values), **OWN, add_generation_prompt=True)
 
 
 def test_there_are_seventy() -> None:
@@ -219,6 +216,37 @@ def controls(model: Model) -> dict[int, str]:
     assert model._by_pieces is not None
     known = model._by_pieces._by_token
     return {token: control.text.decode() for token, control in known.items()}
+
+
+def test_a_template_s_text_is_read_as_llama_cpp_reads_it(
+    vocabulary: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = random.Random(13)
+    words = [
+        "Hi",
+        " ",
+        "   ",
+        "\n",
+        "\n\n\t",
+        "é",
+        "한국어",
+        "🙂",
+        "<",
+        "|>",
+        "don't",
+        "12345",
+        " a",
+    ]
+    words += [*controls(vocabulary).values()][:40]
+    monkeypatch.setattr(pieces, "_KEPT_BYTES", 20_000)  # so that much is forgotten
+    for _ in range(500):
+        text = "".join(chosen.choices(words, k=chosen.randint(1, 12)))
+        assert vocabulary.tokenize(Prompt([(text, True)])) == vocabulary.tokenize(text), text
+        assert vocabulary.tokenize(Prompt([(text, False)])) == vocabulary.tokenize(
+            text, special=False
+        ), text
+    made = vocabulary._by_pieces
+    assert made is not None and 0 < made._fragments._bytes <= 20_000
 
 
 def test_the_same_tokens_for_harmless_content(vocabulary: Model) -> None:

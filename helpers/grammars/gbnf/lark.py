@@ -65,9 +65,7 @@ def to_lark(
 
 
 class _Writer:
-    def __init__(
-        self, rules: Rules, token_number: Callable[[str], int] | None, start: str
-    ) -> None:
+    def __init__(self, rules: Rules, token_number: Callable[[str], int] | None, start: str) -> None:
         self.token_number = token_number
         self.names = {name: f"r{number}" for number, name in enumerate(rules)}
         self.names["root"] = start

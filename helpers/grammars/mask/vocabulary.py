@@ -89,7 +89,7 @@ class Vocabulary:
         pieces, control = [], {}
         for token in range(self.size):
             count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, size, 0, True)
-            piece: bytes = buffer[: max(count, 0)]
+            piece = ctypes.string_at(buffer, max(count, 0))
             if llama_cpp.llama_vocab_is_control(self.vocab, token):
                 control[piece.decode("utf-8", "replace")] = token
                 piece = b"\xff" + piece
