@@ -124,8 +124,8 @@ def test_all_that_others_wrote_is_shown_as_text() -> None:
 
 
 def test_long_texts_are_cut_for_the_browser_alone() -> None:
-    parts = turn_parts(Turn("é" * 50_000, state="done"))
-    assert parts[0].count("é") == 20_000 and "30,000 more characters" in parts[0]
+    parts = turn_parts(Turn("é" * 130_000, state="done"))
+    assert parts[0].count("é") == 100_000 and "30,000 more characters" in parts[0]
 
 
 def test_parts_of_a_growing_turn_stay_as_they_are_once_the_next_has_come() -> None:

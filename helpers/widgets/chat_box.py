@@ -218,6 +218,9 @@ class ChatBox:
     def _connect(self) -> None:
         # A line tells of Enter by a message of its own.
         self.line.on_msg(lambda _widget, said, _buffers: self._entered(said))
+        for button in (self.send_button, self.new_button):
+            # Of clicks in a browser alone: a cell that clicks must not pull the reader here.
+            button.on_msg(lambda *_: self.field.focus())
         self.send_button.on_click(lambda _: self._send())
         self.stop_button.on_click(lambda _: self.stop())
         self.new_button.on_click(lambda _: self.new_chat())
@@ -240,7 +243,6 @@ class ChatBox:
 
     def _send_field(self) -> None:
         text, self.field.value = self.field.value, ""
-        self.line.focus() if self.field is self.line else self.page.focus()
         self._answer(text)
 
     def _begin(self) -> bool:

@@ -18,7 +18,7 @@ from helpers.models import default_model
 from helpers.widgets.conversation import ROUNDS, Conversation, Turn
 from helpers.widgets.grammar_trials import failure_text
 
-_MOST = 20_000
+_MOST = 100_000
 """Characters of one text that a browser is given."""
 _LINE = 70
 """Characters of a call that still stand in one line of code."""

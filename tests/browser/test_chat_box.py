@@ -136,6 +136,12 @@ def test_a_chat_by_keys_alone(open_cell: Callable[[str], NotebookPage], page: Pa
     chat.button("New chat").press("Enter")
     expect(chat.box).to_contain_text("Nothing has been said yet")
     expect(code).not_to_have_value(re.compile("Say hello"))
+    expect(chat.field).to_be_focused()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Say hello.")
+    chat.button("Send").press("Enter")
+    expect(chat.field).to_be_focused()
+    expect(chat.answers.last).to_have_attribute("aria-busy", "false")
     assert notebook.errors() == []
 
 
