@@ -317,9 +317,9 @@ def test_the_loop_of_calls_and_results(chat: ChatLlamaCpp) -> None:
     answer = chat.bind_tools([weather]).invoke(messages)
     assert answer.content or answer.tool_calls
     # What was read and written before is not computed again: the call is in the history as it was
-    # written.
+    # written, but for the last tokens, which may be cut otherwise.
     known = asked.usage_metadata["total_tokens"]
-    assert answer.usage_metadata["input_token_details"]["cache_read"] >= known - 4
+    assert answer.usage_metadata["input_token_details"]["cache_read"] >= known - 8
 
 
 # -- objects --------------------------------------------------------------------------------------

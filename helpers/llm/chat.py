@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +21,6 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from pydantic import BaseModel, Field, PrivateAttr
 
-from helpers.chat.format import ChatFormat
 from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
@@ -193,14 +190,14 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
         parallel = given["parallel_tool_calls"]
-        grammar = _reply_grammar(
+        grammar = reply_grammar(
             form,
-            json.dumps(schemas),
-            choice if schemas else "none",
-            choice == "auto" if parallel is None else bool(parallel),
-            thinking,
-            content,
-            given["strict"] is True,
+            schemas,
+            choice=choice if schemas else "none",
+            parallel=choice == "auto" if parallel is None else bool(parallel),
+            thinking=thinking,
+            content=content,
+            strict=given["strict"] is True,
         )
         budget = given["reasoning_budget"]
         reasoning = None
@@ -457,29 +454,6 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         none = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | assign.with_fallbacks([none], exception_key="parsing_error")
-
-
-@lru_cache(maxsize=32)
-def _reply_grammar(
-    form: ChatFormat,
-    schemas: str,
-    choice: str,
-    parallel: bool,
-    thinking: bool | None,
-    content: Grammar | None,
-    strict: bool,
-) -> Grammar | None:
-    """The grammar of a reply, made once: compiled grammars are kept with their `Grammar`."""
-    tools = json.loads(schemas)
-    return reply_grammar(
-        form,
-        tools,
-        choice=choice,
-        parallel=parallel,
-        thinking=thinking,
-        content=content,
-        strict=strict,
-    )
 
 
 def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:

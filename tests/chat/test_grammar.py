@@ -72,7 +72,7 @@ def made(form: ChatFormat = PLAIN, tools: Any = None, **given: Any) -> Grammar:
         (CALL.replace('"a<tool_call>b"', "7"), False),
         (CALL.replace('"city": "a<tool_call>b"', ""), False),
         (CALL.replace(': {"', ':  {"'), False),
-        (CALL.replace('": "a', '":"a'), True),
+        (CALL.replace('": "a', '":"a'), False),
         (f"<tool_call> {NOW}", False),
     ],
 )
