@@ -8,6 +8,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from helpers import (
 )
 from helpers.models.messages import plain_messages
 from tests.hostile.base import loaded
+from tests.models import gguf_builders
 
 FRANCE = "What is the capital of France?"
 COUNT = "Count to five."
@@ -237,6 +239,19 @@ def test_what_a_user_types_is_never_a_control_token(chat: ChatLlamaCpp) -> None:
     assert count > 2
     assert sum(t in control for t in tokens(marked)) == count
     assert sum(t in control for t in tokens(str.__str__(marked))) == count + 3
+
+
+def test_log_probabilities_come_with_the_answer(chat: ChatLlamaCpp) -> None:
+    told = chat.invoke(FRANCE, logprobs=2, max_tokens=5).response_metadata["logprobs"]
+    assert len(told["tokens"]) == 5
+    together = whole(list(chat.stream(FRANCE, logprobs=2, max_tokens=5)))
+    assert together.response_metadata["logprobs"]["tokens"] == told["tokens"]
+
+
+def test_a_file_without_a_template_needs_one(tmp_path: Path) -> None:
+    file = gguf_builders.tiny_llama(tmp_path / "base.gguf")
+    with pytest.raises(ModelFileError, match="no chat template"):
+        ChatLlamaCpp(model_path=file)
 
 
 # -- tools ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -166,6 +167,13 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         return len(self._engine.tokenize(rendered.prompt))
 
+    async def _aturn(
+        self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+    ) -> _Turn:
+        """`_turn` off the event loop: a template may take its time."""
+        self._timings.set(None)
+        return await asyncio.to_thread(self._turn, messages, stop, kwargs)
+
     def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> _Turn:
         self._timings.set(None)
         reject_unknown(kwargs, (*PER_CALL, *_OF_A_TURN), f"A call of {type(self).__name__}")
@@ -251,7 +259,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         (completion,) = await self._engine.agenerate_many([turn.request])
         return self._result(turn, completion)
 
@@ -277,7 +285,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         async with aclosing(self._engine.astream(turn.request)) as items:
             async for item in items:
                 for chunk in self._chunks(turn, item):
