@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,52 @@ def test_fields_are_held_one_by_one() -> None:
     assert not allows() and not allows(city="x") and not allows(unit="K") and not allows(unit=4)
     assert not allows(unit="C", days="x") and not allows(unit="C", place={"x": "y"})
     assert not allows(unit="C", city="x") and not allows(unit="C", more=1)
+
+
+DEEP = ToolFormat(
+    call=("<|tool_call>call:", Slot.NAME, "{", Slot.ARGUMENTS, "}<tool_call|>"),
+    marker="<|tool_call>",
+    arguments=Fields(name_end=":", between=",", string_begin="^", string_end="$", deep=True),
+)
+
+
+def test_what_stands_inside_of_deep_fields_is_held() -> None:
+    node = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "sizes": {"type": "array", "items": {"enum": ["S", "L", 1]}},
+            "next": {"$ref": "#/$defs/node"},
+            "any": {},
+        },
+        "required": ["name"],
+    }
+    schema = {"properties": {"node": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
+    grammar = made(ChatFormat(DEEP), {"f": schema}, choice="any")
+
+    def allows(node: Any) -> bool:
+        return grammar.matches(write_calls(DEEP, [Call("f", {"node": node})]))
+
+    assert allows({"name": "x"}) and allows({"name": "a:b,{", "sizes": ["S", 1]})
+    assert allows({"name": "x", "next": {"name": "y", "next": {"name": "z"}}})
+    assert allows({"name": "x", "any": {"a": [1, "b", None, {"c": []}]}})
+    assert not allows({}) and not allows({"name": 1}) and not allows({"name": "x", "sizes": ["M"]})
+    assert not allows({"name": "x", "next": {"sizes": []}}) and not allows([]) and not allows("x")
+    assert "more than 6 deep" in grammar.relaxed[0]
+
+
+PYTHON = Fields(name_end="=", between=", ", strings="json", values="python")
+
+
+@pytest.mark.parametrize("tools", [DEEP, XML, replace(XML, arguments=PYTHON)])
+def test_schemas_that_refer_to_themselves_have_an_end(tools: ToolFormat) -> None:
+    own = {"$ref": "#/$defs/n"}
+    lists = {"type": "array", "items": {"anyOf": [own, own, {"type": "null"}]}}
+    node = {"anyOf": [lists, {"type": "object", "properties": dict.fromkeys("abcdefgh", own)}]}
+    schema = {"properties": {"x": own}, "$defs": {"n": node}}
+    grammar = made(ChatFormat(tools), {"f": schema}, choice="any")
+    text = write_calls(tools, [Call("f", {"x": [None, [], [[[None]]]]})])
+    assert grammar.matches(text) and not grammar.matches(text.replace("x", "y"))
 
 
 def test_what_is_not_held_is_said() -> None:
