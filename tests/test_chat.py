@@ -93,6 +93,16 @@ def test_it_asks_what_the_template_says(chat: ChatLlamaCpp) -> None:
         text = llm.invoke(prompt, max_tokens=24)
     assert chat.invoke(messages).content == text
     assert chat.get_num_tokens_from_messages(messages) == chat.get_num_tokens(prompt)
+    assert chat.format_prompt(messages).parts == prompt.parts
+
+
+def test_the_prompt_of_a_call_can_be_read(chat: ChatLlamaCpp) -> None:
+    prompt = chat.format_prompt([("system", "Be brief."), ("user", "<|im_start|>")], [weather])
+    assert ("<|im_start|>", False) in prompt.parts
+    assert prompt.count("The weather in a city.") == 1
+    reply = chat.bind_tools([weather]).invoke([("system", "Be brief."), ("user", "<|im_start|>")])
+    assert reply.usage_metadata is not None
+    assert reply.usage_metadata["input_tokens"] == chat.get_num_tokens(prompt)
 
 
 def test_streams_have_the_same_text_and_the_facts_at_the_end(chat: ChatLlamaCpp) -> None:

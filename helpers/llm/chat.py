@@ -37,6 +37,7 @@ from helpers.llm.tools import parameters, tool_choice, tool_list
 from helpers.models import inspect_model
 from helpers.models.messages import plain_messages
 from helpers.parameters import reject_unknown
+from helpers.prompt import Prompt
 from helpers.warn import warn_caller
 
 _OF_A_TURN = (
@@ -150,6 +151,27 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     # -- what is asked ----------------------------------------------------------------------------
 
+    def format_prompt(
+        self, messages: LanguageModelInput, tools: Sequence[Any] | None = None
+    ) -> Prompt:
+        """What the model reads of a conversation: the prompt that a call would send.
+
+        Args:
+            messages: The conversation, in any form that `invoke` takes.
+            tools: Tools that the model is told about.
+
+        Returns:
+            The text, which knows what the template wrote and what was supplied.
+
+        >>> chat.get_token_ids(chat.format_prompt("Hi!"))  # doctest: +SKIP
+        """
+        return self._template.render(
+            plain_messages(self._convert_input(messages).to_messages()),
+            tools=tool_list(tools or ()),
+            variables=self.template_kwargs,
+            reasoning=self.reasoning,
+        ).prompt
+
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
@@ -159,13 +181,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             messages: The conversation.
             tools: Tools that the model is told about.
         """
-        rendered = self._template.render(
-            plain_messages(messages),
-            tools=tool_list(tools or ()),
-            variables=self.template_kwargs,
-            reasoning=self.reasoning,
-        )
-        return len(self._engine.tokenize(rendered.prompt))
+        return len(self._engine.tokenize(self.format_prompt(messages, tools)))
 
     async def _aturn(
         self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
