@@ -259,7 +259,9 @@ def test_log_probabilities_come_with_the_answer(chat: ChatLlamaCpp) -> None:
 
 
 def test_a_file_without_a_template_needs_one(tmp_path: Path) -> None:
-    file = gguf_builders.tiny_llama(tmp_path / "base.gguf")
+    file = gguf_builders.tiny_llama(
+        tmp_path / "base.gguf", edit=lambda w: w.kv_data[0].pop("tokenizer.chat_template")
+    )
     with pytest.raises(ModelFileError, match="no chat template"):
         ChatLlamaCpp(model_path=file)
 
