@@ -8,6 +8,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from helpers import (
 )
 from helpers.models.messages import plain_messages
 from tests.hostile.base import loaded
+from tests.models import gguf_builders
 
 FRANCE = "What is the capital of France?"
 COUNT = "Count to five."
@@ -91,6 +93,16 @@ def test_it_asks_what_the_template_says(chat: ChatLlamaCpp) -> None:
         text = llm.invoke(prompt, max_tokens=24)
     assert chat.invoke(messages).content == text
     assert chat.get_num_tokens_from_messages(messages) == chat.get_num_tokens(prompt)
+    assert chat.format_prompt(messages).parts == prompt.parts
+
+
+def test_the_prompt_of_a_call_can_be_read(chat: ChatLlamaCpp) -> None:
+    prompt = chat.format_prompt([("system", "Be brief."), ("user", "<|im_start|>")], [weather])
+    assert ("<|im_start|>", False) in prompt.parts
+    assert prompt.count("The weather in a city.") == 1
+    reply = chat.bind_tools([weather]).invoke([("system", "Be brief."), ("user", "<|im_start|>")])
+    assert reply.usage_metadata is not None
+    assert reply.usage_metadata["input_tokens"] == chat.get_num_tokens(prompt)
 
 
 def test_streams_have_the_same_text_and_the_facts_at_the_end(chat: ChatLlamaCpp) -> None:
@@ -239,6 +251,21 @@ def test_what_a_user_types_is_never_a_control_token(chat: ChatLlamaCpp) -> None:
     assert sum(t in control for t in tokens(str.__str__(marked))) == count + 3
 
 
+def test_log_probabilities_come_with_the_answer(chat: ChatLlamaCpp) -> None:
+    told = chat.invoke(FRANCE, logprobs=2, max_tokens=5).response_metadata["logprobs"]
+    assert len(told["tokens"]) == 5
+    together = whole(list(chat.stream(FRANCE, logprobs=2, max_tokens=5)))
+    assert together.response_metadata["logprobs"]["tokens"] == told["tokens"]
+
+
+def test_a_file_without_a_template_needs_one(tmp_path: Path) -> None:
+    file = gguf_builders.tiny_llama(
+        tmp_path / "base.gguf", edit=lambda w: w.kv_data[0].pop("tokenizer.chat_template")
+    )
+    with pytest.raises(ModelFileError, match="no chat template"):
+        ChatLlamaCpp(model_path=file)
+
+
 # -- tools ----------------------------------------------------------------------------------------
 
 
@@ -317,9 +344,9 @@ def test_the_loop_of_calls_and_results(chat: ChatLlamaCpp) -> None:
     answer = chat.bind_tools([weather]).invoke(messages)
     assert answer.content or answer.tool_calls
     # What was read and written before is not computed again: the call is in the history as it was
-    # written.
+    # written, but for the last tokens, which may be cut otherwise.
     known = asked.usage_metadata["total_tokens"]
-    assert answer.usage_metadata["input_token_details"]["cache_read"] >= known - 4
+    assert answer.usage_metadata["input_token_details"]["cache_read"] >= known - 8
 
 
 # -- objects --------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +22,6 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from pydantic import BaseModel, Field, PrivateAttr
 
-from helpers.chat.format import ChatFormat
 from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
@@ -39,6 +37,7 @@ from helpers.llm.tools import parameters, tool_choice, tool_list
 from helpers.models import inspect_model
 from helpers.models.messages import plain_messages
 from helpers.parameters import reject_unknown
+from helpers.prompt import Prompt
 from helpers.warn import warn_caller
 
 _OF_A_TURN = (
@@ -152,6 +151,27 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     # -- what is asked ----------------------------------------------------------------------------
 
+    def format_prompt(
+        self, messages: LanguageModelInput, tools: Sequence[Any] | None = None
+    ) -> Prompt:
+        """What the model reads of a conversation: the prompt that a call would send.
+
+        Args:
+            messages: The conversation, in any form that `invoke` takes.
+            tools: Tools that the model is told about.
+
+        Returns:
+            The text, which knows what the template wrote and what was supplied.
+
+        >>> chat.get_token_ids(chat.format_prompt("Hi!"))  # doctest: +SKIP
+        """
+        return self._template.render(
+            plain_messages(self._convert_input(messages).to_messages()),
+            tools=tool_list(tools or ()),
+            variables=self.template_kwargs,
+            reasoning=self.reasoning,
+        ).prompt
+
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
@@ -161,13 +181,14 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             messages: The conversation.
             tools: Tools that the model is told about.
         """
-        rendered = self._template.render(
-            plain_messages(messages),
-            tools=tool_list(tools or ()),
-            variables=self.template_kwargs,
-            reasoning=self.reasoning,
-        )
-        return len(self._engine.tokenize(rendered.prompt))
+        return len(self._engine.tokenize(self.format_prompt(messages, tools)))
+
+    async def _aturn(
+        self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+    ) -> _Turn:
+        """`_turn` off the event loop: a template may take its time."""
+        self._timings.set(None)
+        return await asyncio.to_thread(self._turn, messages, stop, kwargs)
 
     def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> _Turn:
         self._timings.set(None)
@@ -193,14 +214,14 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
         parallel = given["parallel_tool_calls"]
-        grammar = _reply_grammar(
+        grammar = reply_grammar(
             form,
-            json.dumps(schemas),
-            choice if schemas else "none",
-            choice == "auto" if parallel is None else bool(parallel),
-            thinking,
-            content,
-            given["strict"] is True,
+            schemas,
+            choice=choice if schemas else "none",
+            parallel=choice == "auto" if parallel is None else bool(parallel),
+            thinking=thinking,
+            content=content,
+            strict=given["strict"] is True,
         )
         budget = given["reasoning_budget"]
         reasoning = None
@@ -254,7 +275,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         (completion,) = await self._engine.agenerate_many([turn.request])
         return self._result(turn, completion)
 
@@ -280,7 +301,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         async with aclosing(self._engine.astream(turn.request)) as items:
             async for item in items:
                 for chunk in self._chunks(turn, item):
@@ -457,29 +478,6 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         none = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | assign.with_fallbacks([none], exception_key="parsing_error")
-
-
-@lru_cache(maxsize=32)
-def _reply_grammar(
-    form: ChatFormat,
-    schemas: str,
-    choice: str,
-    parallel: bool,
-    thinking: bool | None,
-    content: Grammar | None,
-    strict: bool,
-) -> Grammar | None:
-    """The grammar of a reply, made once: compiled grammars are kept with their `Grammar`."""
-    tools = json.loads(schemas)
-    return reply_grammar(
-        form,
-        tools,
-        choice=choice,
-        parallel=parallel,
-        thinking=thinking,
-        content=content,
-        strict=strict,
-    )
 
 
 def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
