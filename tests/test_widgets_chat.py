@@ -85,6 +85,12 @@ def weather(city: str) -> str:
     return f"{city}: 21 °C <b>sunny</b>"
 
 
+async def river(city: str) -> list[str]:
+    """The rivers of a city."""
+    await asyncio.sleep(0.001)
+    return [f"The river of {city}"]
+
+
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -240,30 +246,32 @@ def test_what_is_no_chat_model_or_no_tool_is_refused(chat: ChatLlamaCpp) -> None
 # --- tools ---------------------------------------------------------------------------------------
 
 
-def test_calls_are_made_and_their_results_fed_back() -> None:
+def test_calls_are_made_and_their_results_fed_back(monkeypatch: pytest.MonkeyPatch) -> None:
     script = [
         [*words("Let me see."), *call("weather", '{"city": "Se', 'oul"}')],
         call("weather", '{"city": "Atlantis"}', id_="2"),
         call("wether", "{}", id_="3"),
         call("weather", '{"town": 1}', id_="4"),
         call("weather", '{"city": "Exit"}', id_="5"),
+        call("river", '{"city": "서울"}', id_="6"),
         words("It is sunny."),
     ]
+    monkeypatch.setattr("helpers.widgets.conversation.ROUNDS", 6)
     model = Scripted(script=script)
-    talk = Conversation(model, [weather])
+    talk = Conversation(model, [weather, river])
     assert talk.ask("How is it?", temperature=0.5).text == "It is sunny."
     results = [one for one in talk.turns[0].steps if isinstance(one, ToolMessage)]
-    assert [one.status for one in results] == ["success"] + ["error"] * 4
+    assert [one.status for one in results] == ["success", *["error"] * 4, "success"]
     for result, part in zip(
         results,
-        ["21 °C", "under water", "There are: weather", "city", "SystemExit(3)"],
+        ["21 °C", "under water", "There are: weather", "city", "SystemExit(3)", "서울"],
         strict=True,
     ):
         assert part in result.text
     assert model.asked[-1] == talk.messages("")[:-1], "the model has seen all of it"
     assert {given["temperature"] for given in model.given} == {0.5}
     shown = "".join(turn_parts(talk.turns[0]))
-    assert shown.count("✓ done") == 1 and shown.count("✗ failed") == 4
+    assert shown.count("✓ done") == 2 and shown.count("✗ failed") == 4
     assert "Let me see." in shown and "&lt;b&gt;sunny" in shown
 
 
