@@ -251,6 +251,12 @@ def test_what_a_user_types_is_never_a_control_token(chat: ChatLlamaCpp) -> None:
     assert sum(t in control for t in tokens(str.__str__(marked))) == count + 3
 
 
+def test_a_copy_with_another_context_says_so(chat: ChatLlamaCpp) -> None:
+    with chat.model_copy(update={"n_ctx": 512}) as copied:
+        assert copied.profile["max_input_tokens"] == 512
+    assert chat.profile["max_input_tokens"] == 2048
+
+
 def test_log_probabilities_come_with_the_answer(chat: ChatLlamaCpp) -> None:
     told = chat.invoke(FRANCE, logprobs=2, max_tokens=5).response_metadata["logprobs"]
     assert len(told["tokens"]) == 5

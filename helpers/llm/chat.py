@@ -92,6 +92,12 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     _template: ChatTemplate = PrivateAttr()
 
+    def __init__(self, *args: Any, **values: Any) -> None:
+        """Check the values and load the model."""
+        super().__init__(*args, **values)
+        if "profile" not in values:  # a copy with other fields makes its own
+            self.model_fields_set.discard("profile")
+
     def model_post_init(self, context: Any, /) -> None:
         """Read the template, then load the model."""
         self._template = ChatTemplate(inspect_model(self.model_path), self.chat_template)
