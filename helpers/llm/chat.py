@@ -70,8 +70,8 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     >>> from helpers import ChatLlamaCpp, default_model
     >>> chat = ChatLlamaCpp(model_path=default_model(), temperature=0, max_tokens=16)
-    >>> chat.invoke("What is the capital of France?").content
-    'The capital of France is Paris.'
+    >>> chat.invoke("Which country is Paris in?").content
+    'Paris is the capital of France and is located in Western Europe.'
     """
 
     chat_template: str | Path | None = None
