@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from helpers.plots import plot_tokens as plot_tokens
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.timings import Timings as Timings
+    from helpers.widgets import ChatBox as ChatBox
     from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
@@ -88,7 +89,7 @@ _NAMES = {
     "plot_timings plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
-    "widgets": "GpuTuner GrammarPlayground ModelChooser",
+    "widgets": "ChatBox GpuTuner GrammarPlayground ModelChooser",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

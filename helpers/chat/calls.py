@@ -113,10 +113,9 @@ def _derive(writer: Writer) -> ToolFormat | None:
         tools, ahead, after = _join(writer, parts)
         for form in arguments:
             candidate = replace(tools, arguments=form)
-            if any(
-                _proved(writer, candidate, to_json, ahead, after) for to_json in _styles(writer)
-            ):
-                return candidate
+            for to_json, compact in _styles(writer):
+                if _proved(writer, candidate, to_json, ahead, after):
+                    return replace(candidate, compact=compact)
     return None
 
 
@@ -292,7 +291,7 @@ def _marker(opening: str, frame: Frame) -> str:
     return mark if set(mark) & set("<>[]`|") else ""
 
 
-def _styles(writer: Writer) -> Iterator[ToJson]:
+def _styles(writer: Writer) -> Iterator[tuple[ToJson, bool]]:
     text = writer.write([_CALL])
     layout: dict[str, Any] = {}
     margin = ""
@@ -301,9 +300,10 @@ def _styles(writer: Writer) -> Iterator[ToJson]:
         margin = lines[-1][: -len(lines[-1].lstrip())]
         layout["indent"] = len(lines[1]) - len(lines[1].lstrip()) - len(margin)
     for ascii_only in (False, True):
-        for separators in (None, (",", ":")):
+        for compact in (False, True):
+            separators = (",", ":") if compact else None
             style = {**layout, "ensure_ascii": ascii_only, "separators": separators}
-            yield partial(_dump, style, margin)
+            yield partial(_dump, style, margin), compact
 
 
 def _dump(style: dict[str, Any], margin: str, value: Any) -> str:

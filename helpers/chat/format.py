@@ -90,6 +90,8 @@ class ToolFormat:
         id_form: A regular expression for the ID slot.
         first_number: What the NUMBER slot of the first call holds.
         parallel: Whether a reply may have several calls.
+        compact: Whether JSON has no blanks after `,` and `:`. A call that is held is written as the
+            template will write it in the history, whose tokens then need not be computed again.
         origin: "derived" from the template, "row" (`helpers.chat.families`), or "fallback".
     """
 
@@ -102,6 +104,7 @@ class ToolFormat:
     id_form: str = "[a-zA-Z0-9]{9}"
     first_number: int = 0
     parallel: bool = True
+    compact: bool = False
     origin: Literal["derived", "row", "fallback"] = "derived"
 
     @property

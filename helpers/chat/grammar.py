@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from helpers.chat.format import ChatFormat
@@ -13,6 +13,7 @@ from helpers.errors import GrammarError
 from helpers.grammars import Grammar
 from helpers.grammars.explain import Explanation, matching, mismatch
 from helpers.grammars.guidance import compile_guidance, end_of_match, expected_next
+from helpers.grammars.schema.plain import plain_json
 from helpers.grammars.schema.source import SchemaSource
 
 if TYPE_CHECKING:
@@ -69,9 +70,28 @@ def reply_grammar(
         used = {choice: tools[choice]}
     if not used and content is None:
         return None
-    source = ReplySource(form, used, choice not in ("auto", "none"), parallel, thinking, content,
-                         strict=strict)  # fmt: skip
-    return Grammar(source)
+    forced = choice not in ("auto", "none")
+    try:
+        text = json.dumps(plain_json(used))
+    except (TypeError, ValueError, RecursionError):  # no JSON: the schema's reader says where
+        given = (forced, parallel, thinking, content)
+        return Grammar(ReplySource(form, used, *given, strict=strict))
+    # A chat asks for the same grammar in each turn.
+    return _grammar(form, text, forced, parallel, thinking, content, strict)
+
+
+@lru_cache(maxsize=16)
+def _grammar(
+    form: ChatFormat,
+    tools: str,
+    forced: bool,
+    parallel: bool,
+    thinking: bool | None,
+    content: Grammar | None,
+    strict: bool,
+) -> Grammar:
+    given = (forced, parallel, thinking, content)
+    return Grammar(ReplySource(form, json.loads(tools), *given, strict=strict))
 
 
 class ReplySource:

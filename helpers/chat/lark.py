@@ -47,7 +47,7 @@ def write_reply(reply: Reply, vocabulary: Vocabulary | None) -> tuple[str, list[
 class _Writer:
     def __init__(self, reply: Reply, vocabulary: Vocabulary | None) -> None:
         self.reply, self.form, self.tools = reply, reply.form, reply.form.tools
-        self.parts = Parts(vocabulary)
+        self.parts = Parts(vocabulary, compact=reply.form.tools.compact)
         # Where an end of the reply stands between calls, there is one call.
         between = vocabulary.split_special(self.tools.between) if vocabulary is not None else []
         ends = any(isinstance(p, int) and vocabulary and vocabulary.is_eog(p) for p in between)

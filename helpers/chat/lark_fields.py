@@ -10,6 +10,10 @@ from helpers.chat.format import Fields
 from helpers.chat.lark_parts import Parts
 
 Schema = Mapping[str, Any] | bool
+_MAX_DEPTH = 6
+"""Values inside each other that are held: a schema may refer to itself."""
+_MAX_INNER = 200
+"""Lists and objects inside of arguments that are held."""
 
 
 def write_fields(parts: Parts, form: Fields, name: str, tool: str, schema: Schema) -> str:
@@ -33,36 +37,37 @@ class _Writer:
         self.parts, self.form, self.name, self.tool = parts, form, name, tool
         self.definitions = schema.get("$defs", {}) if isinstance(schema, Mapping) else {}
         self.objects = [one for one in self.flat(schema) if isinstance(one, Mapping)]
+        self.inner = self.depth = 0
 
     def run(self) -> str:
+        begin, end = self.parts.literal(self.form.begin), self.parts.literal(self.form.end)
+        return self.fields(self.name, self.objects, begin, end)
+
+    def fields(self, rule: str, objects: list[Mapping[str, Any]], begin: str, end: str) -> str:
+        """All arguments, or what an object among them holds."""
         members: dict[str, list[Schema]] = {}
-        for one in self.objects:
+        for one in objects:
             for name, schema in one.get("properties", {}).items():
                 if schema is not False:
                     members.setdefault(name, []).append(schema)
-        required = [set(one.get("required", ())) for one in self.objects]
+        required = [set(one.get("required", ())) for one in objects]
         always = set.intersection(*required) if required else set()
-        if len(self.objects) > 1:
+        if len(objects) > 1:
             self.parts.relax(self.tool, "which arguments may stand together")
         parts, form = self.parts, self.form
         # From the last to the first: what may follow each one, an argument being there or not.
-        follow, begun = parts.rule(f"{self.name}_end", parts.literal(form.end)), ""
-        begun = follow
+        follow = begun = parts.rule(f"{rule}_end", end)
         for number, (name, schemas) in reversed(list(enumerate(members.items()))):
-            value = self.member(number, schemas)
+            options = [one for schema in schemas for one in self.flat(schema)]
+            value = parts.rule(f"{rule}_{number}v", *self.values(options))
             mark = form.name_begin + name + form.name_end
             optional = name not in always
             first = [f"{parts.literal(mark)} {value} {begun}"]
             # One text with what comes between: the end may begin like it.
             later = [f"{parts.literal(form.between + mark)} {value} {begun}"]
-            follow = parts.rule(f"{self.name}_{number}", *first, *[follow] * optional)
-            begun = parts.rule(f"{self.name}_{number}m", *later, *[begun] * optional)
-        return parts.rule(self.name, f"{parts.literal(form.begin)} {follow}")
-
-    def member(self, number: int, schemas: list[Schema]) -> str:
-        """One argument, behind its name."""
-        options = [one for schema in schemas for one in self.flat(schema)]
-        return self.parts.rule(f"{self.name}_{number}v", *self.values(options))
+            follow = parts.rule(f"{rule}_{number}", *first, *[follow] * optional)
+            begun = parts.rule(f"{rule}_{number}m", *later, *[begun] * optional)
+        return parts.rule(rule, f"{begin} {follow}")
 
     def values(self, options: list[Schema]) -> list[str]:
         """A value and what ends it, one alternative each."""
@@ -108,7 +113,7 @@ class _Writer:
         if not options:
             return []
         if self.form.deep:
-            return [one for option in options for one in self.deep(option)]
+            return [self.deep(option) for option in options]
         if self.form.values != "json":
             return [self.python(one) for one in options]
         whole: Schema = options[0] if len(options) == 1 else {"anyOf": options}
@@ -133,13 +138,16 @@ class _Writer:
                 return self.parts.json(schema)
             if self.form.values == "mixed" and kind in ("array", "object"):
                 return self.parts.json({**schema, "$defs": self.definitions})
-            if kind == "array" and "prefixItems" not in schema:
-                options = [self.python(one) for one in self.flat(schema.get("items", True))]
+            if kind == "array" and "prefixItems" not in schema and self.depth < _MAX_DEPTH:
+                self.depth, self.inner = self.depth + 1, self.inner + 1
+                items = self.flat(schema.get("items", True)) if self.inner < _MAX_INNER else [True]
+                options = [self.python(one) for one in items]
+                self.depth -= 1
                 item = f"({' | '.join(options)})"
                 if schema.keys() & {"minItems", "maxItems"}:
                     self.parts.relax(self.tool, "lengths of lists")
                 return f'("[" ({item} (", " {item})*)? "]")'
-            self.parts.relax(self.tool, "what stands in dicts and tuples")
+            self.parts.relax(self.tool, "what stands in dicts, tuples and lists of lists of lists")
         return self.anything()
 
     def text(self) -> str:
@@ -147,27 +155,43 @@ class _Writer:
         single = self.parts.terminal(r"'([^'\\\n]|\\.)*'")
         return f"({single} | {self.parts.json({'type': 'string'})})"
 
-    def deep(self, schema: Schema) -> list[str]:
-        """A value in which all is written as outside of it; what stands inside is not held."""
+    def deep(self, schema: Schema) -> str:
+        """A value in which all is written as outside of it."""
+        if isinstance(schema, bool):
+            return self.deep_anything("deep")
+        kind = schema.get("type")
+        if schema.keys() & {"enum", "const"} or kind not in ("array", "object"):
+            return self.parts.json(schema)
+        rule, self.inner = f"{self.name}_in{self.inner}", self.inner + 1
+        self.depth += 1
+        try:
+            if self.depth > _MAX_DEPTH or self.inner > _MAX_INNER:
+                self.parts.relax(self.tool, f"what stands more than {_MAX_DEPTH} deep, or is more")
+            elif kind == "object" and schema.get("properties"):
+                return self.fields(rule, [schema], '"{"', '"}"')
+            elif kind == "array" and "prefixItems" not in schema:
+                if schema.keys() & {"minItems", "maxItems"}:
+                    self.parts.relax(self.tool, "lengths of lists")
+                self.parts.rule(rule, *self.values(self.flat(schema.get("items", True))))
+                return f'("[" ({rule} ({self.parts.literal(self.form.between)} {rule})*)? "]")'
+            elif schema.keys() - {"type"}:
+                self.parts.relax(self.tool, "lists with a first part, objects of any names")
+        finally:
+            self.depth -= 1
+        return self.deep_anything(f"deep_{kind}")
+
+    def deep_anything(self, rule: str) -> str:
+        """Any such value: the rules for it, and the name of one."""
         form, parts = self.form, self.parts
-        if isinstance(schema, Mapping) and schema.get("type") not in ("array", "object", None):
-            return [parts.json(schema)]
-        if isinstance(schema, Mapping) and schema.keys() & {"enum", "const"}:
-            return [parts.json(schema)]
-        if isinstance(schema, Mapping):
-            self.parts.relax(self.tool, "what stands in lists and objects")
         between, colon = parts.literal(form.between), parts.literal(form.name_end)
         text = f"{parts.literal(form.string_begin)} {parts.upto(form.string_end)}"
         name = parts.terminal(r"[^\x{0}-\x{20}:,{}\[\]<>]{1,64}")
         pair = f"{parts.literal(form.name_begin)} {name} {colon} deep"
-        scalar = {"type": ["number", "boolean", "null"]}
-        found = {
-            "array": parts.rule("list", f'"[" (deep ({between} deep)*)? "]"'),
-            "object": parts.rule("object", f'"{{" ({pair} ({between} {pair})*)? "}}"'),
-        }
-        parts.rule("deep", f"list | object | {text} | {parts.json(scalar)}")
-        kind = schema.get("type") if isinstance(schema, Mapping) else None
-        return [found[kind]] if kind in found else ["deep"]
+        scalar = parts.json({"type": ["number", "boolean", "null"]})
+        parts.rule("deep_array", f'"[" (deep ({between} deep)*)? "]"')
+        parts.rule("deep_object", f'"{{" ({pair} ({between} {pair})*)? "}}"')
+        parts.rule("deep", f"deep_array | deep_object | {text} | {scalar}")
+        return rule
 
     def anything(self) -> str:
         parts = self.parts
@@ -181,14 +205,16 @@ class _Writer:
         )
         return "python"
 
-    def flat(self, schema: Schema, depth: int = 0) -> list[Schema]:
-        """The alternatives of a compiled schema, references resolved."""
-        if isinstance(schema, Mapping) and depth < 20:
-            if "$ref" in schema:
-                target = self.definitions.get(schema["$ref"].rpartition("/")[2], True)
-                return self.flat(target, depth + 1)
-            if "anyOf" in schema:
-                return [one for option in schema["anyOf"] for one in self.flat(option, depth + 1)]
+    def flat(self, schema: Schema, seen: set[str] | None = None) -> list[Schema]:
+        """The alternatives of a compiled schema, references resolved, each once."""
+        seen = set() if seen is None else seen
+        if isinstance(schema, Mapping) and "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            known = name in seen
+            seen.add(name)
+            return [] if known else self.flat(self.definitions.get(name, True), seen)
+        if isinstance(schema, Mapping) and "anyOf" in schema:
+            return [one for option in schema["anyOf"] for one in self.flat(option, seen)]
         return [] if schema is False else [schema]
 
 

@@ -17,21 +17,26 @@ if TYPE_CHECKING:
     from helpers.grammars import Grammar
     from helpers.grammars.mask.vocabulary import Vocabulary
 
-COMPACT = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
-"""JSON in calls: where a small model may write blanks, it may write nothing else."""
-
 
 class Parts:
     """A grammar in the making.
 
     Args:
         vocabulary: The model's tokens; None to write control tokens as their texts.
+        compact: Whether JSON has no blanks after `,` and `:`, or one after each. Where a small
+            model may write more, it may write nothing else.
 
     Attributes:
         relaxed: What the grammar does not hold of the tools' schemas.
     """
 
-    def __init__(self, vocabulary: Vocabulary | None) -> None:
+    def __init__(self, vocabulary: Vocabulary | None, *, compact: bool = False) -> None:
+        blank = "" if compact else " "
+        self._layout = {
+            "item_separator": f",{blank}",
+            "key_separator": f":{blank}",
+            "whitespace_flexible": False,
+        }
         self.relaxed: list[str] = []
         self._vocabulary = vocabulary
         self._lines: dict[str, None] = {}  # an ordered set
@@ -99,7 +104,7 @@ class Parts:
     def json(self, schema: Mapping[str, Any] | bool) -> str:
         """JSON that a compiled schema allows."""
         whole = dict(schema) if isinstance(schema, Mapping) else {}
-        return "%json " + json.dumps({**whole, "x-guidance": COMPACT})
+        return "%json " + json.dumps({**whole, "x-guidance": self._layout})
 
     def embed(self, grammar: Grammar, name: str) -> str:
         """A rule that is another grammar."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from helpers.chat.format import Fields, Slot, ToolFormat
@@ -22,18 +23,18 @@ class Call:
     id: str = ""
 
 
-def plain_json(value: Any) -> str:
-    """JSON with a space after `,` and `:`, as most templates write it."""
-    return json.dumps(value, ensure_ascii=False)
+def _json_of(tools: ToolFormat) -> ToJson:
+    separators = (",", ":") if tools.compact else (", ", ": ")
+    return partial(json.dumps, ensure_ascii=False, separators=separators)
 
 
-def write_calls(tools: ToolFormat, calls: Sequence[Call], to_json: ToJson = plain_json) -> str:
+def write_calls(tools: ToolFormat, calls: Sequence[Call], to_json: ToJson | None = None) -> str:
     r"""Write calls in a format.
 
     Args:
         tools: The format.
         calls: At least one.
-        to_json: Writes a value as JSON; models differ in whitespace and escapes.
+        to_json: Writes a value as JSON, where models differ in escapes; default: by the format.
 
     Returns:
         The text, from `begin` to `end`.
@@ -42,6 +43,7 @@ def write_calls(tools: ToolFormat, calls: Sequence[Call], to_json: ToJson = plai
     >>> write_calls(HERMES, [Call("add", {"a": 1})])
     '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     """
+    to_json = to_json or _json_of(tools)
     written = [
         "".join(
             part if isinstance(part, str) else _slot(part, tools, call, number, to_json)
@@ -63,7 +65,7 @@ def _slot(slot: Slot, tools: ToolFormat, call: Call, number: int, to_json: ToJso
 
 
 def write_arguments(
-    form: str | Fields, arguments: Mapping[str, Any], to_json: ToJson = plain_json
+    form: str | Fields, arguments: Mapping[str, Any], to_json: ToJson = json.dumps
 ) -> str:
     """Write a call's arguments alone.
 

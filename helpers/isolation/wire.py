@@ -16,6 +16,8 @@ from helpers.errors import HelpersError
 
 _HEADER = struct.Struct("<Q")
 _MODULES = (
+    "helpers.chat.format",
+    "helpers.chat.grammar",
     "helpers.engine.options",
     "helpers.engine.report",
     "helpers.errors",
@@ -23,7 +25,7 @@ _MODULES = (
     "helpers.prompt",
     "helpers.timings",
 )
-_ROOMS = ("helpers.grammars.", "helpers.chat.")
+_ROOM = "helpers.grammars."
 _CLASSES = {
     ("builtins", name)
     for name in ("str", "int", "float", "dict", "list", "tuple", "set", "frozenset", "bytes")
@@ -77,7 +79,7 @@ def _is_known(kind: type) -> bool:
     module = kind.__module__
     return (
         module in _MODULES
-        or module.startswith(_ROOMS)
+        or module.startswith(_ROOM)
         or (module, kind.__qualname__) in _CLASSES
         or (module == "builtins" and issubclass(kind, Exception))
     )
@@ -109,7 +111,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """A known class; whatever else a message names is refused, and not even imported."""
         known = {"builtins", "decimal", "functools", *_MODULES}
-        if module in known or module.startswith(_ROOMS):
+        if module in known or module.startswith(_ROOM):
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module and _is_known(found):
                 return found

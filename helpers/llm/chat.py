@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -23,14 +22,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from pydantic import BaseModel, Field, PrivateAttr
 
-from helpers.chat.format import ChatFormat
 from helpers.chat.grammar import reply_grammar
 from helpers.chat.reader import ReplyReader
 from helpers.chat.template import ChatTemplate
 from helpers.checks import check_range
-from helpers.engine import Completion, Request
-
-# from helpers.engine.options import ReasoningBudget
+from helpers.engine import Completion, ReasoningBudget, Request
 from helpers.grammars import Grammar
 from helpers.llm.cache import marked
 from helpers.llm.fields import PER_CALL, ModelFields
@@ -74,8 +70,8 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     >>> from helpers import ChatLlamaCpp, default_model
     >>> chat = ChatLlamaCpp(model_path=default_model(), temperature=0, max_tokens=16)
-    >>> chat.invoke("What is the capital of France?").content
-    'The capital of France is Paris.'
+    >>> chat.invoke("Which country is Paris in?").content
+    'Paris is the capital of France and is located in Western Europe.'
     """
 
     chat_template: str | Path | None = None
@@ -95,6 +91,12 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
     """Tell the callbacks about each new piece of text, in `invoke` too."""
 
     _template: ChatTemplate = PrivateAttr()
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        """Check the values and load the model."""
+        super().__init__(*args, **values)
+        if "profile" not in values:  # a copy with other fields makes its own
+            self.model_fields_set.discard("profile")
 
     def model_post_init(self, context: Any, /) -> None:
         """Read the template, then load the model."""
@@ -187,6 +189,13 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         """
         return len(self._engine.tokenize(self.format_prompt(messages, tools)))
 
+    async def _aturn(
+        self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+    ) -> _Turn:
+        """`_turn` off the event loop: a template may take its time."""
+        self._timings.set(None)
+        return await asyncio.to_thread(self._turn, messages, stop, kwargs)
+
     def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> _Turn:
         self._timings.set(None)
         reject_unknown(kwargs, (*PER_CALL, *_OF_A_TURN), f"A call of {type(self).__name__}")
@@ -211,29 +220,29 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             content = _format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
         parallel = given["parallel_tool_calls"]
-        grammar = _reply_grammar(
+        grammar = reply_grammar(
             form,
-            json.dumps(schemas),
-            choice if schemas else "none",
-            choice == "auto" if parallel is None else bool(parallel),
-            thinking,
-            content,
-            given["strict"] is True,
+            schemas,
+            choice=choice if schemas else "none",
+            parallel=choice == "auto" if parallel is None else bool(parallel),
+            thinking=thinking,
+            content=content,
+            strict=given["strict"] is True,
         )
         budget = given["reasoning_budget"]
         reasoning = None
         if budget is not None and form.reasoning is not None and given["reasoning"] is not False:
             reasoning = ReasoningBudget(
                 begin=form.reasoning.begin,
-                end=form.reasoning.end,
+                end=f"\n{form.reasoning.end}\n\n",
                 tokens=budget,
                 open=rendered.thinking,
             )
         request = replace(
             request,
             grammar=grammar,
-            # shown_tokens=form.texts(calls=bool(schemas)),
-            # reasoning=reasoning,
+            shown_tokens=form.texts(calls=bool(schemas)),
+            reasoning=reasoning,
         )
         reader = ReplyReader(form, schemas, thinking=rendered.thinking, reading_calls=bool(schemas))
         return _Turn(request, reader, Reply())
@@ -272,7 +281,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         (completion,) = await self._engine.agenerate_many([turn.request])
         return self._result(turn, completion)
 
@@ -298,7 +307,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        turn = self._turn(messages, stop, kwargs)
+        turn = await self._aturn(messages, stop, kwargs)
         async with aclosing(self._engine.astream(turn.request)) as items:
             async for item in items:
                 for chunk in self._chunks(turn, item):
@@ -475,29 +484,6 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         none = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=llm) | assign.with_fallbacks([none], exception_key="parsing_error")
-
-
-@lru_cache(maxsize=32)
-def _reply_grammar(
-    form: ChatFormat,
-    schemas: str,
-    choice: str,
-    parallel: bool,
-    thinking: bool | None,
-    content: Grammar | None,
-    strict: bool,
-) -> Grammar | None:
-    """The grammar of a reply, made once: compiled grammars are kept with their `Grammar`."""
-    tools = json.loads(schemas)
-    return reply_grammar(
-        form,
-        tools,
-        choice=choice,
-        parallel=parallel,
-        thinking=thinking,
-        content=content,
-        strict=strict,
-    )
 
 
 def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:

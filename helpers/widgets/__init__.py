@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from helpers.errors import InstallError as _InstallError
 
 if TYPE_CHECKING:
+    from helpers.widgets.chat_box import ChatBox
     from helpers.widgets.chooser import ModelChooser
     from helpers.widgets.playground import GrammarPlayground
     from helpers.widgets.tuner import GpuTuner
 
 _MODULE_OF = {
+    "ChatBox": "chat_box",
     "GpuTuner": "tuner",
     "GrammarPlayground": "playground",
     "ModelChooser": "chooser",
 }
 
-__all__ = ["GpuTuner", "GrammarPlayground", "ModelChooser"]
+__all__ = ["ChatBox", "GpuTuner", "GrammarPlayground", "ModelChooser"]
 
 
 def __getattr__(name: str) -> object:

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.notebook_page import TOKEN
+from tests.browser.notebook_page import SCREENSHOTS, TOKEN, NotebookPage, write_notebook
 from tests.support import ROOT
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -63,9 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         target = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(values))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     environment = os.environ | {
         "JUPYTER_TOKEN": TOKEN,
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -114,3 +112,58 @@ def page(browser: Browser) -> Iterator[Page]:
     tab.set_default_timeout(60_000)
     yield tab
     tab.close()
+
+
+@pytest.fixture
+def open_cell(
+    page: Page, lab: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], NotebookPage]]:
+    """Opens a notebook of one cell in JupyterLab, from a folder that git does not look at."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    file = SCREENSHOTS / f"{request.node.name}.ipynb"
+
+    def opened(cell: str) -> NotebookPage:
+        write_notebook(file, cell)
+        return NotebookPage(page, lab, file.name, SCREENSHOTS.relative_to(ROOT).as_posix())
+
+    yield opened
+    file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def voila(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts a Voilà that serves one cell, with options, and gives its address."""
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def served(cell: str, *options: str) -> str:
+        file, port = tmp_path / "cell.ipynb", _free_port()
+        write_notebook(file, cell)
+        with (tmp_path / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "voila", file, "--no-browser", f"--port={port}", *options],
+                cwd=ROOT,
+                env=os.environ | {"LLAMA_NOTEBOOKS_CACHE": str(tmp_path / "cache")},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        servers.append(server)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1):
+                    return f"http://127.0.0.1:{port}/"
+            except OSError:
+                assert server.poll() is None, (tmp_path / "log").read_text("utf-8", "replace")
+                assert time.monotonic() < deadline, "Voilà did not come up"
+                time.sleep(0.2)
+
+    yield served
+    for server in servers:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import Page, expect
 
 TOKEN = "browser-test"
 SCREENSHOTS = Path(__file__).parent / "screenshots"
+
+
+def write_notebook(file: Path, cell: str) -> None:
+    """Make a notebook of one cell."""
+    spec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(cell)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), file)
 
 
 class NotebookPage:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.notebook_page import SCREENSHOTS, NotebookPage
-from tests.support import ROOT
 
 CELL = """\
 from helpers import GrammarPlayground, LlamaCpp, default_model
@@ -19,17 +17,8 @@ GrammarPlayground(llm, max_tokens=20)"""
 
 
 @pytest.fixture
-def notebook(page: Page, lab: str) -> Iterator[NotebookPage]:
-    """A notebook of one cell, in a folder that git does not look at."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    file = SCREENSHOTS / "playground.ipynb"
-    spec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    made = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(CELL)], metadata={"kernelspec": spec}
-    )
-    nbformat.write(made, file)
-    yield NotebookPage(page, lab, file.name, SCREENSHOTS.relative_to(ROOT).as_posix())
-    file.unlink()
+def notebook(open_cell: Callable[[str], NotebookPage]) -> NotebookPage:
+    return open_cell(CELL)
 
 
 class Playground:

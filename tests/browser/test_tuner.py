@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.notebook_page import SCREENSHOTS, NotebookPage
-from tests.support import ROOT, model_children
+from tests.support import model_children
 
 NOTEBOOK = "30_tune_gpu_layers.ipynb"
 CELL = """\
@@ -100,45 +94,9 @@ def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> N
     assert notebook.errors() == []
 
 
-@pytest.fixture
-def voila(tmp_path: Path) -> Iterator[str]:
-    """Address of a Voilà that serves one cell with a tuner."""
-    spec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    file = tmp_path / "tuner.ipynb"
-    made = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(CELL)], metadata={"kernelspec": spec}
-    )
-    nbformat.write(made, file)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path / "log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "voila", str(file), "--no-browser", f"--port={port}"],
-        cwd=ROOT,
-        env=os.environ | {"LLAMA_NOTEBOOKS_CACHE": str(tmp_path / "cache")},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    address = f"http://127.0.0.1:{port}/"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-        except OSError:
-            assert server.poll() is None, (tmp_path / "log").read_text("utf-8", "replace")
-            assert time.monotonic() < deadline, "Voilà did not come up"
-            time.sleep(0.2)
-    yield address
-    server.terminate()
-    server.wait(timeout=20)
-    log.close()
-
-
 @pytest.mark.timeout(200)
-def test_the_tuner_in_voila(page: Page, voila: str) -> None:
-    page.goto(voila, timeout=90_000)
+def test_the_tuner_in_voila(page: Page, voila: Callable[..., str]) -> None:
+    page.goto(voila(CELL), timeout=90_000)
     tuner = Tuner(page)
     expect(tuner.box).to_be_visible(timeout=90_000)
     tuner.slide("End")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def made(form: ChatFormat = PLAIN, tools: Any = None, **given: Any) -> Grammar:
         (CALL.replace('"a<tool_call>b"', "7"), False),
         (CALL.replace('"city": "a<tool_call>b"', ""), False),
         (CALL.replace(': {"', ':  {"'), False),
-        (CALL.replace('": "a', '":"a'), True),
+        (CALL.replace('": "a', '":"a'), False),
         (f"<tool_call> {NOW}", False),
     ],
 )
@@ -164,6 +165,52 @@ def test_fields_are_held_one_by_one() -> None:
     assert not allows(unit="C", city="x") and not allows(unit="C", more=1)
 
 
+DEEP = ToolFormat(
+    call=("<|tool_call>call:", Slot.NAME, "{", Slot.ARGUMENTS, "}<tool_call|>"),
+    marker="<|tool_call>",
+    arguments=Fields(name_end=":", between=",", string_begin="^", string_end="$", deep=True),
+)
+
+
+def test_what_stands_inside_of_deep_fields_is_held() -> None:
+    node = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "sizes": {"type": "array", "items": {"enum": ["S", "L", 1]}},
+            "next": {"$ref": "#/$defs/node"},
+            "any": {},
+        },
+        "required": ["name"],
+    }
+    schema = {"properties": {"node": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
+    grammar = made(ChatFormat(DEEP), {"f": schema}, choice="any")
+
+    def allows(node: Any) -> bool:
+        return grammar.matches(write_calls(DEEP, [Call("f", {"node": node})]))
+
+    assert allows({"name": "x"}) and allows({"name": "a:b,{", "sizes": ["S", 1]})
+    assert allows({"name": "x", "next": {"name": "y", "next": {"name": "z"}}})
+    assert allows({"name": "x", "any": {"a": [1, "b", None, {"c": []}]}})
+    assert not allows({}) and not allows({"name": 1}) and not allows({"name": "x", "sizes": ["M"]})
+    assert not allows({"name": "x", "next": {"sizes": []}}) and not allows([]) and not allows("x")
+    assert "more than 6 deep" in grammar.relaxed[0]
+
+
+PYTHON = Fields(name_end="=", between=", ", strings="json", values="python")
+
+
+@pytest.mark.parametrize("tools", [DEEP, XML, replace(XML, arguments=PYTHON)])
+def test_schemas_that_refer_to_themselves_have_an_end(tools: ToolFormat) -> None:
+    own = {"$ref": "#/$defs/n"}
+    lists = {"type": "array", "items": {"anyOf": [own, own, {"type": "null"}]}}
+    node = {"anyOf": [lists, {"type": "object", "properties": dict.fromkeys("abcdefgh", own)}]}
+    schema = {"properties": {"x": own}, "$defs": {"n": node}}
+    grammar = made(ChatFormat(tools), {"f": schema}, choice="any")
+    text = write_calls(tools, [Call("f", {"x": [None, [], [[[None]]]]})])
+    assert grammar.matches(text) and not grammar.matches(text.replace("x", "y"))
+
+
 def test_what_is_not_held_is_said() -> None:
     schema = {"properties": {"a": {"type": "string", "maxLength": 2}, "b": {"type": "string"}}}
     grammar = made(ChatFormat(XML), {"f": schema, "g": {}})
@@ -214,8 +261,20 @@ def test_five_hundred_tools() -> None:
     grammar = made(tools=tools)
     assert grammar.matches(f"Well. {CALL.replace('weather', 'tool_499')}")
     assert not grammar.matches(CALL.replace("weather", "tool_500"))
-    few = calls_in(lambda: made(tools=dict(list(tools.items())[:100])))
-    assert calls_in(lambda: made(tools=tools)) < 5.5 * few
+    few = calls_in(lambda: made(tools=dict(list(tools.items())[:100]), parallel=False))
+    assert calls_in(lambda: made(tools=tools, parallel=False)) < 5.5 * few
+
+
+def test_a_grammar_is_made_once() -> None:
+    grammar = made(choice="any")
+    assert made(choice="any", tools=json.loads(json.dumps(TOOLS))) is grammar
+    assert made(choice="any", parallel=False) is not grammar
+    changed = {**TOOLS, "now": {"type": "object"}}
+    assert made(choice="any", tools=changed) is not grammar
+    looped: dict[str, Any] = {}
+    looped["properties"] = {"a": looped}
+    with pytest.raises(GrammarError, match="'f'"):
+        made(tools={"f": looped})
 
 
 # -- how they travel ------------------------------------------------------------------------------
@@ -298,7 +357,9 @@ def test_control_tokens_are_tokens_in_the_grammar(embedded: Vocabulary) -> None:
     matcher = forced.matcher(embedded)
     allowed = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
     assert np.nonzero(allowed)[0].tolist() == embedded.split_special("<file_sep>")
-    call = embedded.tokenizer.tokenize_str(text[6:54], parse_special=True)
+    call = embedded.tokenizer.tokenize_str(
+        '<file_sep>weather<jupyter_code>{"city": "x"}', parse_special=True
+    )
     assert write(matcher, call) == len(call) and matcher.is_finished
     thought = embedded.tokenizer.tokenize_str(
         "<issue_start>a<issue_closed>Hello", parse_special=True

@@ -92,15 +92,18 @@ def test_prose_under_the_grammar_of_calls_is_the_model_s_own(engine: Engine) -> 
 
 
 def test_what_begins_as_a_call_is_held_to_its_end(engine: Engine) -> None:
+    # A history of calls of another tool, in another form: the model begins its own like them.
+    wrong = '<tool_call>\n{"name": "fetch", "args": {"q": "Rome"}}\n</tool_call>'
+    begun = f"{wrong}<|im_end|>\n<|im_start|>user\nAnd in Oslo?<|im_end|>\n<|im_start|>assistant\n"
+    request = greedy(chat("Weather in Rome?", tool_text(), begun=begun * 3), max_tokens=120)
+    free = read_reply(PLAIN, TOOLS, engine.generate(request).text)
+    assert not free.calls and "no tool 'fetch'" in free.faults[0].error
     grammar = reply_grammar(PLAIN, TOOLS, parallel=False)
     assert grammar is not None
-    # The model would not begin one by itself: its first token is made likely, the rest is its own.
-    (first, *_) = engine.tokenize("<tool_call>")
-    request = greedy(chat("Weather in Rome?", tool_text()), grammar=grammar, max_tokens=120)
-    done = engine.generate(replace(request, logit_bias=((first, 8.0),)))
-    assert "<tool_call>" in done.text
-    assert grammar.matches(done.text), grammar.explain(done.text)
-    assert len(read_reply(PLAIN, TOOLS, done.text).calls) == 1
+    held = engine.generate(replace(request, grammar=grammar))
+    assert grammar.matches(held.text), grammar.explain(held.text)
+    (call,) = read_reply(PLAIN, TOOLS, held.text).calls
+    validate(json.loads(call.arguments), TOOLS[call.name])
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 12])

@@ -248,6 +248,10 @@ def test_no_child_outlives_its_parent() -> None:
 
 def test_a_template_may_change_its_own_copy_of_the_messages() -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    source = "{% set _ = messages.append({'content': '!'}) %}{{ messages | map(attribute='content') | join }}"
+    add, tell = (
+        "{% set _ = messages.append({'content': '!'}) %}",
+        "{{ messages | map(attribute='content') | join }}",
+    )
+    source = add + tell
     assert [format_prompt(messages, chat_template=source) for _ in range(2)] == ["Hi!", "Hi!"]
     assert messages == [{"role": "user", "content": "Hi"}]
