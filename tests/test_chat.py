@@ -315,8 +315,9 @@ def test_without_need_the_answer_is_prose_and_streams_at_once(chat: ChatLlamaCpp
 
 def test_a_call_that_is_cut_off_is_invalid_and_not_lost(chat: ChatLlamaCpp) -> None:
     llm = chat.bind_tools([weather], tool_choice="weather")
-    with pytest.warns(UserWarning, match="max_tokens"):
+    with pytest.warns(UserWarning, match="max_tokens") as warned:
         answer = llm.invoke("What is the weather in Seoul?", max_tokens=12)
+    assert len(warned) == 1
     assert not answer.tool_calls
     (fault,) = answer.invalid_tool_calls
     assert "max_tokens" in fault["error"]

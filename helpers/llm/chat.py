@@ -376,12 +376,13 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             print(one_line(completion), file=sys.stderr)
         for fault in turn.reply.faults:
             warn_caller(f"A call of a tool could not be used: {fault['error']}")
+        told = turn.reply.faults and completion.finish_reason == "length"  # once is enough
         return {
             "model_name": Path(self.model_path).name,
             "model_provider": "llamacpp",
             "finish_reason": turn.reply.finish_reason(completion),
             "timings": completion.timings,
-            **grammar_info(turn.request, completion),
+            **({} if told else grammar_info(turn.request, completion)),
         }
 
     # -- tools and objects ------------------------------------------------------------------------
