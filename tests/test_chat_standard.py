@@ -62,8 +62,8 @@ class TestUnit(Claims, ChatModelUnitTests):
 
 
 class TestIntegration(Claims, ChatModelIntegrationTests):
-    # Asked whether it needs a tool, SmolLM2-135M called one in 0 of 20 questions that need one
-    # (notebook 51): it answers in prose. What it must call, it calls.
+    # SmolLM2-135M called a tool for none of six questions that need one (notebook 51): it answers
+    # in prose. What it must call, it calls.
     @pytest.mark.xfail(reason="the embedded model is too small to decide to call a tool")
     @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
     def test_agent_loop(self, model: BaseChatModel) -> None:
