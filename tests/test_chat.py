@@ -24,7 +24,7 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool as tool_of_langchain
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, RootModel, field_validator
 from typing_extensions import TypedDict
 
 from helpers import (
@@ -336,6 +336,9 @@ def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:
         chat.bind_tools([{"title": "<tool_call>", "description": "", "properties": {}}])
     with pytest.raises(ValueError, match=r"'wether'.*weather"):
         chat.bind_tools([weather], tool_choice="wether")
+    for odd in ({"a": 1}, {"type": "function", "function": "wether"}):
+        with pytest.raises(ValueError, match=r"tool_choice=.* is not the name of a tool"):
+            chat.bind_tools([weather], tool_choice=odd)
     other = {"title": "weather", "description": "", "properties": {"x": {"type": "integer"}}}
     with pytest.raises(ValueError, match="Two tools"):
         chat.bind_tools([weather, other])
@@ -428,6 +431,8 @@ def test_what_cannot_be_held_is_an_error_or_is_checked(chat: ChatLlamaCpp) -> No
         chat.with_structured_output(City, method="xml")
     with pytest.raises(TypeError, match="no schema"):
         chat.with_structured_output(3)
+    with pytest.raises(ValueError, match=r"needs an object.*'array'.*json_schema"):
+        chat.with_structured_output(RootModel[list[int]], method="function_calling")
 
 
 def test_a_grammar_holds_the_answer(chat: ChatLlamaCpp) -> None:
