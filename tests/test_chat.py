@@ -38,6 +38,7 @@ from helpers import (
     format_prompt,
 )
 from helpers.models.messages import plain_messages
+from tests.chat.templates import needs_templates, template
 from tests.hostile.base import loaded
 from tests.models import gguf_builders
 
@@ -342,6 +343,26 @@ def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:
     other = {"title": "weather", "description": "", "properties": {"x": {"type": "integer"}}}
     with pytest.raises(ValueError, match="Two tools"):
         chat.bind_tools([weather, other])
+
+
+def perhaps(size: int | str, near: list[str] | None = None) -> None:
+    """Tell a size."""
+
+
+# Hermes' looks for the one type of an argument, Command R's for each argument's description.
+@needs_templates
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+        "CohereForAI-c4ai-command-r-plus-tool_use",
+        "ByteDance-Seed-OSS",
+    ],
+)
+def test_tools_that_a_template_cannot_describe_are_told_in_words(name: str) -> None:
+    with chat_model(chat_template=template(name)) as chat:
+        for tool in (perhaps, {"type": "function", "function": {"name": "perhaps"}}):
+            assert "perhaps" in chat.format_prompt("Hello", tools=[tool])
 
 
 def test_the_loop_of_calls_and_results(chat: ChatLlamaCpp) -> None:
