@@ -24,7 +24,7 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool as tool_of_langchain
-from pydantic import BaseModel, RootModel, field_validator
+from pydantic import BaseModel, Field, RootModel, field_validator
 from typing_extensions import TypedDict
 
 from helpers import (
@@ -409,6 +409,16 @@ def test_objects_of_every_kind(chat: ChatLlamaCpp, schema: Any, method: str) -> 
     for last in llm.stream("Paris has 2000000 people."):
         assert isinstance(last, type(made))
     assert last == made
+
+
+class Node(BaseModel):
+    value: int
+    inner: list[Node] = Field(default=[], max_length=1)
+
+
+def test_an_object_that_contains_itself_as_arguments(chat: ChatLlamaCpp) -> None:
+    llm = chat.with_structured_output(Node, method="function_calling", max_tokens=100)
+    assert isinstance(llm.invoke("A node of 1.").value, int)
 
 
 def test_a_stream_gives_growing_objects(chat: ChatLlamaCpp) -> None:
