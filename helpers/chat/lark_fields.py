@@ -178,8 +178,7 @@ class _Writer:
         found = []
         for number, (name, one) in enumerate(members.items()):
             if one is not False:
-                options = map(self.python, self.flat(one))
-                value = self.parts.rule(f"{rule}_{number}v", *options)
+                value = self.parts.rule(f"{rule}_{number}v", *map(self.python, self.flat(one)))
                 found.append((f"{name!r}: ", value, name not in required))
         return self.row(rule, found, '"{"', '"}"', ", ")
 
