@@ -24,7 +24,7 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool as tool_of_langchain
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, RootModel, field_validator
 from typing_extensions import TypedDict
 
 from helpers import (
@@ -38,6 +38,7 @@ from helpers import (
     format_prompt,
 )
 from helpers.models.messages import plain_messages
+from tests.chat.templates import needs_templates, template
 from tests.hostile.base import loaded
 from tests.models import gguf_builders
 
@@ -337,9 +338,32 @@ def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:
         chat.bind_tools([{"title": "<tool_call>", "description": "", "properties": {}}])
     with pytest.raises(ValueError, match=r"'wether'.*weather"):
         chat.bind_tools([weather], tool_choice="wether")
+    for odd in ({"a": 1}, {"type": "function", "function": "wether"}):
+        with pytest.raises(ValueError, match=r"tool_choice=.* is not the name of a tool"):
+            chat.bind_tools([weather], tool_choice=odd)
     other = {"title": "weather", "description": "", "properties": {"x": {"type": "integer"}}}
     with pytest.raises(ValueError, match="Two tools"):
         chat.bind_tools([weather, other])
+
+
+def perhaps(size: int | str, near: list[str] | None = None) -> None:
+    """Tell a size."""
+
+
+# Hermes' looks for the one type of an argument, Command R's for each argument's description.
+@needs_templates
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+        "CohereForAI-c4ai-command-r-plus-tool_use",
+        "ByteDance-Seed-OSS",
+    ],
+)
+def test_tools_that_a_template_cannot_describe_are_told_in_words(name: str) -> None:
+    with chat_model(chat_template=template(name)) as chat:
+        for tool in (perhaps, {"type": "function", "function": {"name": "perhaps"}}):
+            assert "perhaps" in chat.format_prompt("Hello", tools=[tool])
 
 
 def test_the_loop_of_calls_and_results(chat: ChatLlamaCpp) -> None:
@@ -388,6 +412,16 @@ def test_objects_of_every_kind(chat: ChatLlamaCpp, schema: Any, method: str) -> 
     assert last == made
 
 
+class Node(BaseModel):
+    value: int
+    inner: list[Node] = Field(default=[], max_length=1)
+
+
+def test_an_object_that_contains_itself_as_arguments(chat: ChatLlamaCpp) -> None:
+    llm = chat.with_structured_output(Node, method="function_calling", max_tokens=100)
+    assert isinstance(llm.invoke("A node of 1.").value, int)
+
+
 def test_a_stream_gives_growing_objects(chat: ChatLlamaCpp) -> None:
     llm = chat.with_structured_output(City.model_json_schema(), max_tokens=100)
     parts = list(llm.stream("Paris has 2000000 people."))
@@ -429,6 +463,8 @@ def test_what_cannot_be_held_is_an_error_or_is_checked(chat: ChatLlamaCpp) -> No
         chat.with_structured_output(City, method="xml")
     with pytest.raises(TypeError, match="no schema"):
         chat.with_structured_output(3)
+    with pytest.raises(ValueError, match=r"needs an object.*'array'.*json_schema"):
+        chat.with_structured_output(RootModel[list[int]], method="function_calling")
 
 
 def test_a_grammar_holds_the_answer(chat: ChatLlamaCpp) -> None:

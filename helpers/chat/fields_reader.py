@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,11 +108,17 @@ class FieldsReader:
         elif not form.string_begin.strip() and form.string_end + form.value_end:
             if kinds == {"string"}:
                 yield from self._raw(emit)
-            else:
-                found: list[str] = []
+                return  # its end has been read
+            found: list[str] = []
+            if kinds and "string" not in kinds:
+                yield from scanner.blanks()
+            if not kinds or "string" in kinds or (yield from scanner.peek(1)) not in ("{", "["):
                 yield from self._text(found.append)
                 emit(_as_json("".join(found), kinds))
-            return  # its end has been read
+                return
+            # What ends a value may stand in a text inside of a list or an object.
+            yield from self._bracketed(found.append)
+            emit(_as_json("".join(found), kinds))
         elif (yield from scanner.matches(form.string_begin)):
             yield from self._raw(emit)
             return
@@ -307,4 +314,9 @@ def _json(text: str) -> str:
 
 
 def _python(text: str) -> str:
-    return json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that are none in Python
+        value = ast.literal_eval(text)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # JSON's escapes of one character in two halves, which Python takes for two characters.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -54,17 +54,25 @@ class _Writer:
         always = set.intersection(*required) if required else set()
         if len(objects) > 1:
             self.parts.relax(self.tool, "which arguments may stand together")
-        parts, form = self.parts, self.form
+        form = self.form
+        found = []
+        for number, (name, schemas) in enumerate(members.items()):
+            options = [one for schema in schemas for one in self.flat(schema)]
+            value = self.parts.rule(f"{rule}_{number}v", *self.values(options))
+            found.append((form.name_begin + name + form.name_end, value, name not in always))
+        return self.row(rule, found, begin, end, form.between)
+
+    def row(
+        self, rule: str, found: list[tuple[str, str, bool]], begin: str, end: str, between: str
+    ) -> str:
+        """Members in their order: what stands before each, its value, whether it may be missing."""
+        parts = self.parts
         # From the last to the first: what may follow each one, an argument being there or not.
         follow = begun = parts.rule(f"{rule}_end", end)
-        for number, (name, schemas) in reversed(list(enumerate(members.items()))):
-            options = [one for schema in schemas for one in self.flat(schema)]
-            value = parts.rule(f"{rule}_{number}v", *self.values(options))
-            mark = form.name_begin + name + form.name_end
-            optional = name not in always
+        for number, (mark, value, optional) in reversed(list(enumerate(found))):
             first = [f"{parts.literal(mark)} {value} {begun}"]
             # One text with what comes between: the end may begin like it.
-            later = [f"{parts.literal(form.between + mark)} {value} {begun}"]
+            later = [f"{parts.literal(between + mark)} {value} {begun}"]
             follow = parts.rule(f"{rule}_{number}", *first, *[follow] * optional)
             begun = parts.rule(f"{rule}_{number}m", *later, *[begun] * optional)
         return parts.rule(rule, f"{begin} {follow}")
@@ -122,11 +130,14 @@ class _Writer:
         return [self.parts.json(whole)]
 
     def python(self, schema: Schema) -> str:
-        """A value as Python writes it; what is in dicts is not held."""
+        """A value as Python writes it."""
         if isinstance(schema, Mapping):
             listed = schema.get("enum", [schema["const"]] if "const" in schema else None)
             if listed is not None:
-                return "(" + " | ".join(self.parts.literal(python_text(v)) for v in listed) + ")"
+                ways = [python_text(v) for v in listed]
+                if self.depth:  # where Python's own way is usual
+                    ways = list(dict.fromkeys([*ways, *map(repr, listed)]))
+                return "(" + " | ".join(map(self.parts.literal, ways)) + ")"
             kind = schema.get("type")
             if kind == "boolean":
                 return '("True" | "False")'
@@ -138,21 +149,42 @@ class _Writer:
                 return self.parts.json(schema)
             if self.form.values == "mixed" and kind in ("array", "object"):
                 return self.parts.json({**schema, "$defs": self.definitions})
-            if kind == "array" and "prefixItems" not in schema and self.depth < _MAX_DEPTH:
+            if self.depth < _MAX_DEPTH and self.inner < _MAX_INNER:
+                rule = f"{self.name}_py{self.inner}"
                 self.depth, self.inner = self.depth + 1, self.inner + 1
-                items = self.flat(schema.get("items", True)) if self.inner < _MAX_INNER else [True]
-                options = [self.python(one) for one in items]
-                self.depth -= 1
-                item = f"({' | '.join(options)})"
-                if schema.keys() & {"minItems", "maxItems"}:
-                    self.parts.relax(self.tool, "lengths of lists")
-                return f'("[" ({item} (", " {item})*)? "]")'
-            self.parts.relax(self.tool, "what stands in dicts, tuples and lists of lists of lists")
+                try:
+                    if kind == "array" and "prefixItems" not in schema:
+                        return self.python_list(schema)
+                    if kind == "object" and not schema.keys() & {"minProperties", "maxProperties"}:
+                        return self.python_dict(rule, schema)
+                finally:
+                    self.depth -= 1
+            self.parts.relax(self.tool, "tuples, numbers of names, and what stands far inside")
         return self.anything()
+
+    def python_list(self, schema: Mapping[str, Any]) -> str:
+        if schema.keys() & {"minItems", "maxItems"}:
+            self.parts.relax(self.tool, "lengths of lists")
+        item = " | ".join(map(self.python, self.flat(schema.get("items", True))))
+        return f'("[" (({item}) (", " ({item}))*)? "]")'
+
+    def python_dict(self, rule: str, schema: Mapping[str, Any]) -> str:
+        """A dict of the known names, or of any."""
+        members, required = schema.get("properties", {}), schema.get("required", ())
+        if not members:
+            options = self.flat(schema.get("additionalProperties", True))
+            pair = f'{self.text()} ": " ({" | ".join(map(self.python, options))})'
+            return f'("{{" ({pair} (", " {pair})*)? "}}")' if options else '"{}"'
+        found = []
+        for number, (name, one) in enumerate(members.items()):
+            if one is not False:
+                value = self.parts.rule(f"{rule}_{number}v", *map(self.python, self.flat(one)))
+                found.append((f"{name!r}: ", value, name not in required))
+        return self.row(rule, found, '"{"', '"}"', ", ")
 
     def text(self) -> str:
         """A string in a list, as Python writes it."""
-        single = self.parts.terminal(r"'([^'\\\n]|\\.)*'")
+        single = self.parts.terminal(r"'([^'\\\x{0}-\x{1f}]|\\(['\"\\bfnrt]|u[0-9a-fA-F]{4}))*'")
         return f"({single} | {self.parts.json({'type': 'string'})})"
 
     def deep(self, schema: Schema) -> str:
@@ -174,22 +206,30 @@ class _Writer:
                     self.parts.relax(self.tool, "lengths of lists")
                 self.parts.rule(rule, *self.values(self.flat(schema.get("items", True))))
                 return f'("[" ({rule} ({self.parts.literal(self.form.between)} {rule})*)? "]")'
+            elif kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
+                self.parts.rule(rule, *self.values(self.flat(schema["additionalProperties"])))
+                return self.deep_pairs(rule)
             elif schema.keys() - {"type"}:
                 self.parts.relax(self.tool, "lists with a first part, objects of any names")
         finally:
             self.depth -= 1
         return self.deep_anything(f"deep_{kind}")
 
+    def deep_pairs(self, value: str) -> str:
+        """An object of any names, and of values by a rule."""
+        form, parts = self.form, self.parts
+        name = parts.terminal(r"[^\x{0}-\x{20}:,{}\[\]<>]{1,64}")
+        pair = f"{parts.literal(form.name_begin)} {name} {parts.literal(form.name_end)} {value}"
+        return f'("{{" ({pair} ({parts.literal(form.between)} {pair})*)? "}}")'
+
     def deep_anything(self, rule: str) -> str:
         """Any such value: the rules for it, and the name of one."""
         form, parts = self.form, self.parts
-        between, colon = parts.literal(form.between), parts.literal(form.name_end)
+        between = parts.literal(form.between)
         text = f"{parts.literal(form.string_begin)} {parts.upto(form.string_end)}"
-        name = parts.terminal(r"[^\x{0}-\x{20}:,{}\[\]<>]{1,64}")
-        pair = f"{parts.literal(form.name_begin)} {name} {colon} deep"
         scalar = parts.json({"type": ["number", "boolean", "null"]})
         parts.rule("deep_array", f'"[" (deep ({between} deep)*)? "]"')
-        parts.rule("deep_object", f'"{{" ({pair} ({between} {pair})*)? "}}"')
+        parts.rule("deep_object", self.deep_pairs("deep"))
         parts.rule("deep", f"deep_array | deep_object | {text} | {scalar}")
         return rule
 

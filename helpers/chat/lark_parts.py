@@ -85,8 +85,10 @@ class Parts:
         parts = self.split(text)
         at = next((at for at, part in enumerate(parts) if isinstance(part, int)), len(parts))
         if at == len(parts) and parts:
-            once = f"(?s:.*){regex_of(text)}"
-            return self.terminal(once, f"{once}(?s:.+)", *excluded)
+            # A reader looks at no whitespace around it.
+            bare, blanks = text.rstrip() or text, len(text) - len(text.rstrip() or text)
+            again = f"(?s:.*){regex_of(bare.lstrip() or bare)}(?s:.{{{blanks + 1},}})"
+            return self.terminal(f"(?s:.*){regex_of(text)}", again, *excluded)
         anything = f"({self.terminal('(?s:.+)', *excluded)})?"
         rest = " ".join(json.dumps(p) if isinstance(p, str) else f"<[{p}]>" for p in parts[at:])
         return f"{anything} {rest}"

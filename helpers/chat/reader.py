@@ -287,7 +287,9 @@ class ReplyReader:
         elif fixed and fixed[0] in _SIGNS:
             ended = not (yield from scanner.until(re.compile(re.escape(fixed[0])), keep))
         elif fixed:
-            stop = yield from scanner.upto((fixed,), keep)
+            # Its first word: what follows may be in any spacing.
+            word = re.split(r"[\s{}\[\],:(\"]", fixed, maxsplit=1)[0]
+            stop = yield from scanner.upto((word,), keep)
             ended = not stop
             scanner.put_back(len(stop))
         else:

@@ -127,8 +127,19 @@ class ChatTemplate:
         variables: Mapping[str, Any],
     ) -> Prompt:
         given = {"add_generation_prompt": True, **variables}
-        if tools and self.form.takes_tools:
-            given["tools"] = [dict(tool) for tool in tools]
+        if not tools or not self.form.takes_tools:
+            return self._written(messages, given)
+        try:
+            return self._written(messages, {**given, "tools": [_described(tool) for tool in tools]})
+        except ModelFileError as error:
+            # Some templates fail at schemas that they do not expect, such as unions.
+            said = _instructed(messages, _instructions(tools, self.form), self.form)
+            try:
+                return self._written(said, given)
+            except ModelFileError:
+                raise error from None
+
+    def _written(self, messages: list[dict[str, Any]], given: dict[str, Any]) -> Prompt:
         source = self.source(tools="tools" in given)
         try:
             return render_prompt(self.model, messages, given, chat_template=source)
@@ -240,6 +251,16 @@ def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
         for call in calls
     ]
     return {**message, "tool_calls": as_text}
+
+
+def _described(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool with what templates take for granted."""
+    function = dict(tool.get("function", {}))
+    function.setdefault("description", "")
+    schema = dict(function.get("parameters") or {"type": "object"})
+    if schema.get("type") == "object":
+        schema.setdefault("properties", {})
+    return {**tool, "function": {**function, "parameters": schema}}
 
 
 def _instructions(tools: Sequence[Mapping[str, Any]], form: ChatFormat) -> str:

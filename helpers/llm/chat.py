@@ -453,7 +453,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             **kwargs: Further parameters of each call.
 
         Raises:
-            ValueError: There is no such method.
+            ValueError: There is no such method, or it cannot give what the schema describes.
             TypeError: `schema` is none.
             GrammarError: The schema is wrong, or cannot be held and `strict` is True.
         """
@@ -464,6 +464,11 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         json_schema, build = as_json_schema({"type": "object"} if schema is None else schema)
         if method == "function_calling":
+            if json_schema.get("type", "object") != "object":
+                raise ValueError(
+                    f"method={method!r} needs an object, as arguments of a call are one, and "
+                    f"{schema!r} is of type {json_schema['type']!r}. Use method='json_schema'."
+                )
             (tool,) = tool_list([json_schema if build else schema], strict=strict)
             name = tool["function"]["name"]
             llm = self.bind_tools(

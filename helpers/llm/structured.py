@@ -96,7 +96,7 @@ def as_json_schema(schema: Any) -> tuple[dict[str, Any], Callable[[Any], Any] | 
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         model: Any = schema
         if hasattr(model, "model_json_schema"):
-            return model.model_json_schema(), model.model_validate
+            return _opened(model.model_json_schema()), model.model_validate
         return model.schema(), model.parse_obj
     if isinstance(schema, type) and dataclasses.is_dataclass(schema):
         adapter = TypeAdapter(schema)
@@ -110,6 +110,12 @@ def as_json_schema(schema: Any) -> tuple[dict[str, Any], Callable[[Any], Any] | 
             f"{schema!r} is no schema: {error}. Give a pydantic model, a dataclass, a TypedDict or "
             "a JSON Schema as a dict."
         ) from error
+
+
+def _opened(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that is what it refers to: one that contains itself has its title there."""
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    return {**schema["$defs"][name], "$defs": schema["$defs"]} if "$ref" in schema else schema
 
 
 def schema_grammar(schema: Mapping[str, Any], *, strict: bool | None) -> Grammar:

@@ -93,7 +93,8 @@ def tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
     names = [tool["function"]["name"] for tool in tools]
     if isinstance(choice, Mapping):
         named = choice.get("function", choice)
-        choice = named.get("name") or choice.get("type")
+        named = named.get("name") if isinstance(named, Mapping) else named
+        choice = named or choice.get("type") or dict(choice)
     if choice is None:
         choice = "auto"
     elif isinstance(choice, bool):

@@ -41,11 +41,17 @@ def render(
 
     Raises:
         ModelFileError: The template is invalid, refuses the messages, or does not end.
+        TypeError: A variable is nothing that JSON can carry.
     """
     limit = _SECONDS if seconds is None else seconds
     try:
         request = {"template": template, "values": values, "own": own or {}, "seconds": limit}
         answer = _child.ask(request, limit)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"What the chat template of {whose} is given cannot be written as JSON: {error}. Give "
+            "texts, numbers, True, False, None, and lists and dicts of these."
+        ) from error
     except TimeoutError:
         raise ModelFileError(
             f"The chat template of {whose} did not end within {limit:g} s. {_OTHER}"

@@ -107,7 +107,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def _render(request: dict[str, Any]) -> dict[str, Any]:
     own = {name: marked(text) for name, text in request["own"].items()}
     for message in request["values"].get("messages", ()):
-        if message["role"] in _ROLES:
+        if isinstance(message["role"], str) and message["role"] in _ROLES:
             message["role"] = marked(message["role"])
     try:
         text = _compile(request["template"]).render(**request["values"], **own)

@@ -48,6 +48,8 @@ XML = ToolFormat(
     arguments=Fields(name_begin="<parameter=", name_end=">\n", value_end="\n</parameter>\n"),
 )
 
+PYTHON = Fields(name_end="=", between=", ", strings="json", values="python")
+
 
 def made(form: ChatFormat = PLAIN, tools: Any = None, **given: Any) -> Grammar:
     grammar = reply_grammar(form, TOOLS if tools is None else tools, **given)
@@ -165,6 +167,46 @@ def test_fields_are_held_one_by_one() -> None:
     assert not allows(unit="C", city="x") and not allows(unit="C", more=1)
 
 
+def test_an_end_that_a_reader_takes_for_one_is_one() -> None:
+    grammar = made(ChatFormat(XML), TOOLS, choice="weather")
+    text = write_calls(XML, [Call("weather", {"city": "a</parameter"})])
+    assert grammar.matches(text)
+    # A reader looks at no whitespace around it: this would end the city after its first letter.
+    assert not grammar.matches(text.replace("</parameter", "</parameter>b", 1))
+
+
+def test_dicts_of_python_are_held() -> None:
+    place = {
+        "type": "object",
+        "properties": {"x": {"type": "number"}, "kind": {"enum": ["A", None]}},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    schema = {
+        "type": "object",
+        "properties": {
+            "place": {"$ref": "#/$defs/place"},
+            "tags": {"type": "array", "items": {"$ref": "#/$defs/place"}},
+            "sizes": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
+        "$defs": {"place": place},
+    }
+    form = replace(XML, arguments=PYTHON)
+    grammar = made(ChatFormat(form), {"f": schema}, choice="any")
+    assert grammar.relaxed == ()
+
+    def allows(**arguments: Any) -> bool:
+        return grammar.matches(write_calls(form, [Call("f", arguments)]))
+
+    assert allows(place={"x": 1}) and allows(
+        place={"x": 1, "kind": None}, tags=[{"x": 2}, {"x": 3}]
+    )
+    assert allows(tags=[], sizes={}) and allows(sizes={"a b": 1, "c": -2})
+    assert not allows(place=1) and not allows(place={}) and not allows(place={"x": "1"})
+    assert not allows(place={"x": 1, "y": 2}) and not allows(place={"x": 1, "kind": "C"})
+    assert not allows(tags=[{"kind": "A"}]) and not allows(sizes={"a": "b"})
+
+
 DEEP = ToolFormat(
     call=("<|tool_call>call:", Slot.NAME, "{", Slot.ARGUMENTS, "}<tool_call|>"),
     marker="<|tool_call>",
@@ -195,9 +237,10 @@ def test_what_stands_inside_of_deep_fields_is_held() -> None:
     assert not allows({}) and not allows({"name": 1}) and not allows({"name": "x", "sizes": ["M"]})
     assert not allows({"name": "x", "next": {"sizes": []}}) and not allows([]) and not allows("x")
     assert "more than 6 deep" in grammar.relaxed[0]
-
-
-PYTHON = Fields(name_end="=", between=", ", strings="json", values="python")
+    sizes = {"type": "object", "additionalProperties": {"type": "integer"}}
+    grammar = made(ChatFormat(DEEP), {"f": {"properties": {"node": sizes}}}, choice="any")
+    assert not grammar.relaxed and allows({}) and allows({"a": 1, "b": 2})
+    assert not allows({"a": "b"}) and not allows({"a": 1, "b": True})
 
 
 @pytest.mark.parametrize("tools", [DEEP, XML, replace(XML, arguments=PYTHON)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -306,6 +307,35 @@ def test_the_schema_tells_texts_from_numbers() -> None:
     text = "<f=f><p=a>1</p><p=b>1</p><p=c>True</p><p=d>one</p></f>"
     (call,) = read(form, text, tools={"f": schema}).calls
     assert json.loads(call.arguments) == {"a": "1", "b": 1, "c": True, "d": "one"}
+
+
+FIELDS = ToolFormat(
+    call=("<f=", Slot.NAME, ">", Slot.ARGUMENTS, "</f>"),
+    marker="<f=",
+    arguments=Fields(name_begin="<p=", name_end=">", value_end="</p>"),
+)
+
+
+def test_the_end_of_a_value_may_stand_inside_of_one() -> None:
+    form = ChatFormat(FIELDS)
+    call = Call("note", {"tags": ["a</p><p=b>c", '"</f>'], "place": {"</p>": "}]</p>"}})
+    text = write_calls(FIELDS, [call])
+    for size in (1, 7, len(text)):
+        reply = read_in_pieces(form, text, size)
+        assert not reply.faults and json.loads(reply.calls[0].arguments) == call.arguments
+
+
+def test_a_character_in_two_halves_inside_of_python_is_one() -> None:
+    form = ChatFormat(replace(FIELDS, arguments=replace(FIELDS.arguments, values="python")))
+    reply = read_reply(form, TOOLS, r"""<f=note><p=tags>['\ud83d\ude00', "\/"]</p></f>""")
+    assert json.loads(reply.calls[0].arguments)["tags"] == ["😀", r"\/"]
+
+
+def test_what_follows_a_name_may_be_in_any_spacing() -> None:
+    shape = ("to=", Slot.NAME, '<|message|><calls> <call name="', Slot.NAME, '">', Slot.ARGUMENTS)
+    form = ChatFormat(ToolFormat(call=(*shape, "</call>"), marker="to="))
+    reply = read_reply(form, TOOLS, 'to=stop<|message|><calls>\n<call name="stop">{}</call>')
+    assert [call.name for call in reply.calls] == ["stop"] and not reply.faults
 
 
 def test_random_texts_lose_nothing() -> None:

@@ -123,6 +123,17 @@ def test_other_forms_are_type_errors(wrong: Any) -> None:
         format_prompt(wrong)
 
 
+@pytest.mark.parametrize("value", [object(), b"x", {1, 2}, {"x": [HumanMessage("Hi")]}])
+def test_variables_that_json_does_not_have_are_type_errors(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"cannot be written as JSON.*Give texts"):
+        format_prompt("Hi", more=value)
+
+
+def test_a_role_that_is_no_text_is_left_to_the_template() -> None:
+    with pytest.raises(ModelFileError, match="fails: TypeError"):
+        format_prompt([{"role": ["user"], "content": "Hi"}])
+
+
 def test_images_are_refused() -> None:
     with pytest.raises(TypeError, match="image_url"):
         format_prompt([HumanMessage([{"type": "image_url", "image_url": "x"}])])
