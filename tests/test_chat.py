@@ -37,6 +37,9 @@ from helpers import (
     default_model,
     format_prompt,
 )
+from helpers.chat.format import ChatFormat, Fields, Slot, ToolFormat
+from helpers.chat.reader import ReplyReader
+from helpers.llm.replies import Reply, argument_problems
 from helpers.models.messages import plain_messages
 from tests.chat.templates import needs_templates, template
 from tests.hostile.base import loaded
@@ -327,6 +330,30 @@ def test_a_call_that_is_cut_off_is_invalid_and_not_lost(chat: ChatLlamaCpp) -> N
         together = whole(list(llm.stream("What is the weather in Seoul?", max_tokens=12)))
     assert not together.tool_calls
     assert together.invalid_tool_calls
+
+
+def test_a_call_that_breaks_its_schema_is_invalid(chat: ChatLlamaCpp) -> None:
+    # A form that writes strings as they are, whose pattern no grammar holds.
+    plain = Fields(name_begin="<arg=", name_end=">", value_end="</arg>")
+    form = ChatFormat(
+        ToolFormat(
+            ("<call>", Slot.NAME, Slot.ARGUMENTS, "</call>"), arguments=plain, marker="<call>"
+        )
+    )
+    code = {"type": "string", "pattern": "^[A-Z]{2}[0-9]+$"}
+    schemas = {"book": {"type": "object", "properties": {"code": code}, "required": ["code"]}}
+    for text, right in (("AB12", True), ("no", False)):
+        reader = ReplyReader(form, schemas)
+        reply = Reply(functools.partial(argument_problems, schemas))
+        events = reader.feed(f"<call>book<arg=code>{text}</arg></call>") + reader.finish(cut=False)
+        together = whole(list(reply.chunks(events)))
+        message = reply.message()
+        assert bool(message.tool_calls) is bool(together.tool_calls) is right
+        assert bool(message.invalid_tool_calls) is bool(together.invalid_tool_calls) is not right
+    (fault,) = message.invalid_tool_calls
+    assert "does not match" in fault["error"]
+    # What it was stays in the conversation.
+    assert fault["args"] in chat.format_prompt([HumanMessage("Book."), message, HumanMessage("?")])
 
 
 def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:

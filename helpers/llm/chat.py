@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ from helpers.engine import Completion, ReasoningBudget, Request
 from helpers.grammars import Grammar
 from helpers.llm.cache import marked
 from helpers.llm.fields import PER_CALL, ModelFields
-from helpers.llm.replies import Reply, usage
+from helpers.llm.replies import Reply, argument_problems, usage
 from helpers.llm.results import grammar_info, logprobs_info, one_line
 from helpers.llm.structured import METHODS, SchemaParser, as_json_schema, schema_grammar
 from helpers.llm.tools import parameters, tool_choice, tool_list
@@ -245,12 +246,15 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             reasoning=reasoning,
         )
         reader = ReplyReader(form, schemas, thinking=rendered.thinking, reading_calls=bool(schemas))
-        return _Turn(request, reader, Reply())
+        relaxed = schemas and grammar is not None and grammar.relaxed
+        return _Turn(
+            request, reader, Reply(partial(argument_problems, schemas) if relaxed else None)
+        )
 
     def _check_turn(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A call's own parameters; what is not given is the field's, or None."""
         given = {name: kwargs.get(name, getattr(self, name, None)) for name in _OF_A_TURN}
-        if given["reasoning"] not in (True, False, None):
+        if given["reasoning"] is not None and not isinstance(given["reasoning"], bool):
             raise ValueError(f"reasoning={given['reasoning']!r} must be True, False or None.")
         if given["reasoning_budget"] is not None:
             given["reasoning_budget"] = check_range(
@@ -496,14 +500,16 @@ def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     return None if choice is None else tool_choice(choice, tools)
 
 
-def _format_grammar(given: Any, strict: bool | None) -> Grammar:
+def _format_grammar(given: Any, strict: bool | None) -> Grammar | None:
     """The grammar of a `response_format` in OpenAI's form."""
     kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind == "text":
+        return None
     if kind == "json_object":
         return schema_grammar(given.get("schema") or {"type": "object"}, strict=strict)
     if kind == "json_schema" and isinstance(given.get("json_schema"), Mapping):
         return schema_grammar(given["json_schema"].get("schema") or {}, strict=strict)
     raise ValueError(
-        f'response_format={given!r} must be {{"type": "json_object"}} or {{"type": "json_schema", '
-        '"json_schema": {"schema": …}}.'
+        f'response_format={given!r} must be {{"type": "text"}}, {{"type": "json_object"}} or '
+        '{"type": "json_schema", "json_schema": {"schema": …}}.'
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from langchain_core.messages import (
@@ -26,6 +26,7 @@ from helpers.chat.events import (
     Thought,
 )
 from helpers.engine import Completion
+from helpers.grammars import Grammar
 
 _SPOILER = ']"]'
 """Ends the arguments of a call that is no good. LangChain reads what there is of a call as if it
@@ -33,9 +34,15 @@ were whole; after a bracket that nothing has opened it does not, inside a string
 
 
 class Reply:
-    """The message that a reply's events make."""
+    """The message that a reply's events make.
 
-    def __init__(self) -> None:
+    Args:
+        problems: What is wrong with a call of a tool with arguments, as JSON; default: nothing. For
+            what the grammar could not hold of the tools' schemas.
+    """
+
+    def __init__(self, problems: Callable[[str, str], list[str]] | None = None) -> None:
+        self._problems = problems
         self.content: list[str] = []
         self.thoughts: list[str] = []
         self.calls: dict[int, tuple[str, str, list[str]]] = {}  # id, name, arguments
@@ -63,6 +70,16 @@ class Reply:
                 yield self._fault(event)
             else:
                 assert isinstance(event, CallEnd)
+                yield from self._checked(event)
+
+    def _checked(self, event: CallEnd) -> Iterator[AIMessageChunk]:
+        """A call whose arguments break the tool's schema is no call to be made."""
+        if self._problems is not None:
+            _, name, written = self.calls[event.index]
+            text = "".join(written) or "{}"
+            if problems := self._problems(name, text):
+                error = f"the arguments of {name!r} break its schema: {'; '.join(problems)}"
+                yield self._fault(CallFault(event.index, text, error, name))
 
     def _fault(self, event: CallFault) -> AIMessageChunk:
         begun = self.calls.pop(event.index, None)
@@ -115,6 +132,17 @@ class Reply:
         if completion.finish_reason == "stop" and self.calls:
             return "tool_calls"
         return completion.finish_reason
+
+
+def argument_problems(schemas: Mapping[str, Any], name: str, arguments: str) -> list[str]:
+    """What is wrong with the arguments of a call, beyond what a grammar holds.
+
+    Args:
+        schemas: The JSON Schema of each tool's arguments, by its name.
+        name: The tool that is called.
+        arguments: The arguments, as JSON.
+    """
+    return Grammar.from_json_schema(schemas[name], strict=False).problems(arguments)
 
 
 def usage(completion: Completion) -> UsageMetadata:

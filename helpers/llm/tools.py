@@ -15,6 +15,7 @@ MAX_TOOLS = 1024
 
 _NAME = re.compile(r"[\w.:/-]{1,128}")
 _NO_CHOICE = "none"
+_CHOICES = ("auto", "any", "required", _NO_CHOICE)
 _NOTHING = {"type": "object", "properties": {}}
 
 
@@ -65,6 +66,11 @@ def _tool(tool: Any, strict: bool | None) -> dict[str, Any]:
         raise ValueError(
             f"A tool cannot be called {function['name']!r}: 1 to 128 letters, digits and . _ - : / "
             "are allowed, as names stand among what the model writes."
+        )
+    if function["name"] in _CHOICES:
+        raise ValueError(
+            f"A tool cannot be called {function['name']!r}: as a tool_choice the word has another "
+            "meaning. Rename the tool."
         )
     return {**made, "function": dict(function)}
 

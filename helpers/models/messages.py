@@ -71,6 +71,9 @@ def _langchain_message(message: Any) -> dict[str, Any]:
             }
             for call in calls
         ]
+    elif (faults := getattr(message, "invalid_tool_calls", None)) and not fields["content"]:
+        # What was to be a call stays in the conversation as what it is: a text.
+        fields["content"] = "\n".join(str(fault.get("args") or "") for fault in faults)
     if call_id := getattr(message, "tool_call_id", None):
         fields["tool_call_id"] = call_id
     if getattr(message, "name", None):

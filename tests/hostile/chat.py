@@ -221,14 +221,19 @@ def tools_named_like_markers() -> object:
     return said, answers(chat)
 
 
-@use("a tool named like a word of the protocol", Gives(["arguments", "name", "auto", "tool_call"]))
+@use(
+    "a tool named like a word of the protocol",
+    Gives((["arguments", "name", "tool_call"], ["ValueError"] * 3)),
+)
 def a_tool_named_like_a_word_of_the_protocol() -> object:
     chat = talk(max_tokens=60)
+    empty = {"type": "object", "properties": {}}
     made = []
-    for name in ("arguments", "name", "auto", "tool_call"):
-        tools = [_tool(name, {"type": "object", "properties": {}})]
-        made += chat.bind_tools(tools, tool_choice="any").invoke("Call it.").tool_calls[:1]
-    return [call["name"] for call in made]
+    for name in ("arguments", "name", "tool_call"):
+        llm = chat.bind_tools([_tool(name, empty)], tool_choice="any")
+        made += llm.invoke("Call it.").tool_calls[:1]
+    taken = [error(lambda n=n: chat.bind_tools([_tool(n, empty)])) for n in ("auto", "any", "none")]
+    return [call["name"] for call in made], [said.split(":")[0] for said in taken]
 
 
 @use("a description that ends the turn", Gives((0, True)))
