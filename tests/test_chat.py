@@ -223,6 +223,8 @@ def test_unknown_names_are_refused_with_the_nearest(chat: ChatLlamaCpp) -> None:
         chat.invoke(FRANCE, max_token=3)
     with pytest.raises(TypeError, match="chat_template"):
         chat_model(chat_templte="")
+    with pytest.raises(ValueError, match="no messages"):
+        chat.invoke([])
     with pytest.raises(ValueError, match="echo"):
         chat.invoke(FRANCE, echo=True)
     with pytest.raises(ValueError, match="reasoning_budget"):
@@ -365,6 +367,8 @@ def test_tools_that_are_none_are_refused(chat: ChatLlamaCpp) -> None:
         chat.bind_tools([{"title": "<tool_call>", "description": "", "properties": {}}])
     with pytest.raises(ValueError, match=r"'wether'.*weather"):
         chat.bind_tools([weather], tool_choice="wether")
+    with pytest.raises(ValueError, match='There are none; "auto" and "none"'):
+        chat.bind_tools([], tool_choice="any")
     for odd in ({"a": 1}, {"type": "function", "function": "wether"}):
         with pytest.raises(ValueError, match=r"tool_choice=.* is not the name of a tool"):
             chat.bind_tools([weather], tool_choice=odd)

@@ -158,6 +158,19 @@ class Sequence:
 
     def _append(self, token: int) -> bool:
         """Add a token that nothing was chosen for; True when that ends the answer."""
+        return self._accept(token) and self._take(token, time.perf_counter())
+
+    def _close(self, context: Context, row: int) -> int | None:
+        """The next token of what ends the reasoning; None if the grammar wants it otherwise."""
+        token = self._closing.pop(0)
+        if not self._accept(token):
+            return None
+        if self._logprobs is not None:
+            self._logprobs.see(context.logits(row))
+        return token
+
+    def _accept(self, token: int) -> bool:
+        """Go on with a token that nothing was chosen for; False if the grammar refuses it."""
         if self._matcher is not None:
             if not self._matcher.allows(token):
                 self._closing = []
@@ -165,21 +178,7 @@ class Sequence:
             self._matcher.accept(token)
         if self._penalties is not None:
             self._penalties.accept(token)
-        return self._take(token, time.perf_counter())
-
-    def _close(self, context: Context, row: int) -> int | None:
-        """The next token of what ends the reasoning; None if the grammar wants it otherwise."""
-        token = self._closing.pop(0)
-        if self._matcher is not None:
-            if not self._matcher.allows(token):
-                self._closing = []
-                return None
-            self._matcher.accept(token)
-        if self._logprobs is not None:
-            self._logprobs.see(context.logits(row))
-        if self._penalties is not None:
-            self._penalties.accept(token)
-        return token
+        return True
 
     def _take(self, token: int, now: float) -> bool:
         """Add a token to the answer; True when that ends it."""

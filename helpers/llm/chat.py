@@ -199,6 +199,8 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> _Turn:
         self._timings.set(None)
+        if not messages:
+            raise ValueError("There are no messages to answer: give at least one of the user.")
         reject_unknown(kwargs, (*PER_CALL, *_OF_A_TURN), f"A call of {type(self).__name__}")
         given = self._check_turn(kwargs)
         caller = self._for_call(stop, {k: v for k, v in kwargs.items() if k in PER_CALL})

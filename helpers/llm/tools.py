@@ -112,7 +112,8 @@ def tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
     raise ValueError(
         f"tool_choice={choice!r} is not the name of a tool. There "
         + (f"are {', '.join(names)}" if names else "are none")
-        + '; "auto", "any" and "none" are possible, too.'
+        + ('; "auto", "any"' if names else '; "auto"')
+        + ' and "none" are possible, too.'
     )
 
 
