@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
     from helpers.llm import ChatLlamaCpp as ChatLlamaCpp
+    from helpers.lessons import checkpoint as checkpoint
+    from helpers.lessons import recorded_answers as recorded_answers
     from helpers.llm import LlamaCpp as LlamaCpp
     from helpers.memory import MemoryPlan as MemoryPlan
     from helpers.memory import predict_memory as predict_memory
     from helpers.memory import suggest_gpu_layers as suggest_gpu_layers
+    from helpers.models import PLAIN_TEMPLATE as PLAIN_TEMPLATE
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
     from helpers.models import default_model as default_model
@@ -80,9 +83,10 @@ _NAMES = {
     "InstallError ModelFileError",
     "grammars": "Grammar trace_choices",
     "install": "BACKENDS detect_backend install_command",
+    "lessons": "checkpoint recorded_answers",
     "llm": "ChatLlamaCpp LlamaCpp",
     "memory": "MemoryPlan predict_memory suggest_gpu_layers",
-    "models": "ModelInfo check_model_file default_model find_model format_prompt inspect_model "
+    "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt inspect_model "
     "local_models recommend",
     "native": "Device capture_log devices practice_accelerator",
     "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_rules plot_sweep "

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "files",
         "marked_text",
         "prompt",
+        "lessons",
     ),
     ("load_options",),
     ("native", "models", "parameters"),

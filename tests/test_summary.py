@@ -23,6 +23,7 @@ def test_summary_shows_what_a_measurement_was_made_with() -> None:
     assert 1 <= summary.cores_usable <= summary.cores_physical
     assert summary.memory_gib > 0.1
     assert summary.model == helpers.default_model().name
+    assert summary.expect.startswith("135 million weights: ") and summary.expect in text
     assert repr(summary) == text
 
 

@@ -34,6 +34,7 @@ class EnvironmentSummary(FactSheet):
         cores_usable: Physical cores that this process may use, or None if that is unknown.
         memory_gib: Memory of the machine in GiB.
         model: Name of the model file that `default_model` gives; or why there is none.
+        expect: What a model of this size and kind can be expected to do; empty without one.
     """
 
     helpers: str
@@ -47,6 +48,7 @@ class EnvironmentSummary(FactSheet):
     cores_usable: int | None
     memory_gib: float
     model: str
+    expect: str
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what `str()` and the notebook show, as (label, text)."""
@@ -62,6 +64,7 @@ class EnvironmentSummary(FactSheet):
             ("cores", f"{self.cores_physical} physical{usable}"),
             ("memory", f"{self.memory_gib:.1f} GiB"),
             ("model", self.model),
+            *([("expect", self.expect)] if self.expect else []),
         ]
 
     def __repr__(self) -> str:
@@ -83,6 +86,7 @@ def environment_summary() -> EnvironmentSummary:
     import psutil  # not at the top: without it the module can still be imported and documented
 
     backends, devices, usable = _devices()
+    model, expect = _model()
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or os.cpu_count() or 1
     return EnvironmentSummary(
         helpers=_version("llama-notebooks"),
@@ -95,7 +99,8 @@ def environment_summary() -> EnvironmentSummary:
         cores_physical=physical,
         cores_usable=usable,
         memory_gib=psutil.virtual_memory().total / 2**30,
-        model=_model(),
+        model=model,
+        expect=expect,
     )
 
 
@@ -130,13 +135,30 @@ def _devices() -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
     return backends, lines, usable_cores()
 
 
-def _model() -> str:
-    try:
-        from helpers.models import default_model
+# What to expect, by billions of weights: rough, and said so that nobody blames the code for a
+# fact that so small a model has never kept. Notebook 20 shows it with a question, 51 with tools.
+_EXPECTED = (
+    (0.5, "fluent short texts; facts, sums and decisions are often wrong"),
+    (2, "short answers, simple extraction; facts and sums need checking"),
+    (6, "everyday instructions, tools with clear names; facts need checking"),
+    (20, "good instructions, tools and summaries; rare facts need checking"),
+    (float("inf"), "most tasks of an assistant; rare facts still need checking"),
+)
 
-        return default_model().name
+
+def _model() -> tuple[str, str]:
+    try:
+        from helpers.models import default_model, inspect_model
+
+        info = inspect_model(default_model())
     except (HelpersError, ImportError, OSError) as error:
-        return f"none: {_first_line(error)}"
+        return f"none: {_first_line(error)}", ""
+    billions = info.n_params / 1e9
+    able = next(text for limit, text in _EXPECTED if billions < limit)
+    if not info.chat_template:
+        able = f"a base model: it continues texts; chats are written in a plain form ({able})"
+    weights = f"{billions:.1f} billion" if billions >= 1 else f"{billions * 1000:.3g} million"
+    return info.path.name, f"{weights} weights: {able}"
 
 
 def _first_line(error: BaseException) -> str:

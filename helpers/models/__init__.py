@@ -14,12 +14,13 @@ from helpers.models.default import default_model
 from helpers.models.find import find_model
 from helpers.models.header import Tensor
 from helpers.models.info import ModelInfo, inspect_model
-from helpers.models.prompt import format_prompt
+from helpers.models.prompt import PLAIN_TEMPLATE, format_prompt
 from helpers.models.recommendation import Recommendation, recommend
 from helpers.models.stores import LocalModel, local_models
 
 __all__ = [
     "CATALOGUE",
+    "PLAIN_TEMPLATE",
     "CatalogueEntry",
     "LocalModel",
     "ModelInfo",

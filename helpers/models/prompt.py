@@ -15,6 +15,14 @@ from helpers.models.messages import plain_messages
 from helpers.models.render import render
 from helpers.prompt import Prompt
 
+# For base models, whose files have no template. Transcripts in this form are on many web pages.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 
 def format_prompt(
     messages: Any,
@@ -45,7 +53,8 @@ def format_prompt(
         model: Path of a GGUF file, a `ModelInfo`, or an object with a `model_path` such as
             `LlamaCpp`. None is `default_model()`.
         add_generation_prompt: End where the model's answer begins.
-        chat_template: Jinja source to use in place of the file's own.
+        chat_template: Jinja source to use in place of the file's own, such as `PLAIN_TEMPLATE`
+            ("User: …", "Assistant: …") for a base model, whose file has none.
         tools: Tools in OpenAI's JSON form, for templates that know them.
         timeout: Longest time that the template may take, 0 to 86,400 seconds (a day).
         **variables: Further variables of the template, such as `enable_thinking=False`.
@@ -104,7 +113,7 @@ def render_prompt(
         raise ModelFileError(
             f"{info.path} has no chat template (tokenizer.chat_template): it may be a base model, "
             "which continues text and does not chat. Write the prompt by hand, or pass "
-            "chat_template=…"
+            "chat_template=PLAIN_TEMPLATE (helpers has it) or one of your own"
         )
     bos = token_text(header, "bos")
     own = {"bos_token": bos, "eos_token": token_text(header, "eos")}

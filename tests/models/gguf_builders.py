@@ -29,6 +29,27 @@ def byte_vocabulary() -> tuple[list[str], list[int], list[str]]:
     return tokens, [3, 3, 3] + [1] * (len(tokens) - 3), merges
 
 
+def _add_bytes(writer: gguf.GGUFWriter) -> int:
+    tokens, types, merges = byte_vocabulary()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    return len(tokens)
+
+
+def _copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> int:
+    """Copy all keys of the tokenizer from another file; return the number of its tokens."""
+    fields = gguf.GGUFReader(path).fields
+    for name, field in fields.items():
+        if name.startswith("tokenizer.") and name != "tokenizer.chat_template":
+            writer.add_key_value(name, field.contents(), *field.types[:2])
+    return len(fields["tokenizer.ggml.tokens"].data)
+
+
 def tiny_llama(
     path: Path,
     *,
@@ -40,19 +61,22 @@ def tiny_llama(
     kv_heads: int = 2,
     feed_forward: int = 96,
     experts: int = 0,
+    context: int = 256,
+    chat_template: str = CHAT_TEMPLATE,
+    vocabulary: Path | None = None,
     edit: Callable[[gguf.GGUFWriter], object] | None = None,
     **options: Any,
 ) -> Path:
     """Write a llama with random weights (about 0.4 MB) that llama.cpp loads and runs.
 
     An architecture that is a llama with further `norms` (name: width) in each block does as well.
-    With `experts`, it is a mixture of which each token uses two.
+    With `experts`, it is a mixture of which each token uses two. Its tokens are bytes, or those of
+    another file's `vocabulary`.
     """
-    tokens, types, merges = byte_vocabulary()
     writer = gguf.GGUFWriter(path, architecture, **options)
     writer.add_name("Tiny")
     writer.add_block_count(layers)
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(heads)
@@ -61,14 +85,8 @@ def tiny_llama(
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    n_tokens = _copy_vocabulary(writer, vocabulary) if vocabulary else _add_bytes(writer)
+    writer.add_chat_template(chat_template)
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(2)
@@ -79,7 +97,7 @@ def tiny_llama(
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, random.normal(0, 0.05, shape).astype(np.float32))
 
-    add("token_embd.weight", len(tokens), width)
+    add("token_embd.weight", n_tokens, width)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     kv_width = width // heads * kv_heads
     for layer in range(layers):

@@ -108,13 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all)")
     options = parser.parse_args(arguments)
     paths: list[Path] = options.paths or find_notebooks()
+    if not options.paths:
+        paths = [*paths, *find_notebooks(NOTEBOOKS / "solutions")]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         parser.error(f"no such file: {', '.join(map(str, missing))}")
 
     problems: list[object] = []
     if not options.paths:
-        problems += list_problems([path.name for path in paths], listed_in())
+        problems += list_problems([path.name for path in find_notebooks()], listed_in())
     for path in paths:
         if options.fix:
             try:

@@ -77,12 +77,23 @@ class Notebook:
         return [(n, cell) for n, cell in self.cells if cell.cell_type == "markdown"]
 
 
-RULES: dict[str, Callable[[Notebook], Found]] = {}
+Rule = Callable[[Notebook], Found]
+RULES: dict[str, Rule] = {}
+# What a notebook of solutions, generated from the source of the exercises, has to keep as well.
+OF_SOLUTIONS = {
+    "name", "size", "canonical", "format-version", "ids", "metadata", "whitespace", "title",
+    "first-code", "links", "executed", "errors", "progress-junk", "machine-traces", "solved",
+}  # fmt: skip
 
 
-def rule(function: Callable[[Notebook], Found]) -> Callable[[Notebook], Found]:
+def rule(function: Rule) -> Rule:
     RULES[function.__name__.replace("_", "-")] = function
     return function
+
+
+def is_solutions(path: Path) -> bool:
+    """Say whether a notebook is one of solutions, by its folder."""
+    return path.parent.name == "solutions"
 
 
 def check_notebook(path: Path) -> list[Problem]:
@@ -96,6 +107,7 @@ def check_notebook(path: Path) -> list[Problem]:
     return [
         Problem(path, cell, name, message)
         for name, check in RULES.items()
+        if (name in OF_SOLUTIONS if is_solutions(path) else name != "solved")
         for cell, message in check(notebook)
     ]
 
@@ -284,46 +296,72 @@ def closing(notebook: Notebook) -> Found:
     following = _part(last.source, "Next") if last and last.cell_type == "markdown" else None
     if not (following or "").strip():
         yield len(notebook.node.cells), "the last cell is not **Next**"
-    exercises = [n for n, cell in notebook.markdown if _is_exercise(cell)]
-    summaries = [n for n, cell in notebook.markdown if _part(cell.source, "What you learned")]
-    if exercises and summaries and exercises[-1] < summaries[-1]:
-        yield exercises[-1], "the exercise comes before **What you learned**"
+    if last and not re.search(r"\]\(https?://", _part(last.source, "Related") or ""):
+        yield len(notebook.node.cells), "the last cell has no **Related** with a link to elsewhere"
+    if not any(re.search(r"^## Elsewhere$", cell.source, re.M) for _, cell in notebook.markdown):
+        yield None, "there is no section ## Elsewhere, the same with what the reader will meet"
 
 
-def _is_exercise(cell: Any) -> bool:
-    return bool(re.search(r"^(?:#{2,4} |\*\*)Exercise", cell.source, re.MULTILINE))
+EXERCISES = "Exercises"
+EXERCISE_KINDS = ("Predict", "Change", "Build")
 
 
 @rule
 def exercise(notebook: Notebook) -> Found:
-    starts = [n for n, cell in notebook.markdown if _is_exercise(cell)]
-    if not starts:
-        yield None, "there is no exercise (a markdown cell with ## Exercise)"
+    """Three exercises at the end; make_exercises.py --check compares them with their source."""
+    headings = [(n, line) for n, line in _headings(notebook) if n > _place(notebook, EXERCISES)]
+    if not headings:
+        yield None, f"there is no section ## {EXERCISES}"
         return
+    starts = [n for n, _ in headings]
+    titles = [line for _, line in headings]
+    wanted = [f"### {n}. {kind}: " for n, kind in enumerate(EXERCISE_KINDS, start=1)]
+    if len(titles) != 3 or not all(map(str.startswith, titles, wanted)):
+        yield starts[0], f"the exercises are {titles}, not {wanted}"
+        return
+    if starts[0] < _place(notebook, "What you learned"):
+        yield starts[0], "the exercises come before **What you learned**"
     for start, end in zip(starts, [*starts[1:], 10**6], strict=True):
         code = [(n, cell) for n, cell in notebook.code if start < n < end]
-        if len(code) != 3:
-            yield (
-                start,
-                f"the exercise has {len(code)} code cells, not three "
-                "(starter, checkpoint, solution)",
-            )
+        if len(code) != 2:
+            yield start, f"the exercise has {len(code)} code cells, not starter and checkpoint"
             continue
-        (starter, _), (check, checkpoint), (end_cell, solution) = code
-        if _hidden(notebook.node.cells[starter - 1]):
-            yield starter, "the starter of the exercise is hidden"
-        if "✓" not in checkpoint.source:
-            yield check, "the checkpoint of the exercise prints no ✓"
+        check, checkpoint = code[1]
+        if "done = checkpoint(" not in checkpoint.source:
+            yield check, "the checkpoint does not call `checkpoint`"
         if _has(checkpoint.source, (ast.Assert, ast.Raise)):
             yield check, "the checkpoint of the exercise can raise (assert or raise)"
-        if not _hidden(solution):
-            yield end_cell, "the solution is not collapsed (metadata jupyter.source_hidden)"
-        if not _has(solution.source, (ast.Assert,)):
-            yield end_cell, "the solution asserts nothing"
+        if "still to do" not in "".join(output_texts(checkpoint)):
+            yield check, "the starter has solved the exercise already"
+    for n, cell in notebook.code:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield n, "a folded cell: solutions belong into solutions/"
 
 
-def _hidden(cell: Any) -> bool:
-    return cell.metadata.get("jupyter", {}).get("source_hidden") is True
+@rule
+def solved(notebook: Notebook) -> Found:
+    checked = [(n, cell) for n, cell in notebook.code if "checkpoint(" in cell.source]
+    if len(checked) < 3:
+        yield None, "there are not three checkpoints"
+    for n, cell in checked:
+        text = "".join(output_texts(cell))
+        if "✓" not in text or "still to do" in text:
+            yield n, "the solution does not satisfy its checkpoint"
+        if not _has(cell.source, (ast.Assert,)):
+            yield n, "nothing asserts that the checkpoint is satisfied"
+
+
+def _headings(notebook: Notebook) -> list[tuple[int, str]]:
+    return [
+        (n, line)
+        for n, cell in notebook.markdown
+        for line in re.findall(r"^### .+", _without_code(source_text(cell)), re.MULTILINE)
+    ]
+
+
+def _place(notebook: Notebook, title: str) -> int:
+    """Number of the cell with a title; past the end without it."""
+    return next((n for n, cell in notebook.markdown if _find(cell.source, title)), 10**6)
 
 
 # --- reading: prose, length of cells, asserts ----------------------------------------------------
@@ -361,6 +399,30 @@ def prose(notebook: Notebook) -> Found:
             yield n, "there is no prose before the code cell (a heading alone is none)"
 
 
+WORDS = 40
+WORDS_OF_A_CONCEPT = 80
+
+
+@rule
+def words(notebook: Notebook) -> Found:
+    """Little to read between two cells; more where a section begins or an *italic term* is new."""
+    last = len(notebook.node.cells)
+    for n, cell in notebook.markdown:
+        if n == 1 or n == last or _find(cell.source, "What you learned"):
+            continue
+        lines = _without_code(source_text(cell)).splitlines()
+        text = " ".join(line for line in lines if not re.match(r"#|\||[-*] |\d+\. ", line))
+        count = len(text.split())
+        new = any(line.startswith("#") for line in lines) or re.search(
+            r"(?<!\*)\*[^*\s][^*]*\*(?!\*)", text
+        )
+        if count > (WORDS_OF_A_CONCEPT if new else WORDS):
+            yield (
+                n,
+                f"{count} words of prose; {WORDS} are allowed, {WORDS_OF_A_CONCEPT} for a concept",
+            )
+
+
 def _is_prose(cell: Any) -> bool:
     lines = source_text(cell).splitlines()
     text = " ".join(line for line in lines if not line.startswith("#"))
@@ -376,7 +438,7 @@ def section_asserts(notebook: Notebook) -> Found:
         if cell is not None and cell.cell_type == "markdown":
             begins = re.search(r"^## (.+)", _without_code(source_text(cell)), re.MULTILINE)
         if cell is None or begins:
-            if heading is not None and code and not checked:
+            if heading is not None and code and not checked and title_of != EXERCISES:
                 yield heading, f"no assert checks the section {title_of!r}"
             if begins:
                 heading, title_of, code, checked = n, begins[1], False, False

@@ -1,15 +1,17 @@
 """Run notebooks from top to bottom and keep their real outputs.
 
-    python tests/notebooks/run_notebook.py [NN… | paths]
+    python tests/notebooks/run_notebook.py [--model FILE] [NN… | paths]
 
-Without arguments: all. Each is run in a new kernel with notebooks/ as its folder, as a reader
+A number means a lesson and its solutions. Without arguments: all. Each is run in a new kernel with notebooks/ as its folder, as a reader
 runs it. A notebook whose run raises, or whose outputs show this machine's paths, is not written:
-nothing is scrubbed. The time of each is printed. Exit status 1 if one failed.
+nothing is scrubbed. The time of each is printed. With --model, another model is at work, and
+nothing is written: it only shows whether the notebooks run to their ends. Exit status 1 if one failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,9 +20,11 @@ from typing import Any
 import nbclient
 import nbformat
 from check_form import NOTEBOOKS, find_notebooks, normalise, write
-from form_rules import output_texts
+from form_rules import is_solutions, output_texts
 from machine_traces import machine_traces_in
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from helpers.models.default import MODEL_VARIABLE
 
 CELL_TIMEOUT_S = 180
 LIMIT_S = 90  # of a whole notebook, on 2 cores
@@ -43,26 +47,8 @@ def run(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> float:
     Raises:
         RunError: It failed; the file is as it was.
     """
-    node = normalise(nbformat.v4.reads(path.read_text("utf-8")))
-    for cell in node.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    client = nbclient.NotebookClient(
-        node,
-        timeout=timeout_s,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        coalesce_streams=True,  # one text per cell, not one per token
-        record_timing=False,
-        store_widget_state=False,
-    )
     begin = time.monotonic()
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        raise RunError(f"{_failed_cell(node)}\n{error}") from error
-    except (CellTimeoutError, DeadKernelError) as error:
-        raise RunError(f"{_failed_cell(node)}\n{type(error).__name__}: {error}") from error
+    node = execute(path, timeout_s=timeout_s)
     seconds = time.monotonic() - begin
     traces = [
         f"cell {n} shows this machine: {trace!r}"
@@ -77,6 +63,46 @@ def run(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> float:
     return seconds
 
 
+def execute(path: Path, *, model: Path | None = None, timeout_s: int = CELL_TIMEOUT_S) -> Any:
+    """Return a notebook with the outputs of a run; the file stays as it is.
+
+    Args:
+        path: The notebook; its folder is the working directory.
+        model: The model at work, in place of the embedded one.
+        timeout_s: Seconds that one cell may take.
+
+    Raises:
+        RunError: A cell raised, took too long, or ended the kernel.
+    """
+    node = normalise(nbformat.v4.reads(path.read_text("utf-8")))
+    for cell in node.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = nbclient.NotebookClient(
+        node,
+        timeout=timeout_s,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True,  # one text per cell, not one per token
+        record_timing=False,
+        store_widget_state=False,
+    )
+    env = {key: value for key, value in os.environ.items() if key != MODEL_VARIABLE}
+    if model is not None:
+        env[MODEL_VARIABLE] = str(model.absolute())
+    try:
+        client.execute(env=env)
+    except CellExecutionError as error:
+        raise RunError(f"{_failed_cell(node)}\n{error}") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise RunError(f"{_failed_cell(node)}\n{type(error).__name__}: {error}") from error
+    return node
+
+
+def _shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}" if is_solutions(path) else path.name
+
+
 def _failed_cell(node: Any) -> str:
     code = [(n, cell) for n, cell in enumerate(node.cells, start=1) if cell.cell_type == "code"]
     begun = [n for n, cell in code if cell.execution_count or cell.outputs]
@@ -85,12 +111,21 @@ def _failed_cell(node: Any) -> str:
 
 def select(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     """Return the notebooks that are meant: a path, or the beginning of a name such as `20`."""
+    solved = folder / "solutions"
     if not names:
-        return find_notebooks(folder)
+        return [*find_notebooks(folder), *find_notebooks(solved)]
     chosen: list[Path] = []
     for name in names:
         path = Path(name)
-        matches = [path] if path.is_file() else sorted(folder.glob(f"{path.stem}*.ipynb"))
+        matches = (
+            [path]
+            if path.is_file()
+            else [
+                match
+                for place in (folder, solved)
+                for match in sorted(place.glob(f"{path.stem}*.ipynb"))
+            ]
+        )
         if not matches:
             raise RunError(f"no notebook begins with {name!r}")
         chosen += [match for match in matches if match not in chosen]
@@ -99,6 +134,7 @@ def select(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, metavar="FILE", help="run with it, write nothing")
     parser.add_argument("names", nargs="*", help="numbers, beginnings of names, or paths")
     options = parser.parse_args(arguments)
     try:
@@ -108,13 +144,18 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for path in paths:
         try:
-            seconds = run(path)
+            begin = time.monotonic()
+            if options.model:
+                execute(path, model=options.model)
+            else:
+                run(path)
         except RunError as error:
             failed += 1
-            print(f"[FAIL] {path.name} was not written, {error}", flush=True)
+            print(f"[FAIL] {_shown(path)} was not written, {error}", flush=True)
         else:
+            seconds = time.monotonic() - begin
             slow = f", over the {LIMIT_S} s that are allowed" if seconds > LIMIT_S else ""
-            print(f"[ OK ] {path.name}: {seconds:.1f} s{slow}", flush=True)
+            print(f"[ OK ] {_shown(path)}: {seconds:.1f} s{slow}", flush=True)
     return 1 if failed or not paths else 0
 
 
