@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers.doctor import main as doctor
-from helpers.errors import InstallError
+from helpers.errors import InstallError, ModelFileError
 from helpers.install import environment
 from helpers.install.backends import BACKENDS
 from helpers.install.clean import clean
@@ -78,6 +78,12 @@ def _lab(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help="what runs the model: auto (default: looks at the machine), " + ", ".join(BACKENDS),
     )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model of all notebooks in place of the small one: a GGUF file, or any name that "
+        "find_model knows, such as qwen3-4b (downloaded if need be)",
+    )
     parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--check", action="store_true", help="do all but start the server")
@@ -88,6 +94,8 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
     _enter("lab", arguments, options.backend)
+    if options.model is not None:
+        _choose_model(options.model)
     status = doctor([], fresh=False)
     if status or options.check:
         return status
@@ -105,6 +113,22 @@ def _lab(arguments: Sequence[str]) -> int:
     # A kernel of the same name in the user's home must not stand in for this environment's.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     return _replace(command)
+
+
+def _choose_model(name: str) -> None:
+    """Let every kernel that is started from here use a model; `default_model` gives it."""
+    from helpers.models import find_model, inspect_model  # not at the top: needs what is installed
+    from helpers.models.default import MODEL_VARIABLE
+
+    try:
+        info = inspect_model(find_model(name))
+    except ModelFileError as error:
+        raise InstallError(str(error)) from error
+    os.environ[MODEL_VARIABLE] = str(info.path)
+    template = "" if info.chat_template else "; a base model without a chat template"
+    print(
+        f"Model of the notebooks: {info.path.name}, {info.n_params / 1e9:.2f} billion weights{template}"
+    )
 
 
 def names_paths(arguments: Sequence[str]) -> bool:

@@ -49,6 +49,7 @@ def helpers(*arguments: str, cwd: Path = ROOT, **variables: str) -> tuple[int, s
         (["lab", "--port", "0"], "there is no port 0"),
         (["lab", "--port", "many"], "invalid int value"),
         (["lab", "--fast"], "unrecognized arguments: --fast"),
+        (["lab", "--check", "--model", "qwen3-4c"], "There is no model 'qwen3-4c'"),
         (["clean", "--all"], "unrecognized arguments: --all"),
     ],
 )

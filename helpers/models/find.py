@@ -173,7 +173,7 @@ def _help(name: str, local: Sequence[LocalModel]) -> str:
     """Say where it was looked for and which names exist."""
     known = [_DEFAULT, *CATALOGUE]
     names = known + [model.name for model in local]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = [] if name in names else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     lines = [f"Did you mean {' or '.join(near)}?"] if near else []
     lines.append("Looked into: " + "; ".join(places()) + ".")
     if local:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from check_form import NOTEBOOKS, find_notebooks, normalise, write
+from check_form import NOTEBOOKS, find_notebooks, normalise
 from form_rules import EXERCISE_KINDS, EXERCISES, canonical_text
+from machine_traces import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 TAG = "exercise"
@@ -63,15 +65,27 @@ def read(path: Path) -> tuple[str, list[Exercise]]:
         ExerciseError: The file has another form; the message says where.
     """
     head, *parts = re.split(r"^## ", path.read_text("utf-8"), flags=re.M)
-    setup = dict(_BLOCK.findall(head)).get("setup")
+    setup = _blocks(head).get("setup")
     if setup is None:
         raise ExerciseError(f"{path.name}: there is no block ```python setup before the exercises")
-    return setup.strip("\n"), [_exercise(path.name, part) for part in parts]
+    return setup, [_exercise(path.name, part) for part in parts]
+
+
+def _blocks(text: str) -> dict[str, str]:
+    """The blocks of code by their kinds, as `ruff format` wants them in a notebook."""
+    settings = ["--config", str(ROOT / "pyproject.toml"), "--stdin-filename", "cell.py"]
+    command = [sys.executable, "-m", "ruff", "format", "--quiet", *settings, "-"]
+    return {
+        kind: subprocess.run(
+            command, input=code, capture_output=True, text=True, check=True
+        ).stdout.strip("\n")
+        for kind, code in _BLOCK.findall(text)
+    }
 
 
 def _exercise(file: str, text: str) -> Exercise:
     title, _, body = text.partition("\n")
-    blocks = {kind: code.strip("\n") for kind, code in _BLOCK.findall(body)}
+    blocks = _blocks(body)
     found = [kind for kind, _ in _BLOCK.findall(body)]
     if found != ["starter", "checkpoint", "solution"]:
         raise ExerciseError(

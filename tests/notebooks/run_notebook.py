@@ -2,10 +2,11 @@
 
     python tests/notebooks/run_notebook.py [--model FILE] [NN… | paths]
 
-A number means a lesson and its solutions. Without arguments: all. Each is run in a new kernel with notebooks/ as its folder, as a reader
-runs it. A notebook whose run raises, or whose outputs show this machine's paths, is not written:
-nothing is scrubbed. The time of each is printed. With --model, another model is at work, and
-nothing is written: it only shows whether the notebooks run to their ends. Exit status 1 if one failed.
+A number means a lesson and its solutions. Without arguments: all. Each is run in a new kernel with
+its folder as the working directory, as a reader runs it. A notebook whose run raises, or whose
+outputs show this machine's paths, is not written: nothing is scrubbed. The time of each is
+printed. With --model, another model is at work, and nothing is written: it only shows whether the
+notebooks run to their ends. Exit status 1 if one failed.
 """
 
 from __future__ import annotations

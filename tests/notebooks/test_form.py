@@ -13,12 +13,14 @@ from typing import Any
 import check_form
 import form_rules
 import machine_traces
+import make_exercises
 import nbformat
 import pytest
 import run_notebook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FOUND = check_form.find_notebooks()
+SOLUTIONS = check_form.find_notebooks(check_form.NOTEBOOKS / "solutions")
 
 
 def test_the_notebooks_are_those_of_the_readme() -> None:
@@ -26,9 +28,17 @@ def test_the_notebooks_are_those_of_the_readme() -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize("path", FOUND, ids=[path.stem for path in FOUND])
+@pytest.mark.parametrize(
+    "path",
+    [*FOUND, *SOLUTIONS],
+    ids=[f"{path.parent.name}-{path.stem}" for path in FOUND + SOLUTIONS],
+)
 def test_form(path: Path) -> None:
     assert [str(problem) for problem in form_rules.check_notebook(path)] == []
+
+
+def test_every_notebook_has_solutions() -> None:
+    assert [path.name for path in SOLUTIONS] == [path.name for path in FOUND]
 
 
 # --- a good notebook, and what breaks it ---------------------------------------------------------
@@ -53,22 +63,33 @@ def good() -> Any:
             new_markdown_cell("## Begin\n\nHere is the first number. [Data](data/numbers.txt)"),
             code("one = 1\ntwo = 2\nprint(one)"),
             code("assert one == 1\nassert two == 2\nprint('✓')"),
+            new_markdown_cell("## Elsewhere\n\nOthers count from zero."),
+            code("zero = 0\nassert zero < one\nprint('✓')"),
             new_markdown_cell(
                 "## What you learned\n\n- you began\n- you went on\n- you ended\n\n"
                 "```\n# a comment, no title\n```"
             ),
-            new_markdown_cell("## Exercise\n\nCount one further than before."),
-            code("answer = 3\nnext_one = 4\nanswer, next_one"),
-            new_markdown_cell("Now check what you have."),
-            code("right = answer == 4\nmessage = 'not yet'\nprint('✓' if right else message)"),
-            new_markdown_cell("Open this cell for the solution."),
-            code("answer = 4\nassert answer == 4\nprint('✓')", jupyter={"source_hidden": True}),
-            new_markdown_cell("**Next**\n\n[Count on](10_count_further.ipynb)"),
+            new_markdown_cell("## Exercises\n\nThese need one cell."),
+            code("from helpers import checkpoint\n\nnumber = 3"),
+            *(
+                cell
+                for n, kind in enumerate(form_rules.EXERCISE_KINDS, start=1)
+                for cell in (
+                    new_markdown_cell(f"### {n}. {kind}: one more\n\nCount one further."),
+                    code("answer = 3\nanswer\nprint(answer)"),
+                    code("done = checkpoint(\n    {'four': lambda: answer == 4}\n)"),
+                )
+            ),
+            new_markdown_cell(
+                "**Related** [Counting](https://example.org)\n\n"
+                "**Next** [Count on](10_count_further.ipynb)"
+            ),
         ],
     )
     for n, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
         cell.execution_count = n
-        cell.outputs = [new_output("stream", name="stdout", text="✓\n")]
+        text = "still to do: four\n" if "checkpoint(" in cell.source else "✓\n"
+        cell.outputs = [new_output("stream", name="stdout", text=text)]
     return check_form.normalise(node)
 
 
@@ -128,6 +149,7 @@ def html(text: str) -> Callable[[Any], None]:
 
 
 LEARN = "- to begin\n- to go on\n- to end"
+LONG = "answer = 3\n" + "\n".join(f"x{n} = {n}" for n in range(14))
 SMALL = "a = 1\nb = 2\nc = 3"
 
 BROKEN: dict[str, list[Callable[[Any], None]]] = {
@@ -171,26 +193,37 @@ BROKEN: dict[str, list[Callable[[Any], None]]] = {
         lambda node: node.update(cells=[c for c in node.cells if c.cell_type != "code"]),
     ],
     "closing": [
-        change(5, "What you learned", "Summary"),
-        change(5, "\n- you ended", ""),
-        change(12, "**Next**", "Later"),
-        change(12, "[Count on](10_count_further.ipynb)", ""),
+        change(7, "What you learned", "Summary"),
+        change(7, "\n- you ended", ""),
+        change(19, "**Next**", "Later"),
+        change(19, "[Count on](10_count_further.ipynb)", ""),
+        change(19, "**Related**", "See"),
+        change(19, "https://example.org", "10_count_further.ipynb"),
+        change(5, "## Elsewhere", "## Otherwise"),
         lambda node: node.cells.append(new_markdown_cell("One more thing.", id="more")),
-        lambda node: node.cells.insert(11, node.cells.pop(5)),
     ],
     "exercise": [
-        change(6, "## Exercise", "## Task"),
-        lambda node: node.cells.pop(9),
-        change(9, "✓", "right"),
-        change(9, "message = ", "assert right; message = "),
-        change(9, "message = ", "if not right: raise SystemExit\nmessage = "),
-        put(lambda node: node.cells[11], "metadata", {}),
-        put(lambda node: node.cells[7].metadata, "jupyter", {"source_hidden": True}),
-        change(11, "assert answer == 4", "answer"),
+        change(8, "## Exercises", "## Tasks"),
+        change(10, "### 1. Predict", "### 1. Guess"),
+        change(13, "### 2. ", "### 3. "),
+        lambda node: node.cells.__delitem__(slice(16, 19)),
+        lambda node: node.cells.pop(11),
+        lambda node: node.cells.insert(7, node.cells.pop(18)),
+        lambda node: node.cells.insert(18, node.cells.pop(7)),
+        change(12, "done = checkpoint", "print"),
+        change(12, "done = ", "assert done\ndone = "),
+        change(12, "done = ", "if not done: raise SystemExit\ndone = "),
+        output("✓ four\n", cell=15),
+        put(lambda node: node.cells[11], "metadata", {"jupyter": {"source_hidden": True}}),
+    ],
+    "words": [
+        change(2, "Here is", "word " * 80 + "is"),
+        insert(4, new_markdown_cell("word " * 41)),
+        insert(4, new_markdown_cell("*term* " + "word " * 81)),
     ],
     "code-length": [
         change(3, "one = 1", "\n".join(f"x{n} = {n}" for n in range(25)) + "\none = 1"),
-        change(3, "one = 1", "\n".join(f"x{n} = {n}" for n in range(14)) + "\none = 1"),
+        lambda node: [change(n, "answer = 3", LONG)(node) for n in (11, 14)],
         change(3, "one = 1\ntwo = 2\nprint(one)", ""),
         lambda node: [c.update(source="x = 1") for c in node.cells if c.cell_type == "code"],
     ],
@@ -201,12 +234,13 @@ BROKEN: dict[str, list[Callable[[Any], None]]] = {
         lambda node: node.cells.pop(0),
     ],
     "section-asserts": [
+        change(6, "assert zero < one", "zero < one"),
         change(4, "assert one == 1\nassert two == 2", "one == 1\ntwo == 2"),
         change(4, "assert one == 1\nassert two == 2", "# assert one == 1\n'assert'"),
     ],
     "links": [
         change(2, "data/numbers.txt", "data/absent.txt"),
-        change(12, "10_count_further.ipynb", "11_count_further.ipynb#begin"),
+        change(19, "10_count_further.ipynb", "11_count_further.ipynb#begin"),
         change(2, "[Data](data/numbers.txt)", "<img src='data/absent.png'>"),
         change(2, "[Data](data/numbers.txt)", "[Data]\n\n[Data]: absent.txt"),
     ],
@@ -263,8 +297,152 @@ def test_each_rule_can_fail(folder: Path, rule: str, spoil: Callable[[Any], None
 
 
 def test_every_rule_is_broken_on_purpose_somewhere_here() -> None:
-    elsewhere = {"name", "size", "canonical"}
+    elsewhere = {"name", "size", "canonical", "solved"}
     assert set(form_rules.RULES) == set(BROKEN) | elsewhere
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word " * 40,
+        "## New\n\n" + "word " * 80,
+        "A *term* " + "word " * 78,
+        "Rows:\n\n" + "| a table of words |\n" * 40,
+        "Points:\n\n" + "- a point of the list\n" * 40,
+        "```\n" + "code " * 90 + "end\n```\n\nWords about it.",
+    ],
+)
+def test_what_may_be_longer(folder: Path, text: str) -> None:
+    node = good()
+    insert(5, new_markdown_cell(text.strip()))(node)
+    assert rules_broken(folder, node) == set()
+
+
+# --- solutions -----------------------------------------------------------------------------------
+
+EXERCISES = """# Exercises
+
+```python setup
+from helpers import checkpoint
+```
+""" + "".join(
+    f"""
+## {kind}: one more
+
+Count one further.
+
+```python starter
+two = 2
+answer = 3
+print(answer)
+```
+
+```python checkpoint
+done = checkpoint({{"four": lambda: answer == 4}})
+```
+
+```python solution
+two = 2
+answer = 4
+print(answer)
+```
+
+It follows three.
+"""
+    for kind in form_rules.EXERCISE_KINDS
+)
+
+
+@pytest.fixture
+def lesson(folder: Path) -> Path:
+    """A notebook without exercises, and their source."""
+    node = good()
+    del node.cells[8:19]
+    path = folder / "00_count_things.ipynb"
+    check_form.write(path, node)
+    (folder / "exercises").mkdir()
+    (folder / "exercises" / "00_count_things.md").write_text(EXERCISES)
+    return path
+
+
+def written(lesson: Path) -> dict[str, Any]:
+    """The files that come of a lesson, as they are on the disk afterwards."""
+    files = make_exercises.make(lesson)
+    for path, text in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    return {path.parent.name: nbformat.v4.reads(text) for path, text in files.items()}
+
+
+def test_exercises_and_solutions_come_from_one_source(lesson: Path) -> None:
+    files = written(lesson)
+    shown = [cell.source for cell in files[lesson.parent.name].cells]
+    solved = [cell.source for cell in files["solutions"].cells]
+    starters = [sum("answer = 3" in text for text in texts) for texts in (shown, solved)]
+    answers = [sum("answer = 4" in text for text in texts) for texts in (shown, solved)]
+    assert (starters, answers) == ([3, 0], [0, 3])
+    assert sum(text.endswith("assert done") for text in solved) == 3
+    assert solved.count("It follows three.") == 3 and "It follows three." not in shown
+    assert make_exercises.make(lesson) == {
+        path: path.read_text("utf-8")
+        for path in (lesson, lesson.parent / "solutions" / lesson.name)
+    }, "a second run has nothing to do"
+
+
+def test_both_run_and_keep_the_rules(lesson: Path) -> None:
+    written(lesson)
+    for path in (lesson, lesson.parent / "solutions" / lesson.name):
+        run_notebook.run(path)
+        assert [str(problem) for problem in form_rules.check_notebook(path)] == [], path
+    outputs = [cell.get("outputs") for cell in written(lesson)["solutions"].cells]
+    assert sum("✓ four" in str(output) for output in outputs) == 3, "they are kept"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("answer = 4", "answer = 5"),
+        ("answer = 4", "pass"),
+        ('done = checkpoint({"four"', 'print("✓"); done = checkpoint({"four"'),
+    ],
+)
+def test_a_solution_that_does_not_solve_is_seen(lesson: Path, old: str, new: str) -> None:
+    source = lesson.parent / "exercises" / "00_count_things.md"
+    source.write_text(EXERCISES.replace(old, new).replace("answer == 4", "answer == 4 + 0 * 1"))
+    written(lesson)
+    solved = lesson.parent / "solutions" / lesson.name
+    if new.startswith("print"):
+        node = nbformat.v4.reads(solved.read_text("utf-8"))
+        for cell in node.cells:
+            cell.source = cell.source.replace("\nassert done", "")
+        check_form.write(solved, node)
+        run_notebook.run(solved)
+        assert {problem.rule for problem in form_rules.check_notebook(solved)} == {"solved"}
+    else:
+        with pytest.raises(run_notebook.RunError, match=r"AssertionError|NameError"):
+            run_notebook.run(solved)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("```python setup", "```python", "no block ```python setup"),
+        ("```python solution", "```python answer", "not starter, checkpoint, solution"),
+        ("done = checkpoint", "done = check", "has no `done = checkpoint"),
+        ("## Predict", "## Guess", "the exercises are"),
+    ],
+)
+def test_a_wrong_source_is_refused(lesson: Path, old: str, new: str, message: str) -> None:
+    source = lesson.parent / "exercises" / "00_count_things.md"
+    source.write_text(EXERCISES.replace(old, new))
+    with pytest.raises(make_exercises.ExerciseError, match=message):
+        make_exercises.make(lesson)
+
+
+def test_the_suites_exercises_are_those_of_their_sources(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert make_exercises.main(["--check"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -385,7 +563,7 @@ def test_fix_mends_all_that_needs_no_thought_and_nothing_else(folder: Path) -> N
     fixed = nbformat.v4.reads(path.read_text("utf-8"))
     kept = [cell.get("outputs") for cell in fixed.cells]
     assert json.dumps(kept, sort_keys=True) == outputs
-    assert fixed.cells[11].metadata == {"jupyter": {"source_hidden": True}}
+    assert fixed.cells[3].metadata == {}
 
 
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
