@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from helpers.install import BACKENDS as BACKENDS
     from helpers.install import detect_backend as detect_backend
     from helpers.install import install_command as install_command
-    from helpers.llm import ChatLlamaCpp as ChatLlamaCpp
     from helpers.lessons import checkpoint as checkpoint
     from helpers.lessons import recorded_answers as recorded_answers
+    from helpers.llm import ChatLlamaCpp as ChatLlamaCpp
     from helpers.llm import LlamaCpp as LlamaCpp
     from helpers.memory import MemoryPlan as MemoryPlan
     from helpers.memory import predict_memory as predict_memory
@@ -86,8 +86,8 @@ _NAMES = {
     "lessons": "checkpoint recorded_answers",
     "llm": "ChatLlamaCpp LlamaCpp",
     "memory": "MemoryPlan predict_memory suggest_gpu_layers",
-    "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt inspect_model "
-    "local_models recommend",
+    "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
+    "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator",
     "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_rules plot_sweep "
     "plot_timings plot_tokens",

@@ -125,10 +125,9 @@ def _choose_model(name: str) -> None:
     except ModelFileError as error:
         raise InstallError(str(error)) from error
     os.environ[MODEL_VARIABLE] = str(info.path)
+    size = f"{info.n_params / 1e9:.2f} billion weights"
     template = "" if info.chat_template else "; a base model without a chat template"
-    print(
-        f"Model of the notebooks: {info.path.name}, {info.n_params / 1e9:.2f} billion weights{template}"
-    )
+    print(f"Model of the notebooks: {info.path.name}, {size}{template}")
 
 
 def names_paths(arguments: Sequence[str]) -> bool:
