@@ -44,8 +44,25 @@ def listed_in(readme: Path = README) -> list[str]:
     return [name for row in rows for name in re.findall(r"\]\(notebooks/([^)\s]+\.ipynb)\)", row)]
 
 
+def way_through(folder: Path = NOTEBOOKS) -> list[str]:
+    """Return the notebooks in the order in which a reader meets them.
+
+    That is the way along the links of **Next** from the first one, then the others, which are
+    pages of a platform, by their numbers.
+    """
+    way: list[str] = []
+    found = [path.name for path in find_notebooks(folder)]
+    here = found[0] if found else ""
+    while here in found and here not in way:
+        way.append(here)
+        last = nbformat.v4.reads((folder / here).read_text("utf-8")).cells[-1].source
+        following = re.search(r"\]\(([^)\s]+\.ipynb)\)", last.partition("**Next**")[2])
+        here = following[1] if following else ""
+    return [*way, *(name for name in found if name not in way)]
+
+
 def list_problems(found: list[str], listed: list[str]) -> list[str]:
-    """Compare the notebooks that exist with those that the README lists."""
+    """Compare the notebooks that exist, in the order of the way, with those of the README."""
     problems = []
     if not found:
         problems.append("there is no notebook in notebooks/")
@@ -58,7 +75,7 @@ def list_problems(found: list[str], listed: list[str]) -> list[str]:
     twice = sorted({n for n in listed if listed.count(n) > 1})
     problems += [f"the README's table lists {n} twice" for n in twice]
     if not problems and listed != found:
-        problems.append("the README's table is not in the order of the numbers")
+        problems.append("the README's tables are not in the order of the way through the notebooks")
     return problems
 
 
@@ -116,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     problems: list[object] = []
     if not options.paths:
-        problems += list_problems([path.name for path in find_notebooks()], listed_in())
+        problems += list_problems(way_through(), listed_in())
     for path in paths:
         if options.fix:
             try:

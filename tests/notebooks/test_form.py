@@ -24,7 +24,7 @@ SOLUTIONS = check_form.find_notebooks(check_form.NOTEBOOKS / "solutions")
 
 
 def test_the_notebooks_are_those_of_the_readme() -> None:
-    problems = check_form.list_problems([path.name for path in FOUND], check_form.listed_in())
+    problems = check_form.list_problems(check_form.way_through(), check_form.listed_in())
     assert problems == []
 
 
@@ -535,6 +535,21 @@ def test_package_registry_of_this_machine_is_a_trace(
 )
 def test_each_fault_of_the_list(found: list[str], listed: list[str], message: str) -> None:
     assert any(message in problem for problem in check_form.list_problems(found, listed))
+
+
+def test_the_way_follows_the_links(folder: Path) -> None:
+    def page(name: str, following: str) -> None:
+        node = new_notebook(
+            cells=[new_markdown_cell(f"**Related** [x](y)\n\n**Next** {following}")]
+        )
+        check_form.write(folder / name, node)
+
+    page("00_a_b.ipynb", "[on](20_e_f.ipynb), or [there](10_count_further.ipynb)")
+    page("20_e_f.ipynb", "[back](11_c_d.ipynb)")
+    page("10_count_further.ipynb", "the end")
+    page("11_c_d.ipynb", "[again](20_e_f.ipynb)")
+    names = ["00_a_b", "20_e_f", "11_c_d", "10_count_further"]
+    assert check_form.way_through(folder) == [f"{name}.ipynb" for name in names]
 
 
 def test_only_rows_of_a_table_list_a_notebook(tmp_path: Path) -> None:
