@@ -51,7 +51,7 @@ def test_the_choice_is_recommend_s() -> None:
 def test_a_mixture_says_where_its_experts_are() -> None:
     choice = choose(32, 8, "code", 16_384)
     mixture = next(one for one in choice.fitting if one.n_cpu_moe)
-    where = f"GPU, experts of {mixture.n_cpu_moe} layers on the CPU"
+    where = f"GPU, n_cpu_moe={mixture.n_cpu_moe}"
     assert runs_on(mixture) == where and where in str(choice) and where in choice.table()
     assert f"    n_cpu_moe={mixture.n_cpu_moe},\n)" in code_for(mixture)
     dense = next(one for one in choice.fitting if not one.n_cpu_moe)

@@ -39,6 +39,7 @@ class CatalogueEntry:
         languages: Language codes; "many" where the makers name more than twenty.
         purposes: What it is good at, of "chat", "code", "reasoning", "languages", "teaching".
         source: The release that `hparams` were read from.
+        released: Its month, such as "2026-04".
         embedded: It comes with the suite: nothing to download.
     """
 
@@ -53,6 +54,7 @@ class CatalogueEntry:
     languages: tuple[str, ...]
     purposes: tuple[str, ...]
     source: str
+    released: str
     embedded: bool = False
 
     @property
@@ -110,6 +112,7 @@ _ENTRIES = (
         languages=("en",),
         purposes=("teaching",),
         source="HuggingFaceTB/SmolLM2-135M-Instruct",
+        released="2024-11",
         embedded=True,
     ),
     CatalogueEntry(
@@ -124,6 +127,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=("chat", "reasoning", "languages"),
         source="Qwen/Qwen3-0.6B",
+        released="2025-04",
     ),
     CatalogueEntry(
         name="gemma-3-1b",
@@ -137,6 +141,7 @@ _ENTRIES = (
         languages=("en",),
         purposes=("chat",),
         source="google/gemma-3-1b-it",
+        released="2025-03",
     ),
     CatalogueEntry(
         name="smollm3-3b",
@@ -150,6 +155,7 @@ _ENTRIES = (
         languages=_EUROPEAN,
         purposes=("chat", "reasoning"),
         source="HuggingFaceTB/SmolLM3-3B",
+        released="2025-07",
     ),
     CatalogueEntry(
         name="ministral-3-3b",
@@ -163,6 +169,7 @@ _ENTRIES = (
         languages=_MINISTRAL_LANGUAGES,
         purposes=("chat", "languages"),
         source="mistralai/Ministral-3-3B-Instruct-2512",
+        released="2025-12",
     ),
     CatalogueEntry(
         name="qwen3.5-4b",
@@ -179,6 +186,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="Qwen/Qwen3.5-4B",
+        released="2026-03",
     ),
     CatalogueEntry(
         name="gemma-4-e4b",
@@ -198,6 +206,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="google/gemma-4-E4B-it",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="ministral-3-8b",
@@ -211,6 +220,7 @@ _ENTRIES = (
         languages=_MINISTRAL_LANGUAGES,
         purposes=("chat", "languages"),
         source="mistralai/Ministral-3-8B-Instruct-2512",
+        released="2025-12",
     ),
     CatalogueEntry(
         name="granite-4.1-8b",
@@ -226,6 +236,7 @@ _ENTRIES = (
         languages=("en", "de", "es", "fr", "ja", "pt", "ar", "cs", "it", "ko", "nl", "zh"),
         purposes=("chat", "code", "languages"),
         source="ibm-granite/granite-4.1-8b",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="qwen3.5-9b",
@@ -241,6 +252,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="Qwen/Qwen3.5-9B",
+        released="2026-03",
     ),
     CatalogueEntry(
         name="ministral-3-14b",
@@ -254,6 +266,7 @@ _ENTRIES = (
         languages=_MINISTRAL_LANGUAGES,
         purposes=("chat", "code", "languages"),
         source="mistralai/Ministral-3-14B-Instruct-2512",
+        released="2025-12",
     ),
     CatalogueEntry(
         name="gpt-oss-20b",
@@ -267,6 +280,7 @@ _ENTRIES = (
         languages=("en",),
         purposes=("chat", "code", "reasoning"),
         source="openai/gpt-oss-20b",
+        released="2025-08",
     ),
     CatalogueEntry(
         name="gemma-4-26b-a4b",
@@ -285,6 +299,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="google/gemma-4-26B-A4B-it",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="qwen3.6-27b",
@@ -300,6 +315,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="Qwen/Qwen3.6-27B",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="gemma-4-31b",
@@ -317,6 +333,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="google/gemma-4-31B-it",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="qwen3.6-35b-a3b",
@@ -335,6 +352,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=_ALL_ROUND,
         source="Qwen/Qwen3.6-35B-A3B",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="llama-3.3-70b",
@@ -348,6 +366,7 @@ _ENTRIES = (
         languages=("en", "de", "fr", "it", "pt", "hi", "es", "th"),
         purposes=("chat", "code", "languages"),
         source="meta-llama/Llama-3.3-70B-Instruct",
+        released="2024-12",
     ),
 )  # fmt: skip
 

@@ -27,6 +27,11 @@ _READING_SPEED = 6.0
 # A doubling of the speed beyond that counts as a quarter of one of the size, up to two doublings:
 # who waits for a thinking model reads nothing yet.
 _FASTER, _MOST_DOUBLINGS = 0.25, 2.0
+# Models of one size get better: a year counts as one doubling of the size. (The "densing law" of
+# Xiao et al., Nature Machine Intelligence 2025, has one in about three and a half months.)
+_DOUBLINGS_A_YEAR = 1.0
+# On a Mac, a model that Metal takes whole is the better choice.
+_SPLIT = 1.0
 # Loss of quality by recipe, in doublings of the model's size: small above four bits, then steep
 # (llama.cpp, tools/quantize/README.md, perplexity by recipe).
 _LOSS = {"Q3_K_M": 0.7, "Q4_0": 0.35, "Q4_1": 0.3, "Q4_K_M": 0.2, "Q5_K_M": 0.07, "Q6_K": 0.02}
@@ -36,6 +41,7 @@ _LOSS = {"Q3_K_M": 0.7, "Q4_0": 0.35, "Q4_1": 0.3, "Q4_K_M": 0.2, "Q5_K_M": 0.07
 # (ggml-org/llama.cpp#1870; on some 55,663 MB, 81 %), 73,728 of 96 (ggml-org/llama.cpp#3213).
 _METAL_SHARE, _METAL_SHARE_OF_MUCH = 2 / 3, 3 / 4
 _MUCH = 32 * 1024
+_NEWEST = max(entry.released for entry in CATALOGUE.values())
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,9 @@ def recommend(
     """Rank the catalogue's models that fit a machine, each with its best quantization that fits.
 
     A larger model ranks higher (a mixture of experts by the geometric mean of all weights and those
-    that a token uses), one with fewer bits lower, a faster one a little higher, and one that would
-    write slower than people read much lower; for "teaching" the smallest come first. Sizes are
-    computed (`CatalogueEntry.weights_mib`), speeds only estimated, for the ranking.
+    that a token uses), an older one and one with fewer bits lower, a faster one a little higher,
+    and one that would write slower than people read much lower; for "teaching" the smallest come
+    first. Sizes are computed (`CatalogueEntry.weights_mib`), speeds only estimated, for ranking.
 
     A mixture of experts that does not fit the card gets all of its layers onto it, and the experts
     of as few layers as possible stay in RAM (`n_cpu_moe`): a token needs only some of them.
@@ -183,6 +189,9 @@ def _fit(
     billions = entry.n_params / 1e9
     size = math.log2(billions * math.sqrt(share))
     score = size - _LOSS.get(quantization, 0.0) + (0.8 if purpose in entry.purposes else -0.8)
+    score -= _DOUBLINGS_A_YEAR * (_month(_NEWEST) - _month(entry.released)) / 12
+    if unified and placed.n_gpu_layers <= entry.hparams.n_layers:
+        score -= _SPLIT
     doublings = min(math.log2(speed / _READING_SPEED), _MOST_DOUBLINGS)
     # Slower than people read, they wait: each halving of the speed counts as two of the size.
     score += doublings * (2 if doublings < 0 else _FASTER)
@@ -196,7 +205,7 @@ def _fit(
     if speed < _READING_SPEED:
         reasons.append("slow here: a model that reads fewer weights would answer sooner")
     reasons.append(f"{'made for' if purpose in entry.purposes else 'not made for'} {purpose}")
-    reasons.append(f"licence {entry.licence}")
+    reasons.append(f"of {entry.released}, licence {entry.licence}")
     all_there = placed.n_gpu_layers > entry.hparams.n_layers and not placed.n_cpu_moe
     return score, Recommendation(
         rank=0,
@@ -212,6 +221,11 @@ def _fit(
         n_ctx=n_ctx,
         reason="; ".join(reasons),
     )
+
+
+def _month(released: str) -> int:
+    year, month = released.split("-")
+    return 12 * int(year) + int(month)
 
 
 def _with_experts_in_ram(

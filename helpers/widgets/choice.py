@@ -78,7 +78,7 @@ class Choice:
 def runs_on(one: Recommendation) -> str:
     """Where a recommendation runs, in a few words."""
     if one.n_cpu_moe:
-        return f"GPU, experts of {one.n_cpu_moe} layers on the CPU"
+        return f"GPU, n_cpu_moe={one.n_cpu_moe}"
     return {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}[one.placement]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import struct
 from pathlib import Path
 
 import llama_cpp
@@ -11,7 +13,7 @@ import pytest
 from helpers import default_model, inspect_model, recommend
 from helpers.models import CATALOGUE, metal_mib
 from helpers.models.formats import ARCHITECTURES
-from helpers.models.kv_cache import kv_mib_by_layer
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.mixes import expert_bytes, weight_bytes
 from helpers.models.recommendation import RAM_RESERVE
 from helpers.models.shapes import Hyperparameters
@@ -68,6 +70,7 @@ def test_every_entry_is_complete() -> None:
         assert entry.hparams.architecture in ARCHITECTURES
         assert entry.repository.count("/") == 1
         assert entry.licence and entry.languages and entry.purposes and entry.source
+        assert re.fullmatch(r"202[4-9]-(0[1-9]|1[0-2])", entry.released)
         assert len(entry.needs()) == len(entry.quantizations)
 
 
@@ -157,6 +160,62 @@ def test_a_state_does_not_grow_with_the_context(name: str, mib: int) -> None:
     assert 0 < entry.kv_mib(256) - mib / 4 < 200
 
 
+def test_matrices_are_those_of_a_published_file() -> None:
+    # Qwen3.5 4B, blocks 6 and 7, as github.com/huggingface/candle/pull/3821 lists them.
+    published = {
+        ("attn_gate", 6): (2560, 4096), ("attn_qkv", 6): (2560, 8192), ("ssm_alpha", 6): (2560, 32),
+        ("ssm_conv1d", 6): (4, 8192), ("ssm_out", 6): (4096, 2560), ("ffn_down", 6): (9216, 2560),
+        ("attn_k", 7): (2560, 1024),
+    }  # fmt: skip
+    ours = {(m.kind, m.layer): m for m in CATALOGUE["qwen3.5-4b"].hparams.matrices()}
+    for key, (row, rows) in published.items():
+        assert (ours[key].row, ours[key].values) == (row, row * rows)
+    assert ("attn_k", 6) not in ours and ("attn_qkv", 7) not in ours
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma-4-e4b", "gemma-4-26b-a4b", "gemma-4-31b", "qwen3.5-9b", "qwen3.6-35b-a3b"]
+)
+def test_the_cache_is_the_one_that_a_file_s_header_gives(name: str, tmp_path: Path) -> None:
+    from tests.models.gguf_builders import Draft, tiny_llama
+
+    entry = CATALOGUE[name]
+    ours, layers = entry.hparams, entry.hparams.n_layers
+    draft = Draft(tiny_llama(tmp_path / "tiny.gguf").read_bytes())
+    architecture = ours.architecture.encode()
+    for key in draft.keys:
+        key[0] = key[0].replace(b"llama.", architecture + b".")
+    draft.key("general.architecture")[2] = struct.pack("<Q", len(architecture)) + architecture
+    whole = {"block_count": layers, "attention.head_count": ours.n_heads}
+    heads, full, net = [ours.n_kv_heads] * layers, ours.full, ours.delta_net
+    length = full.head_length if full else ours.head_length
+    whole |= dict.fromkeys(("attention.key_length", "attention.value_length"), length)
+    if full:
+        windows = [bool((layer + 1) % full.every) for layer in range(layers)]
+        heads = [ours.n_kv_heads if window else full.n_kv_heads for window in windows]
+        draft.keys.append(array("attention.sliding_window_pattern", architecture, "?", 7, windows))
+        whole |= {"attention.sliding_window": ours.sliding_window}
+        whole |= {"attention.shared_kv_layers": ours.n_shared_kv}
+        swa = ("attention.key_length_swa", "attention.value_length_swa")
+        whole |= dict.fromkeys(swa, ours.head_length)
+    if net:
+        whole |= {"full_attention_interval": net.every, "ssm.conv_kernel": net.kernel}
+        whole |= {"ssm.state_size": net.head_length, "ssm.group_count": net.n_key_heads}
+        whole |= {"ssm.inner_size": net.n_value_heads * net.head_length}
+    draft.remove(f"{ours.architecture}.attention.head_count_kv")
+    draft.keys.append(array("attention.head_count_kv", architecture, "I", 4, heads))
+    for key, value in whole.items():
+        draft.set(f"{ours.architecture}.{key}", "I", 4, value)
+    info = inspect_model(draft.write(tmp_path / "file.gguf"), check=False)
+    assert layer_caches(info) == ours.layer_caches()
+
+
+def array(name: str, architecture: bytes, code: str, kind: int, values: list[int]) -> list[object]:
+    """A key of a header with an array as its value."""
+    raw = struct.pack(f"<IQ{len(values)}{code}", kind, len(values), *values)
+    return [architecture + b"." + name.encode(), 9, raw]
+
+
 def test_share_of_experts() -> None:
     assert CATALOGUE["qwen3.6-35b-a3b"].hparams.active_share() == pytest.approx(3 / 35, abs=0.02)
     assert CATALOGUE["gemma-4-26b-a4b"].hparams.active_share() == pytest.approx(
@@ -205,6 +264,20 @@ def test_one_memory_is_counted_once(ram: int) -> None:
     # What fits without a GPU fits here.
     assert {item.model.name for item in recommend(ram)} == names
     assert mac[0].n_gpu_layers > 0
+
+
+@pytest.mark.parametrize("ram", [8_192, 16_384, 24_576, 32_768, 65_536])
+def test_a_mac_gets_a_model_that_metal_takes_whole(ram: int) -> None:
+    first = recommend(ram, unified=True)[0]
+    assert first.placement == "gpu" and first.total_mib < metal_mib(ram)
+    assert "the GPU takes it whole" in first.reason
+
+
+def test_a_newer_model_comes_before_an_older_one_of_its_size() -> None:
+    ranked = [item.model.name for item in recommend(128_000, 80_000)]
+    assert ranked.index("gemma-4-31b") < ranked.index("llama-3.3-70b")
+    assert ranked.index("llama-3.3-70b") < ranked.index("smollm2-135m")
+    assert f"of {CATALOGUE[ranked[0]].released}" in recommend(128_000, 80_000)[0].reason
 
 
 def test_what_metal_takes_is_what_logs_show() -> None:
