@@ -181,6 +181,7 @@ _CPU_SYSTEMS = (
 )
 _GPU_SYSTEMS = (("linux", "x86_64"), ("windows", "amd64"))
 _SLOW_SHARE = "built without AVX2, FMA and F16C: layers that stay on the CPU run slowly"
+_GLIBC = "built on Ubuntu 22.04: a Linux with glibc older than 2.35 finds none"
 _OFFLOADED = "at load, 'offloaded N/N layers to GPU'"
 
 _ALL = (
@@ -256,7 +257,7 @@ _ALL = (
                 "a newer card, such as an RTX 50 (12.0), gets code that its driver compiles at the "
                 "first use; cu118 has none for it",
                 "large: cu132 of version 0.3.36 is 784 MB for Linux and 228 MB for Windows",
-                "built on Ubuntu 22.04: a Linux with glibc older than 2.35 finds none",
+                _GLIBC,
                 "on Windows there is no wheel for CUDA 12.1 to 12.3",
                 "CUDA's own libraries (cudart, cublas) are not in the wheel",
                 _SLOW_SHARE,
@@ -384,6 +385,7 @@ _ALL = (
             (
                 "rocm72 is for Linux with ROCm 7.2, whose libraries are not in the wheel",
                 "hip-radeon is for Windows",
+                _GLIBC,
                 _SLOW_SHARE,
             ),
             {"windows": "hip-radeon"},

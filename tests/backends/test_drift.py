@@ -172,7 +172,9 @@ def test_the_other_backends_are_options_that_llama_cpp_documents(
     [
         ("build-wheels-cuda.yaml", ("-DGGML_AVX2=off", "-DGGML_FMA=off", "-DGGML_F16C=off")),
         ("build-wheels-cuda.yaml", ("--exclude libcudart.so.12", "--exclude libcublas.so.13")),
+        ("build-wheels-cuda.yaml", ("'os' = @('ubuntu-22.04', 'windows-2022')",)),
         ("build-wheels-rocm.yaml", ("-DGGML_AVX2=off", "--exclude libamdhip64.so")),
+        ("build-wheels-rocm.yaml", ("image: rocm/dev-ubuntu-22.04", "os: ubuntu-22.04")),
         ("build-wheels-vulkan.yaml", ("-DGGML_NATIVE=off",)),
         ("build-wheels-metal.yaml", ("-DCMAKE_OSX_ARCHITECTURES=arm64",)),
         ("build-and-release.yaml", ("-DGGML_NATIVE=off", "riscv64", "aarch64")),
