@@ -215,6 +215,16 @@ def test_other_old_lines_configure_and_do_nothing(source: Path, old: str) -> Non
         assert flag_name(flag) in found.message
 
 
+def test_llama_cpp_alone_ignores_the_same_flags_and_none_that_it_was_not_given(
+    source: Path,
+) -> None:
+    alone = source / "vendor" / "llama.cpp"
+    programs = ("-DLLAMA_BUILD_TOOLS=off", "-DLLAMA_BUILD_APP=off")  # pip's source lacks parts
+    old = cmake("-DLLAMA_BLAS=ON", *programs, source=alone)
+    assert (old.status, old.message) == ("ignored", "LLAMA_BLAS: not used by the project")
+    assert cmake("-DGGML_NATIVE=off", *programs, source=alone).status == "configured"
+
+
 MISSING = {
     "openblas": r"BLAS not found",
     "cuda": r"CUDA|nvcc",
