@@ -45,9 +45,10 @@ def plot_overview(info: ModelInfo) -> Figure:
         The figure that was drawn.
     """
     figure = new_figure(9.5, 4.4)
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.7])
-    for part in (above, below):
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.7])
+    for part in parts:
         part.patch.set_alpha(0.0)
+    above, below = parts
     way: Axes = above.subplots()
     _draw_way(way, info)
     full, rounded = below.subplots(1, 2, sharey=True)
@@ -77,13 +78,13 @@ def _draw_way(ax: Axes, info: ModelInfo) -> None:
         looks: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "linewidth": 2}
         ax.add_patch(FancyBboxPatch((left, 0), 2.8, 1, fc="none", ec=step.colour, **looks))
         middle: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
-        ax.annotate(
-            title, (left + 1.4, 0.81), fontsize=TEXT_POINTS + 2, fontweight="bold", **middle
-        )
+        bold: dict[str, Any] = {"fontsize": TEXT_POINTS + 2, "fontweight": "bold"}
+        ax.annotate(title, (left + 1.4, 0.81), **bold, **middle)
         ax.annotate(text, (left + 1.4, 0.37), fontsize=TEXT_POINTS, linespacing=1.4, **middle)
         if left:
             arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 2, "mutation_scale": 18}
-            ax.annotate("", (left - 0.08, 0.5), (left - 0.72, 0.5), arrowprops=arrow)
+            tip, tail = (left - 0.08, 0.5), (left - 0.72, 0.5)
+            ax.annotate("", tip, tail, arrowprops=arrow, color=INK)
     ax.set_xlim(-0.05, 10.05)
     ax.set_ylim(-0.03, 1.03)
     ax.axis("off")
