@@ -76,7 +76,7 @@ def _draw_way(ax: Axes, info: ModelInfo) -> None:
     )
     for left, (title, text), step in zip((0.0, 3.6, 7.2), boxes, (LOAD, PROMPT, EVAL), strict=True):
         looks: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "linewidth": 2}
-        ax.add_patch(FancyBboxPatch((left, 0), 2.8, 1, fc="none", ec=step.colour, **looks))
+        ax.add_patch(FancyBboxPatch((left, 0), 2.8, 1, fill=False, ec=step.colour, **looks))
         middle: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
         bold: dict[str, Any] = {"fontsize": TEXT_POINTS + 2, "fontweight": "bold"}
         ax.annotate(title, (left + 1.4, 0.81), **bold, **middle)
