@@ -371,7 +371,7 @@ def test_lines_go_through_the_measured_points():
 
 def test_a_legend_begins_where_the_title_does() -> None:
     figure = plot_timings(CALL)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     times = figure.axes[0]
     left = times.get_legend().get_window_extent().x0
     assert left == pytest.approx(times._left_title.get_window_extent().x0, abs=2)
@@ -382,3 +382,17 @@ def test_whole_numbers_are_counted_in_whole_steps() -> None:
     for x, whole in (([1, 2, 3, 4], True), ([0.1, 0.4, 0.9], False)):
         ticks = plot_lines({"computed": (x, list(x))}, **looks).axes[0].get_xticks()
         assert all(tick == int(tick) for tick in ticks) is whole
+
+
+@pytest.mark.parametrize("label", ["", "here", "a model with a long, long name"])
+def test_the_legend_of_one_call_stays_over_its_own_axes(label: str) -> None:
+    slow = Timings(
+        **CALL.to_dict()
+        | {"load_ms": 999.4, "prompt_ms": 123.4, "sample_ms": 99.9, "total_ms": 1111.1}
+    )
+    figure = plot_timings(slow, label or None)
+    figure.draw_without_rendering()
+    times, speeds = figure.axes
+    assert times.get_legend().get_window_extent().x1 <= speeds.get_window_extent().x0
+    assert times._left_title.get_window_extent().x1 <= speeds.get_window_extent().x0
+    assert " ".join(times.get_title(loc="left").split()).startswith("Where the time went")

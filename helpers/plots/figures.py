@@ -103,7 +103,9 @@ def plot_lines(
     ax.set_xlim(0, None)
     ax.set_ylim(0, None)
     if all(place == int(place) for x, _ in lines.values() for place in x):
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # no half turns, no half token
+        ax.xaxis.set_major_locator(
+            MaxNLocator("auto", integer=True)
+        )  # no half turns, no half token
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     style_axes(ax, title, grid="both", lines_under_title=0)

@@ -138,9 +138,9 @@ def add_legend(ax: Axes, handles: Sequence[Any], columns: int, **looks: Any) -> 
         frameon=False,
         labelcolor=INK,
         fontsize=TEXT_POINTS,
-        columnspacing=1.3,
+        columnspacing=1.0,
         borderpad=0,
-        **{"handlelength": 1.5, "handletextpad": 0.5, **looks},
+        **{"handlelength": 1.2, "handletextpad": 0.5, **looks},
     )
     # It may run across all axes, in the lines under the titles: it must not narrow its own.
     legend.set_in_layout(False)
