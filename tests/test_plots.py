@@ -5,11 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from helpers import Timings, plot_bars, plot_lines, plot_timings, plot_tokens
+from helpers import (
+    Timings,
+    default_model,
+    inspect_model,
+    plot_bars,
+    plot_lines,
+    plot_overview,
+    plot_timings,
+    plot_tokens,
+)
 from helpers.plots.style import duration
 
 CALL = Timings(
@@ -220,6 +230,22 @@ def test_no_times_per_token(timings: Timings) -> None:
         plot_tokens(timings)
 
 
+# --- plot_overview -------------------------------------------------------------------------------
+
+
+def test_the_overview_names_the_file_and_rounds_a_block_to_sixteen_levels() -> None:
+    info = inspect_model(default_model())
+    way, full, rounded = plot_overview(info).axes
+    assert any(info.path.name in text.get_text() for text in way.texts)
+    (before,), (after,) = (
+        [line for line in axes.lines if len(line.get_ydata()) == 32] for axes in (full, rounded)
+    )
+    weights, stored = np.asarray(before.get_ydata()), np.asarray(after.get_ydata())
+    levels = sorted({line.get_ydata()[0] for line in rounded.lines if line is not after})
+    assert len(levels) == 16 and set(stored) <= set(levels)
+    assert abs(weights - stored).max() <= (levels[1] - levels[0]) / 2 * 1.001
+
+
 # --- the look --------------------------------------------------------------------------------
 
 
@@ -239,7 +265,12 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#111111"])
 @pytest.mark.parametrize(
-    "figure", [plot_timings([CALL, SLOW]), plot_tokens(Timings(token_ms=[80.0, 10.0]))]
+    "figure",
+    [
+        plot_timings([CALL, SLOW]),
+        plot_tokens(Timings(token_ms=[80.0, 10.0])),
+        plot_overview(inspect_model(default_model())),
+    ],
 )
 def test_text_and_bars_stand_out_from_a_light_and_a_dark_page(page: str, figure: Figure) -> None:
     for axes in figure.axes:
@@ -247,12 +278,14 @@ def test_text_and_bars_stand_out_from_a_light_and_a_dark_page(page: str, figure:
         shown += [*axes.get_xticklabels(), *axes.get_yticklabels()]
         shown += axes.get_legend().get_texts() if axes.get_legend() else []
         for text in shown:
-            assert contrast(to_hex(text.get_color()), page) >= 4.2
+            if text.get_text() and (axes.axison or text in axes.texts):
+                assert contrast(to_hex(text.get_color()), page) >= 4.2
         for bar in axes.patches:
-            assert contrast(to_hex(bar.get_facecolor()), page) >= 3.0
-        for spine in axes.spines.values():
+            colour = bar.get_facecolor() if bar.get_fill() else bar.get_edgecolor()
+            assert contrast(to_hex(colour), page) >= 3.0
+        for spine in axes.spines.values() if axes.axison else ():
             assert contrast(to_hex(spine.get_edgecolor()), page) >= 4.2
-        assert axes.patch.get_alpha() == 0
+        assert axes.patch.get_alpha() == 0 or not axes.axison
     assert figure.patch.get_alpha() == 0
 
 
@@ -334,3 +367,32 @@ def test_lines_go_through_the_measured_points():
         plot_lines({"eval": ([1, 2], [9])}, xlabel="x", ylabel="y", title="T")
     with pytest.raises(ValueError, match="1 to 4 lines, not 5"):
         plot_lines({str(i): ([1], [1]) for i in range(5)}, xlabel="x", ylabel="y", title="T")
+
+
+def test_a_legend_begins_where_the_title_does() -> None:
+    figure = plot_timings(CALL)
+    figure.draw_without_rendering()
+    times = figure.axes[0]
+    left = times.get_legend().get_window_extent().x0
+    assert left == pytest.approx(times._left_title.get_window_extent().x0, abs=2)
+
+
+def test_whole_numbers_are_counted_in_whole_steps() -> None:
+    looks = {"xlabel": "turn", "ylabel": "tokens", "title": "Chat"}
+    for x, whole in (([1, 2, 3, 4], True), ([0.1, 0.4, 0.9], False)):
+        ticks = plot_lines({"computed": (x, list(x))}, **looks).axes[0].get_xticks()
+        assert all(tick == int(tick) for tick in ticks) is whole
+
+
+@pytest.mark.parametrize("label", ["", "here", "a model with a long, long name"])
+def test_the_legend_of_one_call_stays_over_its_own_axes(label: str) -> None:
+    slow = Timings(
+        **CALL.to_dict()
+        | {"load_ms": 999.4, "prompt_ms": 123.4, "sample_ms": 99.9, "total_ms": 1111.1}
+    )
+    figure = plot_timings(slow, label or None)
+    figure.draw_without_rendering()
+    times, speeds = figure.axes
+    assert times.get_legend().get_window_extent().x1 <= speeds.get_window_extent().x0
+    assert times._left_title.get_window_extent().x1 <= speeds.get_window_extent().x0
+    assert " ".join(times.get_title(loc="left").split()).startswith("Where the time went")

@@ -9,6 +9,7 @@ from helpers.plots.choices import plot_choices
 from helpers.plots.compare import SEED_FIGURES, plot_compare
 from helpers.plots.figures import plot_bars, plot_lines
 from helpers.plots.memory import plot_memory
+from helpers.plots.overview import plot_overview
 from helpers.plots.rules import RulesDrawing, plot_rules
 from helpers.plots.sweep import plot_sweep
 from helpers.plots.timings import plot_timings
@@ -22,6 +23,7 @@ __all__ = [
     "plot_compare",
     "plot_lines",
     "plot_memory",
+    "plot_overview",
     "plot_rules",
     "plot_sweep",
     "plot_timings",

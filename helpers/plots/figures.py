@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from matplotlib.ticker import MaxNLocator
+
 from helpers.plots.style import LINES, PROMPT, finish, new_figure, paint, style_axes, write
 
 if TYPE_CHECKING:
@@ -100,6 +102,10 @@ def plot_lines(
         write(ax, name, x[-1], y[-1], right=8, annotation_clip=False)
     ax.set_xlim(0, None)
     ax.set_ylim(0, None)
+    if all(place == int(place) for x, _ in lines.values() for place in x):
+        ax.xaxis.set_major_locator(
+            MaxNLocator("auto", integer=True)
+        )  # no half turns, no half token
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     style_axes(ax, title, grid="both", lines_under_title=0)

@@ -48,7 +48,8 @@ def plot_timings(
 
     Args:
         timings: The measured calls, first one on top.
-        labels: One label for each call; default "call 1", "call 2", ….
+        labels: One label for each call; default "call 1", "call 2", …. The label of a single call
+            stands in the title.
         ax: Where to draw: one Axes for the times (the eval speed is then written behind the
             bar), or two for times and speeds. Default: a new figure.
 
@@ -73,7 +74,9 @@ def plot_timings(
 
     if ax is None:
         figure = new_figure(9.5, min(1.45 + 0.5 * len(calls), 14))
-        time_ax, speed_ax = figure.subplots(1, 2, sharey=True, width_ratios=[2.6, 1])
+        # The legend of a single call tells its times, too.
+        widths = [3.2 if len(calls) == 1 else 2.6, 1]
+        time_ax, speed_ax = figure.subplots(1, 2, sharey=True, width_ratios=widths)
     else:
         given: list[Any] = list(ax) if hasattr(ax, "__iter__") else [ax]
         time_ax, speed_ax = given if len(given) == 2 else (*given, None)
@@ -82,8 +85,12 @@ def plot_timings(
     used = [step for step in STEPS if any(steps[step] for steps in durations)]
     # The caller's axes may have no room beside them for one long line.
     columns = len(used) if ax is None else 3
-    style_axes(time_ax, "Where the time went", lines_under_title=-(-len(used) // columns))
-    time_ax.set_yticks(range(len(calls)), names)
+    title, beside = "Where the time went", names
+    if ax is None and len(calls) == 1 and names[0]:
+        # Beside the bar it would take the room that the legend needs.
+        title, beside = f"{title}: {' '.join(names[0].split())}", [""]
+    style_axes(time_ax, title, lines_under_title=-(-len(used) // columns))
+    time_ax.set_yticks(range(len(calls)), beside)
     time_ax.set_ylim(len(calls) - 0.5, -0.5)
     time_ax.tick_params(axis="y", length=0)
     if speed_ax is not None:
