@@ -93,7 +93,9 @@ def _draw(
         look = PROMPT if choice.allowed else OTHER
         paint([bar], look._replace(name=_WORDS[choice.allowed]))
         write(ax, note, lengths[place], place)
-    ax.set_xlim(0, (max(lengths) or 1.0) * 1.55)
+    room = (max(lengths) or 1.0) * 1.55  # for the notes; no probability is more than 1
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= min(room, 1.0)])
+    ax.set_xlim(0, room)
 
 
 def shown(text: str) -> str:
