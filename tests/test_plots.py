@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from helpers import Timings, plot_bars, plot_lines, plot_timings, plot_tokens
+from helpers import Timings, plot_bars, plot_lines, plot_split, plot_timings, plot_tokens
 from helpers.plots.style import duration
 
 CALL = Timings(
@@ -334,3 +334,25 @@ def test_lines_go_through_the_measured_points():
         plot_lines({"eval": ([1, 2], [9])}, xlabel="x", ylabel="y", title="T")
     with pytest.raises(ValueError, match="1 to 4 lines, not 5"):
         plot_lines({str(i): ([1], [1]) for i in range(5)}, xlabel="x", ylabel="y", title="T")
+
+
+def test_a_split_is_drawn_as_times_on_a_line_and_as_their_inverse() -> None:
+    figure = plot_split(
+        {4: 40.0, 0: 10.0}, {"formula": lambda n: 1 / (0.1 - 0.01875 * n)}, title="T"
+    )
+    times, speeds = figure.axes
+    line, points = times.lines
+    assert list(points.get_xdata()) == [0, 4]
+    assert list(points.get_ydata()) == pytest.approx([100, 25])
+    assert list(line.get_ydata()) == pytest.approx([100, 81.25, 62.5, 43.75, 25])
+    assert list(speeds.lines[1].get_ydata()) == [10.0, 40.0]
+    assert [text.get_text() for text in times.get_legend().get_texts()] == ["measured", "formula"]
+    assert "formula 10.0 to 40.0 tokens/s" in repr(figure)
+
+
+@pytest.mark.parametrize("measured", [{}, {0: 0.0, 4: 3.0}])
+def test_a_split_without_speeds(measured: dict[int, float]) -> None:
+    with pytest.raises(ValueError, match="tokens/s above 0"):
+        plot_split(measured, {"f": lambda n: 1.0}, title="T")
+    with pytest.raises(ValueError, match="1 to 3 functions, not 0"):
+        plot_split({0: 1.0}, {}, title="T")
