@@ -62,7 +62,7 @@ def plot_split(
     for panel, unit in zip(axes, ("ms per token", "tokens per second"), strict=True):
         panel.set_xlabel("n_gpu_layers")
         panel.set_ylabel(unit)
-        panel.set_ylim(0, None)
+        panel.set_ylim(0, 1.06 * max(panel.dataLim.y1, 1e-9))
     style_axes(times, title, grid="both")
     style_axes(speeds, "", grid="both")
     add_legend(times, handles, len(handles), handlelength=2.4)
