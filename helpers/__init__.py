@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from helpers.plots import plot_memory as plot_memory
     from helpers.plots import plot_overview as plot_overview
     from helpers.plots import plot_rules as plot_rules
+    from helpers.plots import plot_split as plot_split
     from helpers.plots import plot_sweep as plot_sweep
     from helpers.plots import plot_timings as plot_timings
     from helpers.plots import plot_tokens as plot_tokens
@@ -91,7 +92,7 @@ _NAMES = {
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator",
     "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview plot_rules "
-    "plot_sweep plot_timings plot_tokens",
+    "plot_split plot_sweep plot_timings plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
     "widgets": "ChatBox GpuTuner GrammarPlayground ModelChooser",

@@ -17,6 +17,7 @@ from helpers import (
     plot_bars,
     plot_lines,
     plot_overview,
+    plot_split,
     plot_timings,
     plot_tokens,
 )
@@ -396,3 +397,25 @@ def test_the_legend_of_one_call_stays_over_its_own_axes(label: str) -> None:
     assert times.get_legend().get_window_extent().x1 <= speeds.get_window_extent().x0
     assert times._left_title.get_window_extent().x1 <= speeds.get_window_extent().x0
     assert " ".join(times.get_title(loc="left").split()).startswith("Where the time went")
+
+
+def test_a_split_is_drawn_as_times_on_a_line_and_as_their_inverse() -> None:
+    figure = plot_split(
+        {4: 40.0, 0: 10.0}, {"formula": lambda n: 1 / (0.1 - 0.01875 * n)}, title="T"
+    )
+    times, speeds = figure.axes
+    line, points = times.lines
+    assert list(points.get_xdata()) == [0, 4]
+    assert list(points.get_ydata()) == pytest.approx([100, 25])
+    assert list(line.get_ydata()) == pytest.approx([100, 81.25, 62.5, 43.75, 25])
+    assert list(speeds.lines[1].get_ydata()) == [10.0, 40.0]
+    assert [text.get_text() for text in times.get_legend().get_texts()] == ["measured", "formula"]
+    assert "formula 10.0 to 40.0 tokens/s" in repr(figure)
+
+
+@pytest.mark.parametrize("measured", [{}, {0: 0.0, 4: 3.0}])
+def test_a_split_without_speeds(measured: dict[int, float]) -> None:
+    with pytest.raises(ValueError, match="tokens/s above 0"):
+        plot_split(measured, {"f": lambda n: 1.0}, title="T")
+    with pytest.raises(ValueError, match="1 to 3 functions, not 0"):
+        plot_split({0: 1.0}, {}, title="T")

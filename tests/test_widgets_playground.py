@@ -63,6 +63,7 @@ def test_refused_choices_are_those_that_cannot_continue_the_text() -> None:
     assert first.overruled and not second.overruled
     assert first.probability == pytest.approx(0.2) and first.choices[0].probability > 0.5
     assert [choice.text for choice in second.refused] == ["ah"]
+    assert (first.kept, second.kept) == (pytest.approx(0.3), pytest.approx(0.9))
 
 
 def test_the_end_is_allowed_where_the_text_is_complete() -> None:
@@ -140,16 +141,34 @@ def test_large_grammars_are_drawn_in_part_and_say_so() -> None:
 
 
 def test_a_plot_of_choices_can_be_read_without_colours() -> None:
-    token = TracedToken("yes", 0.2, (TokenChoice("The", 0.7, False), TokenChoice("yes", 0.2, True)))
-    figure = plot_choices(token, title="One token")
-    (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.7, 0.2]
-    notes = [text.get_text() for text in axes.texts]
-    assert "✗ refused" in notes[0] and "✓ allowed, taken" in notes[1]
-    assert to_hex(axes.patches[0].get_facecolor()) != to_hex(axes.patches[1].get_facecolor())
-    assert "'The' refused" in repr(figure)
+    choices = (
+        TokenChoice("The", 0.7, False),
+        TokenChoice("yes", 0.15, True),
+        TokenChoice("no", 0.05, True),
+    )
+    figure = plot_choices(TracedToken("yes", 0.15, choices), title="One token")
+    before, after = figure.axes
+    assert [bar.get_width() for bar in before.patches] == [0.7, 0.15, 0.05]
+    assert [bar.get_width() for bar in after.patches] == pytest.approx([0, 0.75, 0.25])
+    notes = [[text.get_text() for text in axes.texts] for axes in (before, after)]
+    assert notes[0] == ["70.0 %  ✗ refused", "15.0 %  ✓ allowed", "5.0 %  ✓ allowed"]
+    assert notes[1] == ["0", "75.0 %  taken", "25.0 %"]
+    assert "20.0 %" in after.get_xlabel() and "the mask left 20.0 %" in repr(figure)
+    assert to_hex(before.patches[0].get_facecolor()) != to_hex(before.patches[1].get_facecolor())
     with pytest.raises(ValueError, match="logprobs"):
         plot_choices(TracedToken("a", 1.0, ()), title="none")
+
+
+def test_what_the_mask_left_is_shown_however_unlikely_it_was() -> None:
+    refused = [TokenChoice(f"w{n}", 0.09, False) for n in range(11)]
+    allowed = [TokenChoice(f"a{n}", 0.001 / (n + 1), True) for n in range(8)]
+    token = TracedToken("a6", 0.001 / 7, (*refused, *allowed))
+    before, after = plot_choices(token, title="Unlikely", count=3).axes
+    labels = [label.get_text() for label in before.get_yticklabels()]
+    assert labels == ["'w0'", "'w1'", "'w2'", "'a0'", "'a1'", "'a2'", "'a3'", "'a6'"]
+    assert sum(bar.get_width() for bar in after.patches) < 1
+    nothing_left = TracedToken("x", 0.5, (TokenChoice("x", 0.5, None),))
+    assert "taken" in plot_choices(nothing_left, title="?").axes[1].texts[0].get_text()
 
 
 # --- logic ---------------------------------------------------------------------------------------
@@ -335,7 +354,7 @@ def test_it_opens_files_and_grammars() -> None:
 
 
 def test_with_the_model_refusals_are_told_as_they_were(llm: LlamaCpp) -> None:
-    grammar = Grammar.from_file(GRAMMARS / "yes_no.gbnf")
+    grammar = Grammar.from_string(YES_NO)
     traced = generate_traced(llm, "Is the sky blue? Answer:", grammar, logprobs=8)
     playground = GrammarPlayground(llm, GRAMMARS / "list.gbnf", max_tokens=1)
     cut_off = playground.generate()

@@ -66,8 +66,9 @@ def grammar_info(request: Request, completion: Completion) -> dict[str, Any]:
         return {}
     text = _own_text(request, completion)
     if completion.finish_reason == "length" and not grammar.matches(text):
+        count = completion.generated_tokens
         warn_caller(
-            f"The answer was cut off after {completion.generated_tokens} tokens and does not match "
+            f"The answer was cut off after {count} token{'s' * (count != 1)} and does not match "
             "its grammar yet. Give it more max_tokens, or a grammar that ends sooner."
         )
         return {}

@@ -11,6 +11,7 @@ from helpers.plots.figures import plot_bars, plot_lines
 from helpers.plots.memory import plot_memory
 from helpers.plots.overview import plot_overview
 from helpers.plots.rules import RulesDrawing, plot_rules
+from helpers.plots.split import plot_split
 from helpers.plots.sweep import plot_sweep
 from helpers.plots.timings import plot_timings
 from helpers.plots.tokens import plot_tokens
@@ -25,6 +26,7 @@ __all__ = [
     "plot_memory",
     "plot_overview",
     "plot_rules",
+    "plot_split",
     "plot_sweep",
     "plot_timings",
     "plot_tokens",

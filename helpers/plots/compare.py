@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from helpers.bench import SweepResult, SweepRow
 
 SEED_FIGURES = {
-    "the old page, CPU section": Timings(
+    "page's CPU section\n(heading 7B, path 13B)": Timings(
         load_ms=358.60,
         sample_ms=172.55,
         sample_tokens=256,
@@ -35,7 +35,7 @@ SEED_FIGURES = {
         eval_tokens=255,
         total_ms=11332.41,
     ),
-    "the old page, GPU section": Timings(
+    "page's GPU section\n(path 13B)": Timings(
         load_ms=427.63,
         sample_ms=115.85,
         sample_tokens=164,
@@ -48,8 +48,10 @@ SEED_FIGURES = {
 }
 """What the LangChain page that this suite began with shows: 25.1 against 36.0 tokens/s.
 
-Its author's logs of one model file on one Mac. The prompts differ in length, so of the two speeds
-only the generation can be compared, and even that from a single call each.
+What is known of them: both load one path on a Mac, `…openorca-platypus2-13b.gguf.q4_0.bin`, though
+the text above the first says 7B; the first sets no `n_gpu_layers`, the second -1; no log says where
+the layers were. The prompts differ in length, so of the two speeds only the generation can be
+compared, and even that from a single call each.
 """
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from helpers.bench import SweepResult, SweepRow
 
+_COLUMNS = 2  # of the legends
 _PARAMETERS = ("n_gpu_layers", "n_batch", "n_threads", "type_kv")
 
 
@@ -63,14 +64,23 @@ def plot_sweep(
             raise ValueError(f"{name!r} is not a setting: use one of {', '.join(_PARAMETERS)}.")
     count = len(speeds)
     axes = panels(ax, count, 5.2 * count if count > 1 else 7.5, 3.6)
-    best = result.best_row()
-    said = []
-    for one, panel in zip(speeds, axes, strict=True):
-        if heat is not None:
-            said.append(_draw_heat(panel, rows, one, heat))
-        else:
-            said.append(_draw_lines(panel, rows, one, x or _varying(rows)[0], best, result.goal))
-    return finish(axes[0], "; ".join(said))
+    if heat is not None:
+        said = [_draw_heat(panel, rows, one, heat) for one, panel in zip(speeds, axes, strict=True)]
+        return finish(axes[0], "; ".join(said))
+    best, along = result.best_row(), x or _varying(rows)[0]
+    drawn = [
+        _draw_lines(panel, rows, one, along, best, result.goal)
+        for one, panel in zip(speeds, axes, strict=True)
+    ]
+    # The same room under both titles, so that they stand at one height.
+    lines = max(-(-len(handles) // _COLUMNS) for _, handles in drawn)
+    for one, panel, (_, handles) in zip(speeds, axes, drawn, strict=True):
+        style_axes(panel, SPEEDS[one][1], grid="both", lines_under_title=lines)
+        if handles:
+            add_legend(
+                panel, handles, _COLUMNS, handlelength=2.4, handletextpad=0.8, markerscale=0.8
+            )
+    return finish(axes[0], "; ".join(said for said, _ in drawn))
 
 
 def _measured(rows: Sequence[SweepRow]) -> list[Speed]:
@@ -95,7 +105,8 @@ def _draw_lines(
     x: str,
     best: SweepRow | None,
     goal: str | float,
-) -> str:
+) -> tuple[str, list[Any]]:
+    """Draw one panel; returns what it shows, in words, and the entries of its legend."""
     values = sorted({getattr(row, x) for row in rows})
     # Batches and threads are doubled from one to the next; layers are counted.
     places = {v: float(v) if x == "n_gpu_layers" else float(i) for i, v in enumerate(values)}
@@ -157,12 +168,8 @@ def _draw_lines(
     _ticks(ax, places, x)
     ax.set_xlabel("type of the KV cache" if x == "type_kv" else x)
     ax.set_ylabel("tokens per second")
-    columns = 2
-    style_axes(ax, SPEEDS[speed][1], grid="both", lines_under_title=-(-len(handles) // columns))
-    if handles:
-        add_legend(ax, handles, columns, handlelength=2.4, handletextpad=0.8, markerscale=0.8)
     about = f"{len(speeds)} of {len(rows)} trials, up to {max(speeds, default=0.0):.1f} tokens/s"
-    return f"{SPEEDS[speed][1]} by {x}: {about}"
+    return f"{SPEEDS[speed][1]} by {x}: {about}", handles
 
 
 def _ticks(ax: Axes, places: dict[Any, float], x: str) -> None:

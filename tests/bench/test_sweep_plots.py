@@ -86,6 +86,9 @@ def test_the_best_has_a_ring_in_the_panel_of_its_goal_alone() -> None:
     figure = plot_sweep(result())
     prompt, generation = figure.axes
     assert "best" in legend(figure, 1) and "best" not in legend(figure, 0)
+    figure.canvas.draw()
+    heights = [axes._left_title.get_window_extent().y0 for axes in figure.axes]
+    assert heights[0] == pytest.approx(heights[1], abs=1), "titles stand at one height"
     ring = next(line for line in generation.lines if line.get_label() == "best")
     assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([31], [90])
     assert prompt.get_title(loc="left") == "Prompt eval"

@@ -58,6 +58,16 @@ class TracedToken:
         return tuple(choice for choice in self.choices if choice.allowed is False)
 
     @property
+    def kept(self) -> float:
+        """How much of the probability the mask left: the sum over the allowed choices.
+
+        Exact where log probabilities of the whole vocabulary were asked for; of fewer, a lower
+        bound. Little left means that the model wanted to say something else: its answer then is
+        the grammar's more than its own.
+        """
+        return math.fsum(choice.probability for choice in self.choices if choice.allowed)
+
+    @property
     def overruled(self) -> bool:
         """Whether the model's first choice was refused."""
         return self.choices[0].allowed is False
