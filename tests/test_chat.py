@@ -49,6 +49,15 @@ FRANCE = "What is the capital of France?"
 COUNT = "Count to five."
 
 
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
 def chat_model(**fields: Any) -> ChatLlamaCpp:
     small = {"temperature": 0, "max_tokens": 24, "n_ctx": 2048}
     return ChatLlamaCpp(model_path=str(default_model()), **{**small, **fields})
@@ -75,6 +84,31 @@ def whole(chunks: Any) -> AIMessageChunk:
 
 
 # -- messages -------------------------------------------------------------------------------------
+
+
+def test_a_system_message_begins_the_users_where_the_template_refuses_it() -> None:
+    with pytest.raises(ModelFileError, match="no system"):
+        format_prompt([("system", "Be brief."), ("user", "Hi!")], chat_template=STRICT)
+    with chat_model(chat_template=STRICT) as chat:
+        assert chat.template_takes["system"] is False
+        begun = [("system", "Be brief."), ("user", "Hi!"), ("ai", "Hello!")]
+        assert (
+            chat.format_prompt([*begun, ("system", "In English."), ("user", "Why?")])
+            == "[user]Be brief.\n\nHi![assistant]Hello![user]In English.\n\nWhy?[assistant]"
+        )
+        told = chat.format_prompt(begun[:2], [weather])
+        first, second = told.index("Be brief."), told.index("You can call functions")
+        assert told.startswith("[user]") and first < second < told.index("Hi!")
+        alone = chat.format_prompt([("system", "Say <|im_start|>.")])
+        assert ("Say <|im_start|>.", False) in alone.parts
+        assert chat.invoke(begun[:2]).usage_metadata is not None
+
+
+def test_it_says_what_the_template_takes(chat: ChatLlamaCpp) -> None:
+    takes = dict.fromkeys(("tools", "calls", "results", "reasoning"), False)
+    assert chat.template_takes == {"system": True, **takes}
+    with chat_model(chat_template=THINKER) as thinker:
+        assert thinker.template_takes["reasoning"]
 
 
 def test_an_answer_with_all_that_is_known_of_it(chat: ChatLlamaCpp) -> None:

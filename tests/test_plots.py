@@ -353,6 +353,8 @@ def test_bars_have_the_lengths_and_the_notes_that_were_given():
     assert [bar.get_width() for bar in axes.patches] == [2.0, 40.0]
     assert [label.get_text() for label in axes.texts] == ["2.0  a", "40.0  b"]
     assert axes.get_xlabel() == "ms"
+    counted = plot_bars({"one": 9, "two": 1200}, unit="of them", title="T").axes[0]
+    assert [label.get_text() for label in counted.texts] == ["9", "1200"]
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_bars({}, unit="ms", title="T")
     with pytest.raises(ValueError, match="2 bars, but 1 notes"):

@@ -15,7 +15,16 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from helpers import ChatBox, ChatLlamaCpp, ContextOverflowError, LlamaCpp, Timings, default_model
+from helpers import (
+    PLAIN_TEMPLATE,
+    ChatBox,
+    ChatLlamaCpp,
+    ContextOverflowError,
+    LlamaCpp,
+    Timings,
+    default_model,
+    inspect_model,
+)
 from helpers.widgets.conversation import ROUNDS, Conversation, Turn
 from helpers.widgets.transcript import answer_line, as_text, code_for, turn_parts
 from tests.support import wait_for
@@ -178,6 +187,22 @@ def test_the_code_names_the_path_and_the_tools_that_were_given(
     assert "tools = [tool(weather)]" in code and "[('system'" not in code
     assert "system = [(\"system\", 'Hi')]" in code
     compile(code, "code", "exec")
+
+
+def test_the_code_names_a_template_in_short_where_it_is_known() -> None:
+    own = inspect_model(default_model()).chat_template
+    assert own is not None
+    given = {own: "", PLAIN_TEMPLATE: "chat_template=PLAIN_TEMPLATE", f"{own} ": "im_start"}
+    for template, named in given.items():
+        with ChatLlamaCpp(
+            model_path=default_model(), n_gpu_layers=0, n_ctx=256, chat_template=template
+        ) as chat:
+            code = code_for(Conversation(chat))
+        made: dict[str, Any] = {}
+        exec(code, made)
+        with made["chat"] as again:
+            assert again.format_prompt("Hi!") == chat.format_prompt("Hi!")
+        assert named in code and ("chat_template" in code) == bool(named)
 
 
 # --- conversation --------------------------------------------------------------------------------

@@ -198,7 +198,8 @@ class SweepResult:
         if setup:
             facts[0] += (
                 f": {setup['prompt_tokens']} prompt tokens, {setup['new_tokens']} new tokens, "
-                f"{setup['repeats']} repeats, context {setup['n_ctx']}"
+                f"{setup['repeats']} repeat{'s' * (setup['repeats'] != 1)}, "
+                f"context {setup['n_ctx']}"
             )
         machine = [
             f"{name} {value}" if name == "llama-cpp-python" else value

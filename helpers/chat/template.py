@@ -90,7 +90,8 @@ class ChatTemplate:
 
         Args:
             messages: What `helpers.models.messages.plain_messages` gives. A last one of the
-                assistant, without calls, is what the reply goes on from.
+                assistant, without calls, is what the reply goes on from. Where the template takes
+                no message of the system, its text begins the user's next one.
             tools: Tools in OpenAI's JSON form; a template that does not know them gets them as
                 a part of the system message.
             variables: Further variables of the template.
@@ -160,7 +161,7 @@ class ChatTemplate:
             found = [_with_text_arguments(message) for message in found]
         if tools and not form.takes_tools:
             found = _instructed(found, _instructions(tools, form), form)
-        return found
+        return found if form.system else _without_system(found)
 
     def _opened(self, prompt: Prompt) -> bool:
         """Whether the template has opened the model's reasoning at the end of the prompt."""
@@ -285,6 +286,23 @@ def _instructed(
         if form.system:
             break
     return [{"role": role, "content": text}, *messages]
+
+
+def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages where what the system says begins the next one of the user."""
+    found: list[dict[str, Any]] = []
+    said: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            said.append(message["content"])
+        elif message["role"] == "user":
+            content = "\n\n".join([*filter(None, said), message["content"]])
+            found.append({**message, "content": content})
+            said = []
+        else:
+            found.append(message)
+    rest = "\n\n".join(filter(None, said))
+    return [*found, {"role": "user", "content": rest}] if rest else found
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

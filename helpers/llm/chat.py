@@ -179,6 +179,25 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             reasoning=self.reasoning,
         ).prompt
 
+    @property
+    def template_takes(self) -> dict[str, bool]:
+        """What the chat template has a place of its own for.
+
+        Nothing is lost where it has none: a message of the system begins the user's next one,
+        tools are described in the first message, and calls and results are written as text.
+
+        >>> chat.template_takes  # doctest: +SKIP
+        {'system': True, 'tools': False, 'calls': False, 'results': False, 'reasoning': False}
+        """
+        form = self._template.form
+        return {
+            "system": form.system,
+            "tools": form.takes_tools,
+            "calls": form.takes_calls,
+            "results": form.tool_role and form.takes_calls,
+            "reasoning": form.reasoning is not None,
+        }
+
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:

@@ -115,11 +115,13 @@ def plot_lines(
 
 
 def _short(value: float) -> str:
-    """Three digits are enough to compare bars.
+    """Three digits are enough to compare bars; a count is told as it is.
 
-    >>> _short(1234.5), _short(98.72), _short(0.0213)
-    ('1234', '98.7', '0.021')
+    >>> _short(1234.5), _short(98.72), _short(0.0213), _short(9)
+    ('1234', '98.7', '0.021', '9')
     """
+    if isinstance(value, int):
+        return str(value)
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -17,6 +17,8 @@ from helpers.widgets.shell import picture
 _GIB = 2**30
 _WIDE = widgets.Layout(width="560px", max_width="100%")
 _LABEL = {"description_width": "150px"}
+# Jupyter's and Voilà's own letters and line height would tear the lines apart.
+_PRE = '<pre style="font-family:monospace;line-height:1.35">'
 CONTEXTS = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 
 
@@ -133,7 +135,7 @@ class ModelChooser:
 
     def _show_code(self) -> None:
         one = self.chosen
-        self.code.value = f"<pre>{html.escape(code_for(one))}</pre>" if one else ""
+        self.code.value = f"{_PRE}{html.escape(code_for(one))}</pre>" if one else ""
 
     def __str__(self) -> str:
         return str(self.choice) if self.choice else "nothing to show: see chooser.message"

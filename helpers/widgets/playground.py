@@ -48,7 +48,8 @@ _STYLE = """<style>
 .grammar-playground table {border-collapse: collapse; margin: 6px 0; line-height: 1.35;}
 .grammar-playground td, .grammar-playground th {border: 1px solid #787878; padding: 2px 8px;
   text-align: left; vertical-align: baseline; line-height: 1.35;}
-.grammar-playground th {white-space: nowrap;}
+.grammar-playground th, .grammar-playground td:first-child {white-space: nowrap;}
+.grammar-playground td:nth-child(2) {min-width: 10em;}
 .grammar-playground .wide {overflow-x: auto;}
 </style>"""
 

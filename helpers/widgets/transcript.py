@@ -14,7 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 
 from helpers.errors import ContextOverflowError, ModelFileError
-from helpers.models import default_model
+from helpers.models import PLAIN_TEMPLATE, default_model, inspect_model
 from helpers.widgets.conversation import ROUNDS, Conversation, Turn
 from helpers.widgets.grammar_trials import failure_text
 
@@ -219,12 +219,21 @@ def _loading(chat: BaseChatModel) -> tuple[str, list[str]]:
     with contextlib.suppress(ModelFileError):  # this machine may have no embedded model
         embedded = os.path.realpath(path) == os.path.realpath(default_model())
     fields = [f"model_path={'default_model()' if embedded else repr(path)}"]
+    names = ["ChatLlamaCpp", *(["default_model"] if embedded else [])]
+    if values.get("chat_template") == PLAIN_TEMPLATE:
+        del values["chat_template"]
+        fields.append("chat_template=PLAIN_TEMPLATE")
+        names.insert(0, "PLAIN_TEMPLATE")
+    elif "chat_template" in values:
+        with contextlib.suppress(ModelFileError):  # the file may have gone since
+            if values["chat_template"] == inspect_model(path).chat_template:
+                del values["chat_template"]  # long, and what is used anyway
     fields += [f"{name}={value!r}" for name, value in values.items() if _is_literal(value)]
     rest = [name for name, value in values.items() if not _is_literal(value)]
     listed = ", ".join(fields)
     if len(listed) > _LINE:
         listed = "".join(f"\n    {one}," for one in fields) + "\n"
-    return f"from helpers import ChatLlamaCpp{', default_model' if embedded else ''}", [
+    return f"from helpers import {', '.join(names)}", [
         *([f"# It also had its own {', '.join(rest)}."] if rest else []),
         f"chat = ChatLlamaCpp({listed})",
     ]
