@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers import default_model
+from helpers import default_model, inspect_model
 from tests.support import ROOT
 
 ROUNDS = 7
@@ -41,8 +41,16 @@ def ours(model: str) -> Callable[[list[str]], Any]:
 def one_by_one(model: str) -> Callable[[list[str]], Any]:
     import llama_cpp
 
+    n_ctx = min(2048, inspect_model(model).n_ctx_train)
     llm = llama_cpp.Llama(
-        model, embedding=True, verbose=False, n_ctx=2048, pooling_type=1, n_gpu_layers=0
+        model,
+        embedding=True,
+        verbose=False,
+        n_ctx=n_ctx,
+        n_batch=n_ctx,
+        n_ubatch=n_ctx,
+        pooling_type=1,
+        n_gpu_layers=0,
     )
     return lambda passages: [llm.embed(text, normalize=True) for text in passages]
 
