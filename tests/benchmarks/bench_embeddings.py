@@ -62,8 +62,8 @@ def bare(model: str) -> Callable[[list[str]], Any]:
     from helpers.native import usable_cores
 
     native.llama_backend_init()
-    silent = native.llama_log_callback(lambda *_: None)
-    native.llama_log_set(silent, None)
+    bare.silent = native.llama_log_callback(lambda *_: None)  # type: ignore[attr-defined]  # kept
+    native.llama_log_set(bare.silent, None)  # type: ignore[attr-defined]
     params = native.llama_model_default_params()
     params.n_gpu_layers = 0
     loaded = native.llama_model_load_from_file(model.encode(), params)
