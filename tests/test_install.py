@@ -15,7 +15,15 @@ import pytest
 from helpers import BACKENDS, InstallError, detect_backend, install_command
 from helpers.install.backends import CUDA_INDEXES
 from helpers.install.commands import SHELLS, join, set_variable
-from helpers.install.detect import Machine, cuda_index, parse_nvidia_smi, parse_vulkaninfo
+from helpers.install.detect import (
+    Machine,
+    card_code,
+    cuda_index,
+    parse_capability,
+    parse_nvidia_smi,
+    parse_vulkaninfo,
+    wheel_index,
+)
 from helpers.install.flags import DEAD_FLAGS, dead_settings, merge, translate
 from helpers.install.requirements import _MANAGERS
 
@@ -60,6 +68,8 @@ def test_the_table_has_the_eight_backends_each_complete() -> None:
         for requirement in backend.requirements:
             assert requirement.packages and requirement.check
             assert set(requirement.packages) <= set(_MANAGERS)
+            assert set(requirement.from_maker) <= set(requirement.packages)
+            assert bool(requirement.from_maker) == requirement.page.startswith("https://")
         for failure in backend.failures:
             assert failure.symptom and failure.cause and failure.fix
 
@@ -162,6 +172,8 @@ def test_prebuilt_and_reinstall() -> None:
     assert "CMAKE_ARGS" not in line
     assert "hip-radeon" in install_command("rocm", "windows", "cmd", prebuilt=True)
     assert "rocm72" in install_command("rocm", "linux", "bash", prebuilt=True)
+    card = install_command("cuda", "linux", "bash", flags=["-DCMAKE_CUDA_ARCHITECTURES=120"])
+    assert card.startswith("CMAKE_ARGS='-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=120' python")
     again = install_command("cpu", "linux", "bash", reinstall=True)
     assert "--force-reinstall --no-cache-dir" in again
 
@@ -177,6 +189,7 @@ def test_prebuilt_and_reinstall() -> None:
         (("cuda", "macos", "zsh"), {}, "does not exist on macos"),
         (("openblas", "linux", "bash"), {"prebuilt": True}, "no prebuilt wheels"),
         (("cuda", "linux", "bash"), {"prebuilt": True, "index": "cu999"}, "no wheel index"),
+        (("cuda", "linux", "bash"), {"prebuilt": True, "flags": ["-DA=1"]}, r"no flags \(-DA=1\)"),
     ],
 )
 def test_impossible_wishes_are_refused(
@@ -241,6 +254,8 @@ def test_every_system_has_a_line_for_every_backend_it_can_build() -> None:
 def test_nvidia_smi_and_vulkaninfo_are_read() -> None:
     assert parse_nvidia_smi(NVIDIA_SMI) == ("NVIDIA GeForce RTX 3060", (12, 2))
     assert parse_nvidia_smi("command not found") == (None, None)
+    assert parse_capability("8.9\n12.0\n") == (8, 9)
+    assert parse_capability('Field "compute_cap" is not a valid field to query.') is None
     assert parse_vulkaninfo(VULKANINFO) == ("AMD Radeon RX 6600 (RADV NAVI23)",)
 
 
@@ -262,6 +277,49 @@ def test_the_newest_index_that_the_driver_serves(
 
 
 @pytest.mark.parametrize(
+    ("index", "capability", "code"),
+    [
+        ("cu118", (6, 1), "machine code"),
+        ("cu118", (8, 9), "machine code"),
+        ("cu118", (9, 0), ""),
+        ("cu118", (12, 0), ""),
+        ("cu124", (5, 2), ""),
+        ("cu124", (8, 7), "machine code"),  # no code of its own: that of 8.0 runs on all of 8
+        ("cu125", (9, 0), "machine code"),
+        ("cu125", (12, 0), "PTX"),
+        ("cu132", (6, 1), ""),
+        ("cu132", (7, 0), ""),
+        ("cu132", (10, 3), "PTX"),
+    ],
+)
+def test_what_the_cuda_wheels_have_for_a_card(
+    index: str, capability: tuple[int, int], code: str
+) -> None:
+    assert card_code(index, capability) == code
+
+
+def test_an_index_is_chosen_for_the_card_as_well_as_the_driver() -> None:
+    assert cuda_index((13, 2), "linux", (6, 1)) == "cu125"
+    assert cuda_index((13, 2), "linux", (12, 0)) == "cu132"
+    assert cuda_index((12, 2), "windows", (12, 0)) is None
+    pascal = Machine("linux", "x86_64", nvidia="GTX 1060", cuda=(13, 0), capability=(6, 1))
+    assert detect_backend(pascal).wheel_index == "cu125"
+    maxwell = Machine("linux", "x86_64", nvidia="GTX 970", cuda=(13, 0), capability=(5, 2))
+    assert "no wheel has code for its compute capability 5.2" in str(detect_backend(maxwell))
+    blackwell = Machine("linux", "x86_64", nvidia="RTX 5090", cuda=(13, 0), capability=(12, 0))
+    assert detect_backend(blackwell).wheel_index == "cu130"
+    assert "-DCMAKE_CUDA_ARCHITECTURES=120" in str(detect_backend(blackwell))
+    ada = Machine("linux", "x86_64", nvidia="RTX 4070", cuda=(13, 0), capability=(8, 9))
+    assert not detect_backend(ada).notes
+
+
+def test_a_mac_with_an_intel_processor_has_no_wheel() -> None:
+    for name in BACKENDS:
+        assert wheel_index(name, Machine("macos", "x86_64")) is None
+    assert wheel_index("cpu", Machine("macos", "arm64")) == "cpu"
+
+
+@pytest.mark.parametrize(
     ("machine", "backend", "index", "words"),
     [
         (Machine("linux", "x86_64"), "cpu", "cpu", "no usable GPU"),
@@ -275,8 +333,8 @@ def test_the_newest_index_that_the_driver_serves(
         (Machine("windows", "amd64", rocm=True), "rocm", "hip-radeon", "ROCm is installed"),
         (Machine("linux", "x86_64", oneapi=True), "cpu", "cpu", "--backend sycl"),
         (Machine("macos", "arm64"), "metal", "metal", "Apple silicon"),
-        (Machine("macos", "x86_64", translated=True), "cpu", "cpu", "arm64 Python"),
-        (Machine("macos", "x86_64"), "cpu", "cpu", "Intel Python"),
+        (Machine("macos", "x86_64", translated=True), "cpu", None, "arm64 Python"),
+        (Machine("macos", "x86_64"), "cpu", None, "Intel Python"),
     ],
 )
 def test_detection_chooses_and_explains(

@@ -15,7 +15,7 @@ import pytest
 import helpers
 from helpers import Device, ModelChooser, recommend
 from helpers.models import CATALOGUE
-from helpers.widgets.choice import choose, code_for, video_memory
+from helpers.widgets.choice import choose, code_for, runs_on, video_memory
 
 
 @pytest.fixture
@@ -40,12 +40,23 @@ def test_the_choice_is_recommend_s() -> None:
     assert "llama-3.3-70b" in choice.too_large and "llama-3.3-70b" in choice.message
     rows = cells(choice.table())
     assert [row[0] for row in rows] == [str(one.rank) for one in expected]
-    assert rows[0][1:4] == [expected[0].model.title, expected[0].quantization, "GPU and CPU"]
+    assert rows[0][1:4] == [expected[0].model.title, expected[0].quantization, runs_on(expected[0])]
     assert rows[0][6] == f"{expected[0].total_mib:,.0f}" and rows[0][7] == expected[0].reason
     figure = choice.figure()
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [one.total_mib for one in expected]
     assert str(choice).count("\n") == len(expected)
+
+
+def test_a_mixture_says_where_its_experts_are() -> None:
+    choice = choose(32, 8, "code", 16_384)
+    mixture = next(one for one in choice.fitting if one.n_cpu_moe)
+    where = f"GPU, n_cpu_moe={mixture.n_cpu_moe}"
+    assert runs_on(mixture) == where and where in str(choice) and where in choice.table()
+    assert f"    n_cpu_moe={mixture.n_cpu_moe},\n)" in code_for(mixture)
+    dense = next(one for one in choice.fitting if not one.n_cpu_moe)
+    assert "n_cpu_moe" not in code_for(dense)
+    compile(code_for(mixture), "code", "exec")
 
 
 def test_sliders_change_everything_that_is_shown(chooser: ModelChooser) -> None:
@@ -86,7 +97,7 @@ def test_the_code_runs_with_the_model_that_is_there(chooser: ModelChooser) -> No
 
 
 def test_too_little_memory_is_said_and_comes_back(chooser: ModelChooser) -> None:
-    chooser.ram.value = 1
+    chooser.ram.value = 0.5
     assert "Nothing fits" in chooser.message.value
     assert chooser.chosen is None and chooser.pick.options == ()
     assert chooser.plot.value == chooser.table.value == chooser.code.value == ""

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 # The one address from which upstream publishes wheels; LLAMA_NOTEBOOKS_WHEEL_INDEX replaces it.
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl"
 
+# Where llama.cpp itself lives, with the pages on what is not built here.
+LLAMA_CPP = "https://github.com/ggml-org/llama.cpp"
+
 # CUDA wheel indexes, as (name, CUDA version that the driver must support at least).
 CUDA_INDEXES = (
     ("cu118", (11, 8)),
@@ -23,6 +26,14 @@ CUDA_INDEXES = (
     ("cu130", (13, 0)),
     ("cu132", (13, 2)),
 )
+
+# Compute capabilities for which the CUDA wheels carry machine code, by CUDA's major version, and
+# whether they carry code of the newest one as PTX too, which a driver compiles for newer cards.
+CUDA_CODE: Mapping[int, tuple[tuple[int, ...], bool]] = {
+    11: ((60, 61, 70, 75, 80, 86, 89), False),
+    12: ((60, 61, 70, 75, 80, 86, 89, 90), True),
+    13: ((75, 80, 86, 89, 90), True),
+}
 
 # What every source build of the suite leaves out: image models, and llama.cpp's own command line
 # library, a quarter to a third of the build. And what it adds: RPC for the practice accelerator.
@@ -39,6 +50,9 @@ class Requirement:
         check: Command line that succeeds when it is there.
         packages: Package by manager, e.g. `apt`, `dnf`, `brew`, `winget`, `conda`.
         systems: Systems on which it is needed: `linux`, `macos`, `windows`.
+        page: The maker's page on adding its repository, where the system's own have no such
+            package.
+        from_maker: The managers for which that is so.
         essential: True if a build without it cannot begin, whatever flags are given.
     """
 
@@ -47,6 +61,8 @@ class Requirement:
     packages: Mapping[str, str] = field(default_factory=dict)
     systems: tuple[str, ...] = ("linux", "macos", "windows")
     essential: bool = False
+    page: str = ""
+    from_maker: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,12 +176,12 @@ _CPU_SYSTEMS = (
     ("linux", "x86_64"),
     ("linux", "aarch64"),
     ("linux", "riscv64"),
-    ("macos", "x86_64"),
     ("macos", "arm64"),
     ("windows", "amd64"),
 )
 _GPU_SYSTEMS = (("linux", "x86_64"), ("windows", "amd64"))
 _SLOW_SHARE = "built without AVX2, FMA and F16C: layers that stay on the CPU run slowly"
+_GLIBC = "built on Ubuntu 22.04: a Linux with glibc older than 2.35 finds none"
 _OFFLOADED = "at load, 'offloaded N/N layers to GPU'"
 
 _ALL = (
@@ -181,6 +197,7 @@ _ALL = (
             (
                 "built with GGML_NATIVE=off: on x86-64 it needs AVX2, FMA and F16C, and uses "
                 "nothing newer, such as AVX-512",
+                "on a Mac for Apple silicon alone: an Intel Mac builds from source",
                 "no RPC: the practice accelerator needs a source build",
             ),
         ),
@@ -235,8 +252,12 @@ _ALL = (
             _GPU_SYSTEMS,
             (
                 "the driver must support at least the CUDA version in the name",
-                "for cards of compute capability 6.0 and newer (cu118 to cu125), or 7.5 and newer "
-                "(cu130, cu132)",
+                "machine code for compute capability 6.0 to 8.9 (cu118), 6.0 to 9.0 (cu121 to "
+                "cu125) or 7.5 to 9.0 (cu130, cu132)",
+                "a newer card, such as an RTX 50 (12.0), gets code that its driver compiles at the "
+                "first use; cu118 has none for it",
+                "large: cu132 of version 0.3.36 is 784 MB for Linux and 228 MB for Windows",
+                _GLIBC,
                 "on Windows there is no wheel for CUDA 12.1 to 12.3",
                 "CUDA's own libraries (cudart, cublas) are not in the wheel",
                 _SLOW_SHARE,
@@ -251,13 +272,15 @@ _ALL = (
                 "the CUDA toolkit (nvcc)",
                 "nvcc --version",
                 {
-                    "apt": "nvidia-cuda-toolkit",
+                    "apt": "cuda-toolkit",
                     "dnf": "cuda-toolkit",
                     "winget": "Nvidia.CUDA",
                     "conda": "cuda-toolkit",
                 },
                 ("linux", "windows"),
                 essential=True,
+                page="https://developer.nvidia.com/cuda-downloads",
+                from_maker=("apt", "dnf"),
             ),
         ),
         environment={
@@ -279,6 +302,12 @@ _ALL = (
                 "install the CUDA toolkit of that version (or pip's nvidia-cuda-runtime and "
                 "nvidia-cublas, and put their lib folders into LD_LIBRARY_PATH), or choose the "
                 "wheel index that nvidia-smi's CUDA version allows",
+            ),
+            Failure(
+                "no kernel image is available for execution on the device",
+                "the build has no code for this card's compute capability",
+                "choose a wheel that has (card_lines with capability=…), or build with "
+                "-DCMAKE_CUDA_ARCHITECTURES=120, which is compute capability 12.0",
             ),
             _CACHED_WHEEL,
         ),
@@ -356,6 +385,7 @@ _ALL = (
             (
                 "rocm72 is for Linux with ROCm 7.2, whose libraries are not in the wheel",
                 "hip-radeon is for Windows",
+                _GLIBC,
                 _SLOW_SHARE,
             ),
             {"windows": "hip-radeon"},
@@ -368,6 +398,8 @@ _ALL = (
                 {"apt": "rocm-hip-sdk", "dnf": "rocm-hip-devel hipblas-devel rocblas-devel"},
                 ("linux", "windows"),
                 essential=True,
+                page="https://rocm.docs.amd.com/projects/install-on-linux/",
+                from_maker=("apt",),
             ),
         ),
         environment={
@@ -407,6 +439,9 @@ _ALL = (
                 },
                 ("linux", "windows"),
                 essential=True,
+                page="https://www.intel.com/content/www/us/en/developer/tools/oneapi/"
+                "base-toolkit-download.html",
+                from_maker=("apt", "dnf"),
             ),
         ),
         environment={
@@ -439,8 +474,10 @@ _ALL = (
         failures=(
             Failure(
                 "incompatible architecture (have 'x86_64', need 'arm64')",
-                "this Python was built for Intel and runs under Rosetta",
-                "install an arm64 Python and run the command with it",
+                "the library was built for Intel, by an Intel shell, CMake or Python, and this "
+                "Python is arm64",
+                "take the prebuilt wheel, or build with --force-reinstall --no-cache-dir and in "
+                "CMAKE_ARGS -DCMAKE_OSX_ARCHITECTURES=arm64 -DCMAKE_APPLE_SILICON_PROCESSOR=arm64",
             ),
         ),
     ),
@@ -460,3 +497,67 @@ _ALL = (
 )
 
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _ALL}
+
+
+@dataclass(frozen=True)
+class OtherBackend:
+    """A backend of llama.cpp that the suite does not build.
+
+    Attributes:
+        title: Name for people.
+        serves: The hardware that it is for.
+        cmake_flag: What llama.cpp's CMake is told.
+        page: Where llama.cpp documents it, in its repository.
+    """
+
+    title: str
+    serves: str
+    cmake_flag: str
+    page: str
+
+    @property
+    def address(self) -> str:
+        """The page's address."""
+        return f"{LLAMA_CPP}/blob/master/{self.page}"
+
+
+# llama-cpp-python's build file installs MUSA's library and none of the others': they are for
+# llama.cpp's own programs.
+OTHER_BACKENDS = (
+    OtherBackend(
+        "OpenCL",
+        "Adreno, the graphics of Qualcomm's Snapdragon",
+        "-DGGML_OPENCL=on",
+        "docs/backend/OPENCL.md",
+    ),
+    OtherBackend(
+        "Hexagon",
+        "the NPU of Qualcomm's Snapdragon",
+        "-DGGML_HEXAGON=on",
+        "docs/backend/snapdragon/README.md",
+    ),
+    OtherBackend(
+        "OpenVINO",
+        "Intel's processors, graphics and NPUs",
+        "-DGGML_OPENVINO=on",
+        "docs/backend/OPENVINO.md",
+    ),
+    OtherBackend(
+        "WebGPU",
+        "any card, and browsers",
+        "-DGGML_WEBGPU=on",
+        "docs/build.md#webgpu",
+    ),
+    OtherBackend(
+        "MUSA",
+        "Moore Threads cards",
+        "-DGGML_MUSA=on",
+        "docs/build.md#musa",
+    ),
+    OtherBackend(
+        "CANN",
+        "Huawei's Ascend NPUs",
+        "-DGGML_CANN=on",
+        "docs/build.md#cann",
+    ),
+)

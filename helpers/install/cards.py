@@ -83,6 +83,7 @@ def card_lines(
     shell: str | None = None,
     *,
     cuda: tuple[int, int] | None = None,
+    capability: tuple[int, int] | None = None,
     python: str = "python",
 ) -> CardTable:
     """Return what to type for each kind of card, or for one.
@@ -93,6 +94,8 @@ def card_lines(
         shell: The shell that the lines are for; None means the system's usual one.
         cuda: CUDA version that the NVIDIA driver supports (nvidia-smi prints it); None takes this
             machine's, or else the newest index.
+        capability: The NVIDIA card's compute capability; None takes this machine's, or else asks
+            nothing of the card.
         python: The Python to install into.
 
     Raises:
@@ -108,7 +111,11 @@ def card_lines(
         raise InstallError(nearest(card, list(_CARDS), "kind of card"))
     machine = look_at_machine() if where == current_system() else Machine(where, _USUAL[where])
     # Of a driver that is not known, the newest is assumed.
-    machine = replace(machine, cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1])
+    machine = replace(
+        machine,
+        cuda=cuda or machine.cuda or CUDA_INDEXES[-1][1],
+        capability=capability or machine.capability,
+    )
     found = []
     for title, backends, see in [_CARDS[card]] if card else _CARDS.values():
         for backend in backends:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS, Backend
@@ -100,6 +101,7 @@ def install_command(
     reinstall: bool = False,
     version: str | None = None,
     index: str | None = None,
+    flags: Sequence[str] = (),
     python: str = "python",
 ) -> str:
     """Return the line that installs llama-cpp-python with one backend.
@@ -113,6 +115,7 @@ def install_command(
             version and not the flags.
         version: Exact version, or None for the newest.
         index: Name of the wheel index where there are several, e.g. `cu124`.
+        flags: More flags for CMake, e.g. `-DCMAKE_CUDA_ARCHITECTURES=120`; for a source build.
         python: The Python to install into.
 
     Raises:
@@ -127,6 +130,10 @@ def install_command(
     if shell not in known:
         raise InstallError(nearest(shell, known, "shell"))
     _check(chosen, system, shell, prebuilt)
+    if prebuilt and flags:
+        raise InstallError(
+            f"A prebuilt wheel takes no flags ({' '.join(flags)}): leave out prebuilt=True."
+        )
     words = [python, "-m", "pip", "install"]
     if reinstall:
         words += ["--force-reinstall", "--no-cache-dir"]
@@ -138,5 +145,5 @@ def install_command(
         words += ["--only-binary", DISTRIBUTION, "--extra-index-url", address, target]
         return join(tuple(words), shell)
     words += ["--no-binary", DISTRIBUTION, target]
-    flags = " ".join(chosen.cmake_flags)
-    return (set_variable("CMAKE_ARGS", flags, shell) if flags else "") + join(tuple(words), shell)
+    value = " ".join((*chosen.cmake_flags, *flags))
+    return (set_variable("CMAKE_ARGS", value, shell) if value else "") + join(tuple(words), shell)

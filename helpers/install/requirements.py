@@ -37,16 +37,24 @@ class Finding:
         requirement: What is needed.
         met: True if its check succeeded.
         fix: Command that installs it on this machine, or its package by manager.
+        page: The maker's page on adding the repository that `fix` needs, or an empty text.
     """
 
     requirement: Requirement
     met: bool
     fix: str
+    page: str = ""
 
     def __str__(self) -> str:
         """Return one line."""
-        mark = "there" if self.met else f"missing: {self.fix}"
+        mark = "there" if self.met else f"missing: {self.advice}"
         return f"{self.requirement.name} ({self.requirement.check}): {mark}"
+
+    @property
+    def advice(self) -> str:
+        """The fix, and the repository that has to be added first, if there is one."""
+        first = f" (add the maker's repository first: {self.page})" if self.page else ""
+        return self.fix + first
 
 
 def _succeeds(check: str) -> bool:
@@ -55,11 +63,14 @@ def _succeeds(check: str) -> bool:
     return ask(*(named.split()[:1] or words[:1]), *words[1:]) is not None
 
 
-def _fix(requirement: Requirement) -> str:
+def _fix(requirement: Requirement) -> tuple[str, str]:
+    """Return the command that installs a requirement, and the page on its repository."""
     for manager, (program, line) in _MANAGERS.items():
         if manager in requirement.packages and shutil.which(program):
-            return line.format(requirement.packages[manager])
-    return ", ".join(f"{name}: {package}" for name, package in requirement.packages.items())
+            page = requirement.page if manager in requirement.from_maker else ""
+            return line.format(requirement.packages[manager]), page
+    packages = requirement.packages.items()
+    return ", ".join(f"{name}: {package}" for name, package in packages), requirement.page
 
 
 def check_requirements(backend: str, system: str | None = None) -> tuple[Finding, ...]:
@@ -77,7 +88,7 @@ def check_requirements(backend: str, system: str | None = None) -> tuple[Finding
     """
     where = system or current_system()
     return tuple(
-        Finding(requirement, _succeeds(requirement.check), _fix(requirement))
+        Finding(requirement, _succeeds(requirement.check), *_fix(requirement))
         for requirement in get_backend(backend).requirements
         if where in requirement.systems
     )
@@ -95,7 +106,7 @@ def need_tools(backend: str) -> None:
         if finding.requirement.essential and not finding.met:
             raise InstallError(
                 f"{chosen.title} cannot be built here: {finding.requirement.name} is missing "
-                f"({finding.requirement.check} fails). {finding.fix}"
+                f"({finding.requirement.check} fails). {finding.advice}"
             )
 
 
@@ -124,7 +135,7 @@ def compiler_fix(system: str | None = None) -> str:
     needed = next(it for it in BACKENDS["cpu"].requirements if where in it.systems)
     if where == "windows":  # winget is part of it, even where this is asked on another system
         return _MANAGERS["winget"][1].format(needed.packages["winget"])
-    return _fix(needed)
+    return _fix(needed)[0]
 
 
 def need_compiler() -> None:

@@ -15,7 +15,7 @@ from helpers.models.find import find_model
 from helpers.models.header import Tensor
 from helpers.models.info import ModelInfo, inspect_model
 from helpers.models.prompt import PLAIN_TEMPLATE, format_prompt
-from helpers.models.recommendation import Recommendation, recommend
+from helpers.models.recommendation import Recommendation, metal_mib, recommend
 from helpers.models.stores import LocalModel, local_models
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "format_prompt",
     "inspect_model",
     "local_models",
+    "metal_mib",
     "recommend",
 ]

@@ -1,9 +1,10 @@
-"""A short list of open models, one for each size, with the memory that they need.
+"""A short list of open models, one or two for each size, with the memory that they need.
 
 The hyperparameters are those of the models' own configuration files (`config.json` on the Hub, read
 for the release named in `source`); the sizes are computed from them, never copied: weights as by
-llama.cpp's quantizer (`mixes`), caches as in its contexts (`kv_cache`). Which models are listed is
-a choice of this suite, made in November 2026: any other GGUF works as well (`find_model`).
+llama.cpp's quantizer (`mixes`), caches as in its contexts (`kv_cache`). A test compares them with
+the sizes of the published files. Which models are listed is a choice of this suite, made in
+November 2026: any other GGUF works as well (`find_model`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from helpers.models.kv_cache import kv_mib_by_layer
-from helpers.models.mixes import Hyperparameters
+from helpers.models.mixes import expert_bytes, weight_bytes
+from helpers.models.shapes import DeltaNet, FullAttention, Hyperparameters
 
 _MIB = 2**20
 _EUROPEAN = ("en", "fr", "es", "de", "it", "pt")
+_MINISTRAL_LANGUAGES = (*_EUROPEAN, "nl", "zh", "ja", "ko", "ar")
+_ALL_ROUND = ("chat", "code", "reasoning", "languages")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class CatalogueEntry:
         languages: Language codes; "many" where the makers name more than twenty.
         purposes: What it is good at, of "chat", "code", "reasoning", "languages", "teaching".
         source: The release that `hparams` were read from.
+        released: Its month, such as "2026-04".
         embedded: It comes with the suite: nothing to download.
     """
 
@@ -49,6 +54,7 @@ class CatalogueEntry:
     languages: tuple[str, ...]
     purposes: tuple[str, ...]
     source: str
+    released: str
     embedded: bool = False
 
     @property
@@ -58,7 +64,12 @@ class CatalogueEntry:
 
     def weights_mib(self, quantization: str | None = None) -> float:
         """MiB of the weights with a recipe, by default the model's own choice."""
-        return self.hparams.weight_bytes(_recipe(quantization or self.quantization)) / _MIB
+        return weight_bytes(self.hparams, _recipe(quantization or self.quantization)) / _MIB
+
+    def expert_mib(self, quantization: str | None = None) -> tuple[float, ...]:
+        """MiB of each layer's experts with a recipe; empty for a model that is no mixture."""
+        sizes = expert_bytes(self.hparams, _recipe(quantization or self.quantization))
+        return tuple(size / _MIB for size in sizes)
 
     def kv_mib(self, n_ctx: int) -> float:
         """MiB of the KV cache of one sequence of `n_ctx` tokens, in 16 bits.
@@ -87,8 +98,6 @@ def _recipe(quantization: str) -> str:
     return "MXFP4_MOE" if quantization.lower() == "mxfp4" else quantization
 
 
-_K_QUANTS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-
 _ENTRIES = (
     CatalogueEntry(
         name="smollm2-135m",
@@ -103,6 +112,7 @@ _ENTRIES = (
         languages=("en",),
         purposes=("teaching",),
         source="HuggingFaceTB/SmolLM2-135M-Instruct",
+        released="2024-11",
         embedded=True,
     ),
     CatalogueEntry(
@@ -117,6 +127,7 @@ _ENTRIES = (
         languages=("many",),
         purposes=("chat", "reasoning", "languages"),
         source="Qwen/Qwen3-0.6B",
+        released="2025-04",
     ),
     CatalogueEntry(
         name="gemma-3-1b",
@@ -130,6 +141,7 @@ _ENTRIES = (
         languages=("en",),
         purposes=("chat",),
         source="google/gemma-3-1b-it",
+        released="2025-03",
     ),
     CatalogueEntry(
         name="smollm3-3b",
@@ -143,45 +155,118 @@ _ENTRIES = (
         languages=_EUROPEAN,
         purposes=("chat", "reasoning"),
         source="HuggingFaceTB/SmolLM3-3B",
+        released="2025-07",
     ),
     CatalogueEntry(
-        name="qwen3-4b",
-        title="Qwen3 4B",
-        repository="Qwen/Qwen3-4B-GGUF",
-        quantizations=_K_QUANTS,
+        name="ministral-3-3b",
+        title="Ministral 3 3B Instruct",
+        repository="mistralai/Ministral-3-3B-Instruct-2512-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
         quantization="Q4_K_M",
-        hparams=Hyperparameters("qwen3", 36, 2560, 32, 8, 128, 9728, 151_936, tied=True),
-        n_ctx_train=40_960,
+        hparams=Hyperparameters("mistral3", 26, 3072, 32, 8, 128, 9216, 131_072, tied=True),
+        n_ctx_train=262_144,
         licence="apache-2.0",
-        languages=("many",),
-        purposes=("chat", "code", "reasoning", "languages"),
-        source="Qwen/Qwen3-4B",
-    ),
-    CatalogueEntry(
-        name="qwen3-8b",
-        title="Qwen3 8B",
-        repository="Qwen/Qwen3-8B-GGUF",
-        quantizations=_K_QUANTS,
-        quantization="Q4_K_M",
-        hparams=Hyperparameters("qwen3", 36, 4096, 32, 8, 128, 12_288, 151_936, tied=False),
-        n_ctx_train=40_960,
-        licence="apache-2.0",
-        languages=("many",),
-        purposes=("chat", "code", "reasoning", "languages"),
-        source="Qwen/Qwen3-8B",
-    ),
-    CatalogueEntry(
-        name="gemma-3-12b",
-        title="Gemma 3 12B IT",
-        repository="ggml-org/gemma-3-12b-it-GGUF",
-        quantizations=("Q4_K_M", "Q8_0", "F16"),
-        quantization="Q4_K_M",
-        hparams=Hyperparameters("gemma3", 48, 3840, 16, 8, 256, 15_360, 262_144, True, 0, 0, 1024),
-        n_ctx_train=131_072,
-        licence="gemma (terms of use)",
-        languages=("many",),
+        languages=_MINISTRAL_LANGUAGES,
         purposes=("chat", "languages"),
-        source="google/gemma-3-12b-it",
+        source="mistralai/Ministral-3-3B-Instruct-2512",
+        released="2025-12",
+    ),
+    CatalogueEntry(
+        name="qwen3.5-4b",
+        title="Qwen3.5 4B",
+        repository="lmstudio-community/Qwen3.5-4B-GGUF",
+        quantizations=("Q4_K_M", "Q6_K"),
+        quantization="Q4_K_M",
+        # The tensors of a file, listed in github.com/huggingface/candle/pull/3821, agree.
+        hparams=Hyperparameters(
+            "qwen35", 32, 2560, 16, 4, 256, 9216, 248_320, tied=True, delta_net=DeltaNet(16, 32)
+        ),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=("many",),
+        purposes=_ALL_ROUND,
+        source="Qwen/Qwen3.5-4B",
+        released="2026-03",
+    ),
+    CatalogueEntry(
+        name="gemma-4-e4b",
+        title="Gemma 4 E4B IT",
+        repository="ggml-org/gemma-4-E4B-it-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        # Half of the file is a table of which a token looks up one row ("E": effective). The
+        # header of a file is in github.com/ollama/ollama/issues/18123.
+        hparams=Hyperparameters(
+            "gemma4", 42, 2560, 8, 2, 256, 10_240, 262_144,
+            tied=True, sliding_window=512, n_shared_kv=18, per_layer=256,
+            full=FullAttention(every=6, n_kv_heads=2, head_length=512),
+        ),
+        n_ctx_train=131_072,
+        licence="apache-2.0",
+        languages=("many",),
+        purposes=_ALL_ROUND,
+        source="google/gemma-4-E4B-it",
+        released="2026-04",
+    ),
+    CatalogueEntry(
+        name="ministral-3-8b",
+        title="Ministral 3 8B Instruct",
+        repository="mistralai/Ministral-3-8B-Instruct-2512-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        hparams=Hyperparameters("mistral3", 34, 4096, 32, 8, 128, 14_336, 131_072, tied=False),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=_MINISTRAL_LANGUAGES,
+        purposes=("chat", "languages"),
+        source="mistralai/Ministral-3-8B-Instruct-2512",
+        released="2025-12",
+    ),
+    CatalogueEntry(
+        name="granite-4.1-8b",
+        title="Granite 4.1 8B",
+        repository="ibm-granite/granite-4.1-8b-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        # IBM's article on the family (huggingface.co/blog/ibm-granite/granite-4-1) has the shape,
+        # and calls the embeddings shared; the published file has an output layer of its own.
+        hparams=Hyperparameters("granite", 40, 4096, 32, 8, 128, 12_800, 100_352, tied=False),
+        n_ctx_train=131_072,
+        licence="apache-2.0",
+        languages=("en", "de", "es", "fr", "ja", "pt", "ar", "cs", "it", "ko", "nl", "zh"),
+        purposes=("chat", "code", "languages"),
+        source="ibm-granite/granite-4.1-8b",
+        released="2026-04",
+    ),
+    CatalogueEntry(
+        name="qwen3.5-9b",
+        title="Qwen3.5 9B",
+        repository="lmstudio-community/Qwen3.5-9B-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        hparams=Hyperparameters(
+            "qwen35", 32, 4096, 16, 4, 256, 12_288, 248_320, tied=False, delta_net=DeltaNet(16, 32)
+        ),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=("many",),
+        purposes=_ALL_ROUND,
+        source="Qwen/Qwen3.5-9B",
+        released="2026-03",
+    ),
+    CatalogueEntry(
+        name="ministral-3-14b",
+        title="Ministral 3 14B Instruct",
+        repository="mistralai/Ministral-3-14B-Instruct-2512-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        hparams=Hyperparameters("mistral3", 40, 5120, 32, 8, 128, 16_384, 131_072, tied=False),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=_MINISTRAL_LANGUAGES,
+        purposes=("chat", "code", "languages"),
+        source="mistralai/Ministral-3-14B-Instruct-2512",
+        released="2025-12",
     ),
     CatalogueEntry(
         name="gpt-oss-20b",
@@ -195,32 +280,79 @@ _ENTRIES = (
         languages=("en",),
         purposes=("chat", "code", "reasoning"),
         source="openai/gpt-oss-20b",
+        released="2025-08",
     ),
     CatalogueEntry(
-        name="mistral-small-24b",
-        title="Mistral Small 3.2 24B Instruct",
-        repository="unsloth/Mistral-Small-3.2-24B-Instruct-2506-GGUF",
-        quantizations=("Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"),
+        name="gemma-4-26b-a4b",
+        title="Gemma 4 26B A4B IT",
+        repository="ggml-org/gemma-4-26B-A4B-it-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
         quantization="Q4_K_M",
-        hparams=Hyperparameters("llama", 40, 5120, 32, 8, 128, 32_768, 131_072, tied=False),
-        n_ctx_train=131_072,
+        # The header of a file is in github.com/lemonade-sdk/llamacpp-rocm/issues/81.
+        hparams=Hyperparameters(
+            "gemma4", 30, 2816, 16, 8, 256, 704, 262_144,
+            tied=True, n_experts=128, n_experts_used=8, sliding_window=1024, n_ff_shared=2112,
+            full=FullAttention(every=6, n_kv_heads=2, head_length=512, values_are_keys=True),
+        ),
+        n_ctx_train=262_144,
         licence="apache-2.0",
         languages=("many",),
-        purposes=("chat", "code", "languages"),
-        source="mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+        purposes=_ALL_ROUND,
+        source="google/gemma-4-26B-A4B-it",
+        released="2026-04",
     ),
     CatalogueEntry(
-        name="qwen3-30b-a3b",
-        title="Qwen3 30B A3B",
-        repository="Qwen/Qwen3-30B-A3B-GGUF",
-        quantizations=_K_QUANTS,
+        name="qwen3.6-27b",
+        title="Qwen3.6 27B",
+        repository="unsloth/Qwen3.6-27B-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
         quantization="Q4_K_M",
-        hparams=Hyperparameters("qwen3moe", 48, 2048, 32, 4, 128, 768, 151_936, False, 128, 8),
-        n_ctx_train=40_960,
+        hparams=Hyperparameters(
+            "qwen35", 64, 5120, 24, 4, 256, 17_408, 248_320, tied=False, delta_net=DeltaNet(16, 48)
+        ),
+        n_ctx_train=262_144,
         licence="apache-2.0",
         languages=("many",),
-        purposes=("chat", "code", "reasoning", "languages"),
-        source="Qwen/Qwen3-30B-A3B",
+        purposes=_ALL_ROUND,
+        source="Qwen/Qwen3.6-27B",
+        released="2026-04",
+    ),
+    CatalogueEntry(
+        name="gemma-4-31b",
+        title="Gemma 4 31B IT",
+        repository="ggml-org/gemma-4-31B-it-GGUF",
+        quantizations=("Q4_K_M", "Q8_0"),
+        quantization="Q4_K_M",
+        hparams=Hyperparameters(
+            "gemma4", 60, 5376, 32, 16, 256, 21_504, 262_144,
+            tied=True, sliding_window=1024,
+            full=FullAttention(every=6, n_kv_heads=4, head_length=512, values_are_keys=True),
+        ),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=("many",),
+        purposes=_ALL_ROUND,
+        source="google/gemma-4-31B-it",
+        released="2026-04",
+    ),
+    CatalogueEntry(
+        name="qwen3.6-35b-a3b",
+        title="Qwen3.6 35B A3B",
+        repository="lmstudio-community/Qwen3.6-35B-A3B-GGUF",
+        quantizations=("Q4_K_M",),
+        quantization="Q4_K_M",
+        # The header of a file is in github.com/ggml-org/llama.cpp/pull/22673.
+        hparams=Hyperparameters(
+            "qwen35moe", 40, 2048, 16, 2, 256, 512, 248_320,
+            tied=False, n_experts=256, n_experts_used=8, n_ff_shared=512,
+            delta_net=DeltaNet(16, 32),
+        ),
+        n_ctx_train=262_144,
+        licence="apache-2.0",
+        languages=("many",),
+        purposes=_ALL_ROUND,
+        source="Qwen/Qwen3.6-35B-A3B",
+        released="2026-04",
     ),
     CatalogueEntry(
         name="llama-3.3-70b",
@@ -234,8 +366,9 @@ _ENTRIES = (
         languages=("en", "de", "fr", "it", "pt", "hi", "es", "th"),
         purposes=("chat", "code", "languages"),
         source="meta-llama/Llama-3.3-70B-Instruct",
+        released="2024-12",
     ),
-)
+)  # fmt: skip
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
     {entry.name: entry for entry in _ENTRIES}

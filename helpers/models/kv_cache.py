@@ -116,7 +116,7 @@ def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
         if index >= own:
             layers.append(LayerCache())
         elif not heads or (interval and (index + 1) % interval):
-            layers.append(LayerCache(state=_recurrent_state(info)))
+            layers.append(LayerCache(state=_state_of(info)))
         else:
             key, value = info.key_length, info.value_length
             if window:
@@ -158,12 +158,20 @@ def _bytes_per_value(ggml_type: int | None) -> float:
     return kind.size / kind.block
 
 
-def _recurrent_state(info: ModelInfo) -> int:
+def recurrent_state(inner: int, state: int, kernel: int, groups: int) -> int:
     """Numbers of one recurrent layer's state (`llama_hparams::n_embd_r` and `n_embd_s`).
 
-    0 where the header has no `ssm.` keys.
+    Args:
+        inner: Width of the layer.
+        state: Numbers that each of them keeps.
+        kernel: Tokens that its convolution sees.
+        groups: Groups that share keys.
     """
+    return max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner
+
+
+def _state_of(info: ModelInfo) -> int:
+    """Of one recurrent layer of a file; 0 where the header has no `ssm.` keys."""
     count = info.metadata.count
-    inner, state = count("ssm.inner_size"), count("ssm.state_size")
-    kernel, groups = count("ssm.conv_kernel"), count("ssm.group_count")
-    return int(max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner)
+    keys = ("inner_size", "state_size", "conv_kernel", "group_count")
+    return recurrent_state(*(int(count(f"ssm.{key}")) for key in keys))

@@ -24,7 +24,6 @@ _COLUMNS = {
     "why": "<",
 }
 _CELL = "padding:3px 8px;line-height:1.3;vertical-align:top"
-_RUNS_ON = {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Choice:
             {one.name: one.total_mib for one in self.fitting},
             unit="MiB",
             title="Memory: weights, KV cache and compute buffers",
-            notes=[_RUNS_ON[one.placement] for one in self.fitting],
+            notes=[runs_on(one) for one in self.fitting],
         )
 
     def __str__(self) -> str:
@@ -69,12 +68,18 @@ class Choice:
             [
                 self.message,
                 *(
-                    f"{one.rank:>3}. {one.name:<27} {one.total_mib:>8,.0f} MiB  "
-                    f"{_RUNS_ON[one.placement]}"
+                    f"{one.rank:>3}. {one.name:<27} {one.total_mib:>8,.0f} MiB  {runs_on(one)}"
                     for one in self.fitting
                 ),
             ]
         )
+
+
+def runs_on(one: Recommendation) -> str:
+    """Where a recommendation runs, in a few words."""
+    if one.n_cpu_moe:
+        return f"GPU, n_cpu_moe={one.n_cpu_moe}"
+    return {"cpu": "CPU", "gpu": "GPU", "gpu and cpu": "GPU and CPU"}[one.placement]
 
 
 def video_memory(devices: Sequence[Device]) -> tuple[float, bool]:
@@ -98,17 +103,18 @@ def choose(
 
 def code_for(one: Recommendation) -> str:
     """The lines that load a recommendation."""
+    experts = f"    n_cpu_moe={one.n_cpu_moe},\n" if one.n_cpu_moe else ""
     return (
         "from helpers import LlamaCpp, find_model\n\n"
         "llm = LlamaCpp(\n"
         f'    model_path=find_model("{one.name}"),\n'
         f"    n_ctx={one.n_ctx},\n"
         f"    n_gpu_layers={one.n_gpu_layers},\n"
-        ")"
+        f"{experts})"
     )
 
 
 def _cells(one: Recommendation) -> Cells:
     sizes = (one.weights_mib, one.kv_mib, one.total_mib)
-    model = (one.rank, one.model.title, one.quantization, _RUNS_ON[one.placement])
+    model = (one.rank, one.model.title, one.quantization, runs_on(one))
     return (*model, *sizes, one.reason)

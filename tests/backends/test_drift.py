@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from helpers import BACKENDS
-from helpers.install.backends import COMMON_FLAGS, CUDA_INDEXES
+from helpers.install.backends import (
+    COMMON_FLAGS,
+    CUDA_CODE,
+    CUDA_INDEXES,
+    OTHER_BACKENDS,
+    OtherBackend,
+)
 from helpers.install.build import cmake_flags, make_recipe
 from helpers.install.configure import Configured, configure, pinned_source
 from helpers.install.flags import DEAD_FLAGS, translate
@@ -115,10 +121,50 @@ def test_a_build_that_is_not_native_still_uses_avx2(source: Path) -> None:
 
 def test_the_compute_capabilities_are_those_of_the_workflow(source: Path) -> None:
     text = (source / ".github" / "workflows" / "build-wheels-cuda.yaml").read_text(encoding="utf-8")
-    oldest = [int(found) for found in re.findall(r'\$cudaArchs = "(\d+)-real', text)]
-    assert oldest == [60, 60, 75]  # the usual, CUDA 11, CUDA 13
-    wheels = BACKENDS["cuda"].wheels
-    assert wheels and any("6.0" in limit and "7.5" in limit for limit in wheels.limits)
+    found = re.findall(r'\$cudaArchs = "([^"]+)"', text)
+    assert len(found) == 3  # the usual, CUDA 11, CUDA 13
+    for major, listed in zip((12, 11, 13), found, strict=True):
+        code, ptx = CUDA_CODE[major]
+        real = tuple(int(one) for one in re.findall(r"(\d+)-real", listed))
+        assert code == real
+        assert re.findall(r"(\d+)-virtual", listed) == [str(code[-1])] * ptx
+    limits = " ".join(BACKENDS["cuda"].wheels.limits)  # type: ignore[union-attr]
+    for major, (code, _) in CUDA_CODE.items():
+        assert f"{code[0] / 10} to {code[-1] / 10}" in limits, major
+
+
+def test_no_wheel_is_built_for_a_mac_with_an_intel_processor(source: Path) -> None:
+    folder = source / ".github" / "workflows"
+    text = (folder / "build-and-release.yaml").read_text(encoding="utf-8")
+    # GitHub's runners of these names are arm64, and cibuildwheel builds for the runner's own.
+    assert set(re.findall(r"macos-\w+", text)) == {"macos-14", "macos-15"}
+    assert "CIBW_ARCHS_MACOS" not in text
+    text = (folder / "build-wheels-metal.yaml").read_text(encoding="utf-8")
+    assert re.findall(r'CIBW_ARCHS: "(.*)"', text) == ["arm64"]
+    pairs = [pair for one in BACKENDS.values() if one.wheels for pair in one.wheels.systems]
+    assert ("macos", "arm64") in pairs and ("macos", "x86_64") not in pairs
+
+
+def test_a_build_for_an_intel_mac_has_metal_and_no_avx(source: Path) -> None:
+    text = (source / "CMakeLists.txt").read_text(encoding="utf-8").partition("if (APPLE)")[2]
+    intel, _, both = text.partition("# Metal settings")
+    assert all(f'set(GGML_{name} "OFF"' in intel for name in ("AVX", "AVX2", "FMA", "F16C"))
+    assert re.search(r'set\(GGML_METAL "ON" CACHE BOOL "[^"]*" FORCE\)', both)
+
+
+@pytest.mark.parametrize("other", OTHER_BACKENDS, ids=lambda other: other.title)
+def test_the_other_backends_are_options_that_llama_cpp_documents(
+    source: Path, options: set[str], other: OtherBackend
+) -> None:
+    assert flag_name(other.cmake_flag) in options
+    file, _, heading = other.page.partition("#")
+    page = (source / "vendor" / "llama.cpp" / file).read_text(encoding="utf-8")
+    assert re.search(rf"^#+ {heading}$", page, re.MULTILINE | re.IGNORECASE) or not heading
+    assert other.address.startswith("https://github.com/ggml-org/llama.cpp/blob/master/docs/")
+    assert other.title.lower() in (source / "vendor/llama.cpp/README.md").read_text("utf-8").lower()
+    build = (source / "CMakeLists.txt").read_text(encoding="utf-8")
+    installed = f"install_target(ggml-{other.title.lower()})" in build
+    assert installed == (other.title == "MUSA")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +172,9 @@ def test_the_compute_capabilities_are_those_of_the_workflow(source: Path) -> Non
     [
         ("build-wheels-cuda.yaml", ("-DGGML_AVX2=off", "-DGGML_FMA=off", "-DGGML_F16C=off")),
         ("build-wheels-cuda.yaml", ("--exclude libcudart.so.12", "--exclude libcublas.so.13")),
+        ("build-wheels-cuda.yaml", ("'os' = @('ubuntu-22.04', 'windows-2022')",)),
         ("build-wheels-rocm.yaml", ("-DGGML_AVX2=off", "--exclude libamdhip64.so")),
+        ("build-wheels-rocm.yaml", ("image: rocm/dev-ubuntu-22.04", "os: ubuntu-22.04")),
         ("build-wheels-vulkan.yaml", ("-DGGML_NATIVE=off",)),
         ("build-wheels-metal.yaml", ("-DCMAKE_OSX_ARCHITECTURES=arm64",)),
         ("build-and-release.yaml", ("-DGGML_NATIVE=off", "riscv64", "aarch64")),
@@ -165,6 +213,16 @@ def test_other_old_lines_configure_and_do_nothing(source: Path, old: str) -> Non
     assert found.status == "ignored"
     for flag in old.split():
         assert flag_name(flag) in found.message
+
+
+def test_llama_cpp_alone_ignores_the_same_flags_and_none_that_it_was_not_given(
+    source: Path,
+) -> None:
+    alone = source / "vendor" / "llama.cpp"
+    programs = ("-DLLAMA_BUILD_TOOLS=off", "-DLLAMA_BUILD_APP=off")  # pip's source lacks parts
+    old = cmake("-DLLAMA_BLAS=ON", *programs, source=alone)
+    assert (old.status, old.message) == ("ignored", "LLAMA_BLAS: not used by the project")
+    assert cmake("-DGGML_NATIVE=off", *programs, source=alone).status == "configured"
 
 
 MISSING = {

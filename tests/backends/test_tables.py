@@ -56,6 +56,15 @@ def test_the_line_for_a_card(
     assert line.limits == BACKENDS[backend].wheels.limits  # type: ignore[union-attr]
 
 
+def test_the_line_for_a_card_asks_for_its_compute_capability() -> None:
+    card = {"card": "nvidia", "system": "linux", "shell": "bash", "cuda": (13, 0)}
+    assert "/whl/cu130 " in card_lines(**card)[0].prebuilt  # type: ignore[arg-type]
+    old = card_lines(**card, capability=(6, 1))[0]  # type: ignore[arg-type]
+    assert "/whl/cu125 " in old.prebuilt
+    older = card_lines(**card, capability=(5, 2))[0]  # type: ignore[arg-type]
+    assert older.prebuilt == "" and older.line == older.source
+
+
 def test_a_driver_older_than_every_wheel_gets_the_source_line() -> None:
     line = card_lines("nvidia", "linux", "bash", cuda=(11, 0))[0]
     assert line.prebuilt == "" and line.line == line.source
@@ -83,6 +92,8 @@ def test_requirements_are_really_checked(tmp_path: Path, monkeypatch: pytest.Mon
     findings = check_requirements("cuda", "linux")
     assert [finding.met for finding in findings] == [False] * 3
     assert all(finding.fix and "missing: " in str(finding) for finding in findings)
+    pages = [need.page for need in BACKENDS["cuda"].requirements if "linux" in need.systems]
+    assert [finding.page for finding in findings] == pages and any(pages)
     if sys.platform == "win32":
         return
     nvcc = tmp_path / "nvcc"
@@ -133,6 +144,34 @@ def test_lab_says_so_in_one_line_before_it_changes_anything(backend: str, tmp_pa
     assert done.returncode == 2, done.stdout
     assert done.stderr.count("\n") == 1 and "cannot be built here" in done.stderr
     assert "Installing" not in done.stdout and "Building" not in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the managers are Linux's")
+@pytest.mark.parametrize(
+    ("backend", "manager", "maker"),
+    [
+        ("cuda", "apt-get", "developer.nvidia.com"),
+        ("rocm", "apt-get", "rocm.docs.amd.com"),
+        ("rocm", "dnf", ""),
+        ("sycl", "dnf", "intel.com"),
+        ("sycl", "conda", ""),
+        ("vulkan", "apt-get", ""),
+    ],
+)
+def test_a_package_of_the_makers_own_repository_is_said_to_be_one(
+    backend: str, manager: str, maker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / manager
+    program.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    program.chmod(0o755)
+    for name in ("CUDACXX", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    needed = [it for it in check_requirements(backend, "linux") if it.requirement.essential]
+    assert needed and all(manager in it.fix for it in needed)
+    for finding in needed:
+        assert ("add the maker's repository first" in str(finding)) == bool(maker)
+        assert maker in finding.page
 
 
 def test_nothing_stands_in_the_way_of_a_plain_build(

@@ -92,23 +92,23 @@ def test_the_variable_replaces_the_default(tiny: Path, monkeypatch: pytest.Monke
 
 def test_a_workshop_s_folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = tmp_path / "room"
-    flat = put(tiny, room / "Qwen3-4B-Q4_K_M.gguf")
+    flat = put(tiny, room / "Qwen3.5-4B-Q4_K_M.gguf")
     deep = put(tiny, room / "more" / "Other-7B-Q8_0.gguf")
     put(tiny, room / "mmproj-x.gguf")
     put(tiny, room / "Big-00002-of-00002.gguf")
     monkeypatch.setenv("LLAMA_NOTEBOOKS_MODEL_DIR", str(room))
     assert [model.name for model in local_models()] == [
         "more/Other-7B-Q8_0.gguf",
-        "Qwen3-4B-Q4_K_M.gguf",
+        "Qwen3.5-4B-Q4_K_M.gguf",
     ]
-    assert find_model("Qwen3-4B-Q4_K_M.gguf") == flat
+    assert find_model("Qwen3.5-4B-Q4_K_M.gguf") == flat
     assert find_model("other-7b-q8_0") == deep
     # Names of the Hub and of the catalogue find the same file without a network.
-    assert find_model("Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf") == flat
-    assert find_model("Qwen/Qwen3-4B-GGUF:Q4_K_M") == flat
-    assert find_model("qwen3-4b") == flat
+    assert find_model("lmstudio-community/Qwen3.5-4B-GGUF/Qwen3.5-4B-Q4_K_M.gguf") == flat
+    assert find_model("lmstudio-community/Qwen3.5-4B-GGUF:Q4_K_M") == flat
+    assert find_model("qwen3.5-4b") == flat
     with pytest.raises(ModelFileError, match="cannot be reached"):
-        find_model("qwen3-4b:Q8_0")
+        find_model("qwen3.5-4b:Q6_K")
 
 
 def test_lm_studio(tiny: Path, machine: Path) -> None:
@@ -160,11 +160,11 @@ def test_links_to_nowhere_are_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
 def test_unknown_names_say_where_was_looked_and_what_exists(tiny: Path, machine: Path) -> None:
     put(tiny, machine / ".lmstudio" / "models" / "maker" / "Tiny-GGUF" / "Tiny-Q4_K_M.gguf")
     with pytest.raises(ModelFileError) as caught:
-        find_model("qwen3-4bb")
+        find_model("qwen3.5-4bb")
     message = str(caught.value)
     for words in (
-        "no model 'qwen3-4bb'",
-        "Did you mean qwen3-4b",
+        "no model 'qwen3.5-4bb'",
+        "Did you mean qwen3.5-4b",
         "maker/Tiny-GGUF/Tiny-Q4_K_M.gguf (LM Studio)",
         "LLAMA_NOTEBOOKS_MODEL_DIR",
         str(machine / ".ollama" / "models"),
