@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from helpers.lessons import recorded_answers as recorded_answers
     from helpers.llm import ChatLlamaCpp as ChatLlamaCpp
     from helpers.llm import LlamaCpp as LlamaCpp
+    from helpers.llm import LlamaCppEmbeddings as LlamaCppEmbeddings
+    from helpers.llm import LlamaCppReranker as LlamaCppReranker
     from helpers.memory import MemoryPlan as MemoryPlan
     from helpers.memory import predict_memory as predict_memory
     from helpers.memory import suggest_gpu_layers as suggest_gpu_layers
@@ -86,7 +88,7 @@ _NAMES = {
     "grammars": "Grammar trace_choices",
     "install": "BACKENDS detect_backend install_command",
     "lessons": "checkpoint recorded_answers",
-    "llm": "ChatLlamaCpp LlamaCpp",
+    "llm": "ChatLlamaCpp LlamaCpp LlamaCppEmbeddings LlamaCppReranker",
     "memory": "MemoryPlan predict_memory suggest_gpu_layers",
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",

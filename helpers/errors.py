@@ -51,16 +51,17 @@ class GrammarError(HelpersError):
 
 
 class ContextOverflowError(HelpersError):
-    """The prompt has more tokens than the context holds.
+    """The prompt, or a text to embed, has more tokens than the context holds.
 
     Attributes:
-        n_prompt_tokens: Tokens in the prompt.
+        n_prompt_tokens: Tokens in it.
         n_ctx: Tokens that the context holds.
     """
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int) -> None:
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, message: str | None = None) -> None:
         super().__init__(
-            f"The prompt has {n_prompt_tokens} tokens, but the context holds {n_ctx} "
+            message
+            or f"The prompt has {n_prompt_tokens} tokens, but the context holds {n_ctx} "
             "(prompt and answer together). "
             f"Set n_ctx={_next_power_of_two(n_prompt_tokens + 256)} or more, or shorten the prompt."
         )
@@ -68,8 +69,8 @@ class ContextOverflowError(HelpersError):
         self.n_ctx = n_ctx
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild from the two numbers, not from the message."""
-        return (type(self), (self.n_prompt_tokens, self.n_ctx))
+        """Rebuild from the numbers and the message."""
+        return (type(self), (self.n_prompt_tokens, self.n_ctx, str(self)))
 
 
 def _next_power_of_two(value: int) -> int:

@@ -25,6 +25,12 @@ MAX_SEQUENCES = 256
 DEFAULT_CONTEXT = 4096
 """Tokens of context where the user names none, if the model was trained for as many."""
 
+DEFAULT_EMBEDDING_CONTEXT = 2048
+"""The same for embeddings, where a text is computed in one piece, and all its tokens at once."""
+
+POOLINGS = ("none", "mean", "cls", "last", "rank")
+"""How the tokens of a text become one vector, by the numbers of `enum llama_pooling_type`."""
+
 MAX_DEVICES = 16
 """`LLAMA_MAX_DEVICES`."""
 
@@ -127,8 +133,11 @@ class LoadOptions:
         yarn_beta_fast: YaRN's low correction dimension.
         yarn_beta_slow: YaRN's high correction dimension.
         yarn_orig_ctx: YaRN's original context, in tokens.
-        pooling_type: -1 the file's own, 0 none.
-        attention_type: -1 the file's own, 0 causal.
+        embeddings: Make vectors of texts instead of text.
+        pooling_type: How a text's tokens become one vector: -1 the file's own, 0 none (a vector
+            for each token); with `embeddings` also 1 mean, 2 the first token, 3 the last token,
+            4 a score (rerankers).
+        attention_type: -1 the file's own, 0 causal; with `embeddings` also 1, in both directions.
         no_perf: llama.cpp keeps no times; `Timings` then lack its counters.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights from being swapped out.
@@ -174,8 +183,9 @@ class LoadOptions:
     yarn_beta_fast: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
     yarn_beta_slow: float | None = _option(None, _number(-1.0, 1e6, or_none=True), of=_CONTEXT)
     yarn_orig_ctx: int | None = _option(None, _number(0, 2**31 - 1, or_none=True), of=_CONTEXT)
-    pooling_type: int = _option(-1, _number(-1, 0), of=_CONTEXT)
-    attention_type: int = _option(-1, _number(-1, 0), of=_CONTEXT)
+    embeddings: bool = _option(False, _SWITCH, of=_CONTEXT)
+    pooling_type: int = _option(-1, _number(-1, 4), of=_CONTEXT)
+    attention_type: int = _option(-1, _number(-1, 1), of=_CONTEXT)
     no_perf: bool = _option(False, _SWITCH, of=_CONTEXT)
     use_mmap: bool = _option(True, _SWITCH)
     use_mlock: bool = _option(False, _SWITCH)
@@ -189,6 +199,12 @@ class LoadOptions:
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
+        for name in () if self.embeddings else ("pooling_type", "attention_type"):
+            if getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is for embeddings; to generate text, leave it "
+                    "at -1 or 0."
+                )
 
     def for_model(self, n_ctx_train: int) -> LoadOptions:
         """The same options with numbers for `n_ctx`, `n_batch` and `n_ubatch` that suit a model.
@@ -197,9 +213,11 @@ class LoadOptions:
             n_ctx_train: Tokens that the model was trained for; 0 where its file does not say.
         """
         trained = n_ctx_train or DEFAULT_CONTEXT
-        n_ctx = min(DEFAULT_CONTEXT, trained) if self.n_ctx is None else self.n_ctx or trained
-        n_batch = min(self.n_batch, n_ctx)
-        n_ubatch = min(self.n_ubatch, n_batch)
+        usual = DEFAULT_EMBEDDING_CONTEXT if self.embeddings else DEFAULT_CONTEXT
+        n_ctx = min(usual, trained) if self.n_ctx is None else self.n_ctx or trained
+        # What is read in both directions, or pooled, must be computed in one piece.
+        n_batch = n_ctx if self.embeddings else min(self.n_batch, n_ctx)
+        n_ubatch = n_ctx if self.embeddings else min(self.n_ubatch, n_batch)
         return dataclasses.replace(self, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch)
 
     def as_is(self, structure: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.hostile import (
     chat,
     concurrency,
     devices,
+    embeddings,
     files,
     frame,
     grammars,
@@ -30,7 +31,8 @@ from tests.support import ROOT
 
 _SECONDS = 240
 GROUPS = (
-    grammars, files, parameters, prompts, chat, concurrency, lifecycle, isolation, devices,
+    grammars, files, parameters, prompts, chat, embeddings, concurrency, lifecycle, isolation,
+    devices,
 )  # fmt: skip
 USES = [use for group in GROUPS for use in group.use.table]
 

@@ -7,25 +7,27 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from helpers.engine.embedder import Embedder
 from helpers.engine.lane import Lane
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
 from helpers.errors import DeviceError, HelpersError, ModelFileError
-from helpers.load_options import LoadOptions
+from helpers.load_options import POOLINGS, LoadOptions
 from helpers.models import ModelInfo, inspect_model
 from helpers.models.adapter import check_lora_file
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.overrides import check_overrides
-from helpers.models.purpose import check_generates
+from helpers.models.purpose import check_embeds, check_generates
 from helpers.models.trial import try_first
 from helpers.models.watch import Watch
 from helpers.native import (
     Context,
     Model,
+    Vectors,
     available_mib,
     devices,
     read_buffers,
@@ -54,17 +56,22 @@ def settle(options: LoadOptions) -> LoadOptions:
     """
     headers = check_overrides(options.model_path, options.kv_overrides)
     if not options.vocab_only:
-        check_generates(headers[0])
+        (check_embeds if options.embeddings else check_generates)(headers[0])
     if options.lora_path is not None:
         check_lora_file(options.lora_path, headers)
     info = inspect_model(options.model_path, check=False)
     fitted = options.for_model(info.n_ctx_train)
+    if options.embeddings and _has_positions(info) and (options.n_ctx or 0) > info.n_ctx_train:
+        raise ValueError(
+            f"n_ctx={options.n_ctx} is more than the {info.n_ctx_train} positions that "
+            f"{info.path.name} knows. Set n_ctx={info.n_ctx_train} or less, and split longer texts."
+        )
     if info.n_ctx_train and (options.n_ctx or 0) > info.n_ctx_train:
         warn_caller(
             f"n_ctx={options.n_ctx} is more than the {info.n_ctx_train} tokens this model was "
             "trained for: text beyond them degrades."
         )
-    if fitted.n_batch < options.n_batch != LoadOptions.n_batch:
+    if not options.embeddings and fitted.n_batch < options.n_batch != LoadOptions.n_batch:
         warn_caller(
             f"n_batch={options.n_batch} is more than n_ctx={fitted.n_ctx}; {fitted.n_ctx} is used."
         )
@@ -76,8 +83,14 @@ def settle(options: LoadOptions) -> LoadOptions:
         )
         experts_on_cpu = 0
     layers, isolate = _placement(options, info)
+    flash_attn = options.flash_attn
+    if options.embeddings and flash_attn is None and layers == 0:
+        # From 64 tokens on, the CPU's flash attention rounds so coarsely that a text among others
+        # has another vector than alone: cosines of 0.996 were seen, and 1 - 1e-7 without it.
+        flash_attn = False
     settled = dataclasses.replace(
         fitted,
+        flash_attn=flash_attn,
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
         n_gpu_layers=layers,
@@ -89,6 +102,11 @@ def settle(options: LoadOptions) -> LoadOptions:
     if not isolate:
         try_first(settled, headers)
     return settled
+
+
+def _has_positions(info: ModelInfo) -> bool:
+    """Whether positions are rows of a table: beyond its end is an assertion in ggml."""
+    return any(tensor.name == "position_embd.weight" for tensor in info.tensors)
 
 
 def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
@@ -134,18 +152,20 @@ def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
         return  # (partly) in device memory: the child finds out, and may die of it
     layers = layer_caches(info)
 
+    # With vectors, llama.cpp keeps room for the logits of all tokens, too.
+    outputs_mib = 2 * 4 * info.n_vocab / _MIB if options.embeddings else 0.0  # of a token
+
     def context_mib(n_ctx: int) -> float:
-        return sum(
-            kv_mib_by_layer(
-                layers,
-                n_ctx,
-                options.type_k,  # type: ignore[arg-type]
-                options.type_v,  # type: ignore[arg-type]
-                n_seq=n_seq,
-                swa_full=options.swa_full,
-                n_ubatch=options.n_ubatch,
-            )
+        caches = kv_mib_by_layer(
+            layers,
+            n_ctx,
+            options.type_k,  # type: ignore[arg-type]
+            options.type_v,  # type: ignore[arg-type]
+            n_seq=n_seq,
+            swa_full=options.swa_full,
+            n_ubatch=options.n_ubatch,
         )
+        return outputs_mib * n_ctx + sum(caches)
 
     context = context_mib(options.n_ctx)
     weights = 0.0 if options.use_mmap or n_seq > 1 else info.file_size / _MIB
@@ -179,6 +199,7 @@ class LocalCore:
         self.pid = os.getpid()
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
+        self._embedder: Embedder | None = None
         self.native_log: list[tuple[int, str]] = []
         self._handing_over = threading.Lock()
         self._stop = threading.Event()
@@ -220,6 +241,12 @@ class LocalCore:
         self._adapter = model.lora(options.lora_path) if options.lora_path else None
         if options.vocab_only:
             return
+        if options.embeddings:
+            self._embedder = Embedder(model, options)
+            self.native_log += self._embedder.context.log
+            if self._adapter is not None:
+                self._embedder.context.set_adapter(self._adapter, options.lora_scale)
+            return
         if not model.generates:
             raise ModelFileError(
                 f"{Path(options.model_path).name} does not generate text with a decoder alone (an "
@@ -240,6 +267,8 @@ class LocalCore:
     def submit(self, jobs: Iterable[Job]) -> None:
         """Queue jobs; their sinks are called from the engine's thread."""
         self._check_process()
+        if self._embedder is not None:
+            raise HelpersError("This model was loaded for embeddings: it generates no text.")
         if self._scheduler is None:
             raise HelpersError(
                 "This model was loaded with vocab_only=True: it can count tokens, not generate."
@@ -250,6 +279,13 @@ class LocalCore:
         """End a job as soon as possible."""
         if self._scheduler is not None:
             self._scheduler.cancel(job)
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[Vectors]:
+        """The vectors of texts, given as tokens, that are computed in one decode."""
+        self._check_process()
+        if self._embedder is None:
+            raise HelpersError("This model was not loaded for embeddings.")
+        return self._embedder.embed(texts)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
@@ -271,6 +307,8 @@ class LocalCore:
         """Cancel everything and free the memory."""
         if os.getpid() != self.pid:
             return
+        if self._embedder is not None:
+            self._embedder.close()
         if self._scheduler is not None:
             self._scheduler.close(wait=wait)
         elif self._model is not None:
@@ -303,4 +341,5 @@ class LocalCore:
             flash_attn=read_flash_attention(log),
             n_threads=options.n_threads or 1,
             load_ms=load_ms,
+            pooling=POOLINGS[self._embedder.context.pooling] if self._embedder else None,
         )

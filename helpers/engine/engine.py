@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from helpers.engine.core import LocalCore, settle
+from helpers.engine.embedder import BATCH_TOKENS, pack
 from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Event, Job
 from helpers.errors import HelpersError
 from helpers.load_options import LoadOptions
 from helpers.models.check import fingerprint
+from helpers.native import Vectors
 from helpers.threads import catch_up, end, get, later
 
 
@@ -37,6 +39,7 @@ class Core(Protocol):
     def submit(self, jobs: Iterable[Job]) -> None: ...  # noqa: D102
     def cancel(self, job: Job) -> None: ...  # noqa: D102
     def tokenize(self, text: str) -> list[int]: ...  # noqa: D102
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[Vectors]: ...  # noqa: D102
     def close(self, *, wait: bool = True) -> None: ...  # noqa: D102
 
 
@@ -174,6 +177,26 @@ class Engine:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
         return self._core.tokenize(text)
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], room: int = BATCH_TOKENS
+    ) -> Iterator[tuple[int, Vectors]]:
+        """Compute texts, several in one decode; options with `embeddings=True` only.
+
+        Args:
+            texts: Each as 1 to `n_ctx` tokens.
+            room: Most tokens that short texts fill a decode with.
+
+        Yields:
+            The number of a text, and its vector (a row for each token where nothing is pooled),
+            as soon as its batch is done.
+
+        Raises:
+            DeviceError: The device ran out of memory or refused.
+            KeyboardInterrupt: The kernel was interrupted; the engine is ready for the next call.
+        """
+        for batch in pack([len(tokens) for tokens in texts], min(self.options.n_ctx or 1, room)):
+            yield from zip(batch, self._core.embed([texts[n] for n in batch]), strict=True)
 
     def generate(self, request: Request) -> Completion:
         """Generate one text.

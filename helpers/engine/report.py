@@ -26,6 +26,8 @@ class LoadReport:
         n_threads: Compute threads for single tokens.
         load_ms: Loading the weights and making the context, in ms.
         isolated: Whether the model lives in a process of its own.
+        pooling: How the tokens of a text become one vector, one of `POOLINGS`; None for a model
+            that generates.
     """
 
     model: str
@@ -39,6 +41,7 @@ class LoadReport:
     n_threads: int = 1
     load_ms: float = 0.0
     isolated: bool = False
+    pooling: str | None = None
 
     @property
     def total_mib(self) -> float:
@@ -62,6 +65,7 @@ class LoadReport:
             f"threads: {self.n_threads}",
             f"loaded in: {self.load_ms:.0f} ms",
             f"process: {'its own' if self.isolated else 'this one'}",
+            *([f"pooling: {self.pooling}"] if self.pooling else []),
         ]
 
     def _rows(self) -> list[tuple[str, float, float, float, float]]:

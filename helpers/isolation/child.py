@@ -129,6 +129,14 @@ class _Server:
         except Exception as error:
             self._reply("reply", number, error)
 
+    def do_embed(self, number: int, texts: list[list[int]]) -> None:
+        """Compute the vectors of a batch of texts, and send them as shapes and bytes."""
+        try:
+            vectors = self._core.embed(texts)
+            self._reply("reply", number, [(one.shape, one.tobytes()) for one in vectors])
+        except Exception as error:
+            self._reply("reply", number, error)
+
     def close(self) -> None:
         """Free the model where that is quick; the system does the rest."""
         if self._core is not None:

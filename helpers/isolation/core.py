@@ -12,9 +12,11 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from helpers.children import Child
 from helpers.engine.core import LocalCore
@@ -25,6 +27,7 @@ from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileEr
 from helpers.isolation.wire import frame, read_frame
 from helpers.load_options import LoadOptions
 from helpers.models.watch import Watch
+from helpers.native import Vectors
 
 _GRAMMARS_KEPT = 64
 """Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
@@ -134,6 +137,11 @@ class IsolatedCore:
         """Token ids of a prompt, as a call would see it."""
         tokens: list[int] = self._ask("tokenize", text)
         return tokens
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[Vectors]:
+        """The vectors of texts, given as tokens, that are computed in one decode."""
+        found: list[tuple[tuple[int, ...], bytes]] = self._ask("embed", [list(t) for t in texts])
+        return [np.frombuffer(raw, np.float32).reshape(shape) for shape, raw in found]
 
     def close(self, *, wait: bool = True) -> None:
         """End the child; all its memory, device memory included, goes back to the system."""

@@ -1,6 +1,8 @@
-"""llama.cpp as LangChain models: `LlamaCpp` and `ChatLlamaCpp`."""
+"""llama.cpp in LangChain: completion, chat, embeddings, reranker."""
 
 from helpers.llm.chat import ChatLlamaCpp
 from helpers.llm.completion import LlamaCpp
+from helpers.llm.embeddings import LlamaCppEmbeddings
+from helpers.llm.reranker import LlamaCppReranker
 
-__all__ = ["ChatLlamaCpp", "LlamaCpp"]
+__all__ = ["ChatLlamaCpp", "LlamaCpp", "LlamaCppEmbeddings", "LlamaCppReranker"]

@@ -19,6 +19,7 @@ _EMBEDDING = words(
 _DIFFUSION = words("dream llada llada-moe rnd1")
 _SPEECH = words("pockettts qwen3tts wavtokenizer-dec")
 _DRAFT = words("dflash eagle3 gemma4-assistant")
+_RECURRENT = ("ssm.", "wkv.", "shortconv.", "kda.")
 # `{architecture}.pooling_type` (enum llama_pooling_type); 0 is none.
 _RANKING = 4
 
@@ -36,6 +37,28 @@ def check_generates(header: Header) -> None:
         raise ModelFileError(
             f"{header.path.name} {problem}. To generate text, choose a language model, for example "
             "helpers.default_model()."
+        )
+
+
+def check_embeds(header: Header) -> None:
+    """Refuse a model whose states make no vector of a text.
+
+    Args:
+        header: Its header, with the `kv_overrides` of the load in it.
+
+    Raises:
+        ModelFileError: Why not.
+    """
+    arch = header.architecture
+    if arch in _DIFFUSION | _SPEECH | _DRAFT or arch == "t5":
+        raise ModelFileError(
+            f"{header.path.name} makes no vectors of texts (architecture {arch}). Choose an "
+            "embedding model, or a language model that reads from left to right."
+        )
+    if any(key.removeprefix(f"{arch}.").startswith(_RECURRENT) for key in header):
+        raise ModelFileError(
+            f"{header.path.name} keeps a state instead of what it has read (architecture {arch}): "
+            "several texts cannot be computed in one piece. Choose an embedding model."
         )
 
 

@@ -55,9 +55,12 @@ def try_first(options: LoadOptions, model: Sequence[Header]) -> None:
         "kv_overrides": options.kv_overrides,
         "vocab_only": options.vocab_only,
         "lora_path": options.lora_path,
+        "embeddings": options.embeddings,
+        "pooling_type": options.pooling_type,
     }
     lora = [] if options.lora_path is None else [read_header(Path(options.lora_path).expanduser())]
-    key = _key([*model, *lora], [request["kv_overrides"], request["vocab_only"]])
+    settings = ("kv_overrides", "vocab_only", "embeddings", "pooling_type")
+    key = _key([*model, *lora], [request[name] for name in settings])
     if key in _accepted or (cache_dir() / _FOLDER / key).exists():
         return
     limit = _SECONDS + sum(header.file_size for header in model) / _BYTES_PER_SECOND

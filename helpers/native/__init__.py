@@ -1,6 +1,6 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
-from helpers.native.context import Context, DecodeAborted
+from helpers.native.context import RANK, Context, DecodeAborted, Vectors
 from helpers.native.load_log import (
     read_buffers,
     read_caches,
@@ -32,6 +32,7 @@ from helpers.native.registry import (
 from helpers.native.sampler import SamplerChain
 
 __all__ = [
+    "RANK",
     "Context",
     "DecodeAborted",
     "Device",
@@ -39,6 +40,7 @@ __all__ = [
     "Model",
     "PracticeAccelerator",
     "SamplerChain",
+    "Vectors",
     "ask",
     "available_mib",
     "capture_log",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ from helpers.native.model import Model
 from helpers.native.parameters import context_parameters
 
 Tokens = Sequence[int] | npt.NDArray[np.int32]
+Vectors = npt.NDArray[np.float32]
+
+RANK = 4
+"""The pooling type of rerankers (enum llama_pooling_type)."""
 
 
 class PerfCounters(NamedTuple):
@@ -64,7 +69,18 @@ class Context:
         self.n_seq = n_seq
         self.n_batch: int = native.n_batch
         self.n_ubatch: int = native.n_ubatch
-        self.n_ctx: int = int(module.llama_n_ctx(pointer)) // n_seq
+        self.n_ctx: int = int(module.llama_n_ctx(pointer))
+        if not options.embeddings:
+            self.n_ctx //= n_seq
+        self.pooling: int = module.llama_pooling_type(pointer)
+        """0 a vector for each token, 1 mean, 2 the first token, 3 the last, 4 a score."""
+        outputs = (
+            module.llama_model_n_cls_out
+            if self.pooling == RANK
+            else (module.llama_model_n_embd_out)
+        )
+        self.n_outputs: int = outputs(model.pointer)
+        """Numbers in a vector, or scores of a text."""
         self._window = 0 if options.swa_full else model.window
         self._ring = min(self.n_ctx, -(-(self._window + self.n_ubatch) // 256) * 256)  # cells
         self.n_vocab = model.n_vocab
@@ -73,6 +89,8 @@ class Context:
         self._decode = module.llama_decode
         self._synchronize = module.llama_synchronize
         self._logits_of = fast().llama_get_logits_ith
+        self._pooled = fast().llama_get_embeddings_seq
+        self._unpooled = fast().llama_get_embeddings_ith
         self._views: dict[int, npt.NDArray[np.float32]] = {}
 
     def decode(self, tokens: Tokens, position: int, sequence: int, *, logits: bool) -> None:
@@ -137,6 +155,42 @@ class Context:
             "Try a smaller n_batch, a smaller n_ctx, or fewer n_gpu_layers."
         )
 
+    def embed(self, texts: Sequence[Tokens]) -> list[Vectors]:
+        """Compute texts, each a sequence of its own, and what the model makes of each.
+
+        Args:
+            texts: 1 to `n_seq` texts of 1 to `n_ctx` tokens, together at most `n_ctx`.
+
+        Returns:
+            For each text a vector, or a matrix with a row for each token where nothing is pooled.
+
+        Raises:
+            DecodeAborted: `abort` was called.
+            DeviceError: The device ran out of memory or refused.
+        """
+        self.clear()
+        batch = self._batch
+        count, ends = 0, []
+        for sequence, tokens in enumerate(texts):
+            end = count + len(tokens)
+            batch.token[count:end] = tokens
+            batch.position[count:end] = batch.ramp[: len(tokens)]
+            batch.sequence[count:end] = sequence
+            count = end
+            ends.append(end)
+        batch.logits[:count] = 1
+        self._run(count)
+        if self.pooling:
+            return [self._output(self._pooled(self.pointer, n), n) for n in range(len(texts))]
+        rows = [self._output(self._unpooled(self.pointer, n), n) for n in range(count)]
+        return [np.stack(rows[begin:end]) for begin, end in pairwise([0, *ends])]
+
+    def _output(self, address: int | None, number: int) -> Vectors:
+        if not address:
+            raise DeviceError(f"llama.cpp has no vector for number {number} of the last batch.")
+        buffer = (ctypes.c_float * self.n_outputs).from_address(address)
+        return np.array(buffer, np.float32)
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits of a row of the last decode: a writable view of llama.cpp's own buffer."""
         address = self._logits_of(self.pointer, row)
@@ -179,7 +233,8 @@ class Context:
 
     def clear(self) -> None:
         """Forget all sequences."""
-        llama().llama_memory_clear(self._memory, False)
+        if self._memory:  # encoders have none
+            llama().llama_memory_clear(self._memory, False)
 
     def abort(self) -> None:
         """Stop the decode in progress, from any thread: on the CPU at the next graph node."""

@@ -76,6 +76,9 @@ def fast() -> ctypes.PyDLL:
     pointer, token = ctypes.c_void_p, ctypes.c_int32
     library.llama_get_logits_ith.argtypes = [pointer, ctypes.c_int32]
     library.llama_get_logits_ith.restype = pointer
+    for name in ("llama_get_embeddings_seq", "llama_get_embeddings_ith"):
+        getattr(library, name).argtypes = [pointer, ctypes.c_int32]
+        getattr(library, name).restype = pointer
     library.llama_vocab_is_eog.argtypes = [pointer, token]
     library.llama_vocab_is_eog.restype = ctypes.c_bool
     library.llama_vocab_get_attr.argtypes = [pointer, token]

@@ -72,13 +72,14 @@ def context_parameters(options: LoadOptions, n_seq: int, n_outputs: int) -> Any:
     """
     native = llama().llama_context_default_params()
     assert options.n_ctx, "settle the options first"
-    native.n_ctx = options.n_ctx * n_seq
+    # Texts to embed share one stream: each is computed whole, and nothing of it is kept.
+    native.n_ctx = options.n_ctx * (1 if options.embeddings else n_seq)
     native.n_seq_max = n_seq
     native.n_batch = max(options.n_batch, n_seq)
     native.n_ubatch = min(options.n_ubatch, native.n_batch)
-    native.kv_unified = False
+    native.kv_unified = options.embeddings
     if hasattr(native, "n_outputs_max"):
-        native.n_outputs_max = n_outputs
+        native.n_outputs_max = native.n_batch if options.embeddings else n_outputs
     native.n_threads = native.n_threads_batch = usable_cores()
     native.flash_attn_type = -1 if options.flash_attn is None else int(options.flash_attn)
     _set(native, options.as_is("context"))

@@ -30,6 +30,10 @@ def try_file(request: dict[str, Any]) -> None:
         return
     # Making a context builds the graphs, and with them runs most of llama.cpp's assertions.
     context = Context(model, options)
+    if options.embeddings:
+        if decode:
+            context.embed([tokens[:16] or [0], tokens[:3] or [0]][: context.n_seq])
+        return
     if options.lora_path:
         context.set_adapter(model.lora(options.lora_path), 1.0)
     if decode:

@@ -121,6 +121,73 @@ def tiny_llama(
     return path
 
 
+def tiny_bert(
+    path: Path,
+    *,
+    vocabulary: Path,
+    layers: int = 2,
+    width: int = 64,
+    context: int = 128,
+    pooling: gguf.PoolingType = gguf.PoolingType.MEAN,
+    name: str = "Tiny Bert",
+    template: str = "",
+) -> Path:
+    """Write a BERT with random weights: an encoder, which makes vectors, or scores of texts.
+
+    Args:
+        path: The file.
+        vocabulary: A file with a vocabulary of word pieces.
+        layers: Its blocks.
+        width: Numbers in a vector.
+        context: Positions that it knows.
+        pooling: `gguf.PoolingType.RANK` writes a reranker.
+        name: The model's name.
+        template: How a reranker wants to see question and text; none where it is empty.
+    """
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_name(name)
+    writer.add_block_count(layers)
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(2 * width)
+    writer.add_head_count(4)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(pooling)
+    writer.add_file_type(0)
+    n_tokens = _copy_vocabulary(writer, vocabulary)
+    if template:
+        writer.add_string("tokenizer.chat_template.rerank", template)
+    random = np.random.default_rng(7)
+
+    def add(tensor: str, *shape: int, bias: bool = True) -> None:
+        weight = random.normal(0, 0.2, shape) if len(shape) == 2 else np.ones(shape)
+        writer.add_tensor(f"{tensor}.weight", weight.astype(np.float32))
+        if bias:
+            writer.add_tensor(f"{tensor}.bias", random.normal(0, 0.1, shape[0]).astype(np.float32))
+
+    add("token_embd", n_tokens, width, bias=False)
+    add("position_embd", context, width, bias=False)
+    add("token_types", 2, width, bias=False)
+    add("token_embd_norm", width)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"{block}.{part}", width, width)
+        add(f"{block}.attn_output_norm", width)
+        add(f"{block}.ffn_up", 2 * width, width)
+        add(f"{block}.ffn_down", width, 2 * width)
+        add(f"{block}.layer_output_norm", width)
+    if pooling == gguf.PoolingType.RANK:
+        add("cls", width, width)
+        add("cls.output", 1, width)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def tiny_mamba(path: Path, *, layers: int = 2, width: int = 64) -> Path:
     """Write a Mamba with random weights: its memory is one state, which cannot be cut off."""
     tokens, types, merges = byte_vocabulary()

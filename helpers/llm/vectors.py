@@ -1,0 +1,122 @@
+"""What makes numbers of texts: loading for it, batches, progress, the time of a call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import PrivateAttr
+
+from helpers.errors import ContextOverflowError
+from helpers.llm.loading import LoadingFields
+from helpers.llm.progress import progress
+from helpers.llm.results import LastTimings
+from helpers.load_options import POOLINGS, LoadOptions
+from helpers.models.overrides import check_overrides
+from helpers.native import Vectors
+from helpers.parameters import warn_dead
+from helpers.prompt import Prompt
+from helpers.timings import Timings
+
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+
+_DEAD = {
+    "seed": "nothing is drawn; drop it",
+    "device": "use devices=[…], from helpers.devices()",
+}
+"""Fields of the archived class that mean nothing here, with what to use instead."""
+
+
+class VectorFields(LoadingFields):
+    """What embeddings and rerankers share.
+
+    `n_batch` is how many tokens short texts fill a decode with; a longer text gets one of its own.
+    `n_ctx` is the longest text; None: 2048 tokens, or the model's own if smaller.
+    """
+
+    pooling: Pooling | None = None
+    """How a text's tokens become one vector: "mean", "cls" (the first token), "last", "none" (a
+    vector for each token: `embed_tokens`), "rank" (a score). None: as the file says, or "mean"."""
+
+    truncate: bool = False
+    """Cut a text that is longer than the context, instead of refusing it."""
+
+    show_progress: bool | None = None
+    """A progress bar over the texts of a call. None: if it takes over two seconds."""
+
+    _timings: LastTimings = PrivateAttr(default_factory=LastTimings)
+
+    @classmethod
+    def _known(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        given = dict(values)
+        for name, successor in _DEAD.items():
+            if name in given:
+                del given[name]
+                warn_dead(cls.__name__, name, successor)
+        return super()._known(given)
+
+    def _options(self) -> LoadOptions:
+        options = super()._options()
+        pooling = -1 if self.pooling is None else POOLINGS.index(self.pooling)
+        if self.pooling is None and not _pools(options):
+            pooling = POOLINGS.index("mean")
+        return replace(options, embeddings=True, pooling_type=pooling)
+
+    @property
+    def last_timings(self) -> Timings | None:
+        """Timings of the last call made by this thread or task; None before the first."""
+        return self._timings.get()
+
+    def _computed(self, texts: Sequence[list[int]], what: str, started: float) -> list[Vectors]:
+        """What the engine makes of texts, given as tokens, in their order; the call is timed."""
+        found: list[Vectors | None] = [None] * len(texts)
+        begun = time.perf_counter()
+        with progress(len(texts), what, self.show_progress) as done:
+            for number, vector in self._engine.embed(texts, self.n_batch or LoadOptions.n_batch):
+                found[number] = vector
+                done(1)
+        ended = time.perf_counter()
+        self._timings.set(
+            Timings(
+                load_ms=self.load_report.load_ms,
+                prompt_ms=(ended - begun) * 1000,
+                prompt_tokens=sum(map(len, texts)),
+                total_ms=(ended - started) * 1000,
+            )
+        )
+        return [vector for vector in found if vector is not None]
+
+    def _tokens(self, text: str, prefix: str = "", number: int = 0) -> list[int]:
+        """The tokens of a text; what it says never becomes a control token."""
+        if not isinstance(text, str):
+            raise TypeError(f"Text {number} is {text!r}, a {type(text).__name__}: give a str.")
+        tokens = self._supplied(prefix + text)
+        # Where nothing is put around a text, an empty one has no tokens, and no vector.
+        return self._fitting(tokens or self._supplied(" "), text, number)
+
+    def _supplied(self, text: str) -> list[int]:
+        return self._engine.tokenize(Prompt([(text, False)]))
+
+    def _fitting(self, tokens: list[int], text: str, number: int) -> list[int]:
+        """Tokens that the context holds: cut, or refused."""
+        n_ctx = self.load_report.n_ctx
+        if len(tokens) <= n_ctx:
+            return tokens
+        if self.truncate:
+            around = self._supplied("")
+            last = tokens[-1:] if around and around[-1] == tokens[-1] else []
+            return tokens[: n_ctx - len(last)] + last
+        raise ContextOverflowError(
+            len(tokens),
+            n_ctx,
+            f"Text {number} ({text[:40]!r}…) has {len(tokens):,} tokens, but the context holds "
+            f"{n_ctx:,}, and a text is computed as a whole. Split it (get_num_tokens counts as the "
+            "model does), set a larger n_ctx if the model was trained for it, or truncate=True.",
+        )
+
+
+def _pools(options: LoadOptions) -> bool:
+    header = check_overrides(options.model_path, options.kv_overrides)[0]
+    return bool(header.hyper("pooling_type"))
