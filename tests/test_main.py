@@ -14,6 +14,7 @@ import pytest
 from helpers import cli
 from helpers.errors import InstallError
 from helpers.install import build, paths, steps
+from helpers.models.default import embedded_model
 from tests.support import ROOT
 
 STDLIB_FILES = [
@@ -41,6 +42,20 @@ def helpers(*arguments: str, cwd: Path = ROOT, **variables: str) -> tuple[int, s
     return done.returncode, done.stdout, done.stderr
 
 
+def test_a_model_that_does_not_exist_is_said_before_the_lab_opens() -> None:
+    status, _, error = helpers("lab", "--check", "--model", "qwen3-4c")
+    assert status == 2
+    assert error.startswith("error: There is no model 'qwen3-4c'. Did you mean")
+
+
+def test_the_model_of_the_lab_is_said() -> None:
+    status, output, _ = helpers("lab", "--check", "--model", str(embedded_model()))
+    assert status == 0
+    assert output.startswith(
+        "Model of the notebooks: SmolLM2-135M-Instruct.Q4_1.gguf, 0.13 billion"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -49,7 +64,6 @@ def helpers(*arguments: str, cwd: Path = ROOT, **variables: str) -> tuple[int, s
         (["lab", "--port", "0"], "there is no port 0"),
         (["lab", "--port", "many"], "invalid int value"),
         (["lab", "--fast"], "unrecognized arguments: --fast"),
-        (["lab", "--check", "--model", "qwen3-4c"], "There is no model 'qwen3-4c'"),
         (["clean", "--all"], "unrecognized arguments: --all"),
     ],
 )
