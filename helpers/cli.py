@@ -82,7 +82,7 @@ def _lab(arguments: Sequence[str]) -> int:
         "--model",
         metavar="NAME",
         help="the model of all notebooks in place of the small one: a GGUF file, or any name that "
-        "find_model knows, such as qwen3-4b (downloaded if need be)",
+        "find_model knows, such as qwen3.5-4b (downloaded if need be)",
     )
     parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")

@@ -35,7 +35,7 @@ def find_model(
     2. "default": `default_model()`, which the variable `LLAMA_NOTEBOOKS_MODEL` may replace.
     3. A file of the folder that `LLAMA_NOTEBOOKS_MODEL_DIR` names (a workshop without network), of
        LM Studio, of Ollama ("llama3.2:1b"), of the Hub's cache: used where it is.
-    4. A name of the catalogue, such as "qwen3-4b" or "qwen3-4b:Q8_0".
+    4. A name of the catalogue, such as "qwen3.5-4b" or "qwen3.5-4b:Q8_0".
     5. A file on the Hugging Face Hub, "owner/name/file.gguf" or "owner/name:Q4_K_M" or a link to
        one, in the revision that the link names. `HF_ENDPOINT` chooses another server,
        `HF_HUB_CACHE` another place for the files.
