@@ -20,10 +20,9 @@ class LlamaCppEmbeddings(VectorFields, Embeddings):
     """Vectors of texts from a llama.cpp model, in LangChain.
 
     Any embedding model that llama.cpp knows, and any language model (a poor embedder: measure it).
-    Several texts are computed in one decode, which is why `embed_documents` of many texts is
-    several times as fast as one call for each; a text's vector is the same, alone or among others.
-    What a text says never becomes a control token. The fields of the archived class keep their
-    names.
+    Short texts are computed together in one decode: on a CPU that is up to twice as fast as one
+    call for each. A text's vector is the same, alone or among others. What a text says never
+    becomes a control token. The fields of the archived class keep their names.
 
     Example:
         >>> from helpers import LlamaCppEmbeddings, default_model

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import PrivateAttr
 
+from helpers.engine.embedder import BATCH_TOKENS, DEVICE_BATCH_TOKENS
 from helpers.errors import ContextOverflowError
 from helpers.llm.loading import LoadingFields
 from helpers.llm.progress import progress
@@ -32,9 +33,12 @@ _DEAD = {
 class VectorFields(LoadingFields):
     """What embeddings and rerankers share.
 
-    `n_batch` is how many tokens short texts fill a decode with; a longer text gets one of its own.
     `n_ctx` is the longest text; None: 2048 tokens, or the model's own if smaller.
     """
+
+    n_batch: int | None = None
+    """Tokens that short texts fill a decode with; a longer text gets one of its own. None: 128 on
+    the CPU, 512 on devices."""
 
     pooling: Pooling | None = None
     """How a text's tokens become one vector: "mean", "cls" (the first token), "last", "none" (a
@@ -73,8 +77,9 @@ class VectorFields(LoadingFields):
         """What the engine makes of texts, given as tokens, in their order; the call is timed."""
         found: list[Vectors | None] = [None] * len(texts)
         begun = time.perf_counter()
+        usual = DEVICE_BATCH_TOKENS if self.load_report.n_gpu_layers else BATCH_TOKENS
         with progress(len(texts), what, self.show_progress) as done:
-            for number, vector in self._engine.embed(texts, self.n_batch or LoadOptions.n_batch):
+            for number, vector in self._engine.embed(texts, self.n_batch or usual):
                 found[number] = vector
                 done(1)
         ended = time.perf_counter()
