@@ -57,7 +57,7 @@ class Scripted(BaseChatModel):
         return "scripted"
 
     def _generate(self, *_: Any, **__: Any) -> ChatResult:
-        raise NotImplementedError
+        raise AssertionError("the box streams, and asks for no whole answer")
 
     async def _astream(
         self, messages: list[BaseMessage], *_: Any, **given: Any
