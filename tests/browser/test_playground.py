@@ -59,8 +59,8 @@ def test_a_grammar_is_edited_tried_and_generated_with(notebook: NotebookPage, pa
 
     # A mistake is shown at its place while it is typed, and goes away when it is fixed.
     playground.write(playground.source, 'root ::= "yes" | maybe')
-    expect(box).to_contain_text("line 1, column 18")
-    message = box.locator('pre[role="status"]').filter(has_text="column 18").inner_text()
+    expect(box).to_contain_text("line 1, column 18")  # from its first letter on
+    message = box.locator('pre[role="status"]').filter(has_text="| maybe").inner_text()
     shown, caret = message.splitlines()[-2:]
     assert shown.strip() == 'root ::= "yes" | maybe'
     assert shown[caret.index("^") :] == "maybe"
