@@ -29,7 +29,7 @@ def byte_vocabulary() -> tuple[list[str], list[int], list[str]]:
     return tokens, [3, 3, 3] + [1] * (len(tokens) - 3), merges
 
 
-def _add_bytes(writer: gguf.GGUFWriter) -> int:
+def add_bytes(writer: gguf.GGUFWriter) -> int:
     tokens, types, merges = byte_vocabulary()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -41,7 +41,7 @@ def _add_bytes(writer: gguf.GGUFWriter) -> int:
     return len(tokens)
 
 
-def _copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> int:
+def copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> int:
     """Copy all keys of the tokenizer from another file; return the number of its tokens."""
     fields = gguf.GGUFReader(path).fields
     for name, field in fields.items():
@@ -85,7 +85,7 @@ def tiny_llama(
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
-    n_tokens = _copy_vocabulary(writer, vocabulary) if vocabulary else _add_bytes(writer)
+    n_tokens = copy_vocabulary(writer, vocabulary) if vocabulary else add_bytes(writer)
     writer.add_chat_template(chat_template)
     if experts:
         writer.add_expert_count(experts)
@@ -131,6 +131,7 @@ def tiny_bert(
     pooling: gguf.PoolingType = gguf.PoolingType.MEAN,
     name: str = "Tiny Bert",
     template: str = "",
+    token_types: int = 2,
 ) -> Path:
     """Write a BERT with random weights: an encoder, which makes vectors, or scores of texts.
 
@@ -143,6 +144,7 @@ def tiny_bert(
         pooling: `gguf.PoolingType.RANK` writes a reranker.
         name: The model's name.
         template: How a reranker wants to see question and text; none where it is empty.
+        token_types: Rows of the table of token types.
     """
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name(name)
@@ -155,7 +157,7 @@ def tiny_bert(
     writer.add_causal_attention(False)
     writer.add_pooling_type(pooling)
     writer.add_file_type(0)
-    n_tokens = _copy_vocabulary(writer, vocabulary)
+    n_tokens = copy_vocabulary(writer, vocabulary)
     if template:
         writer.add_string("tokenizer.chat_template.rerank", template)
     random = np.random.default_rng(7)
@@ -168,7 +170,7 @@ def tiny_bert(
 
     add("token_embd", n_tokens, width, bias=False)
     add("position_embd", context, width, bias=False)
-    add("token_types", 2, width, bias=False)
+    add("token_types", token_types, width, bias=False)
     add("token_embd_norm", width)
     for layer in range(layers):
         block = f"blk.{layer}"
