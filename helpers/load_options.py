@@ -28,6 +28,9 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_EMBEDDING_CONTEXT = 2048
 """The same for embeddings, where a text is computed in one piece, and all its tokens at once."""
 
+TEXTS_AT_ONCE = 128
+"""Most texts that embeddings compute in one decode, each a sequence of its own."""
+
 POOLINGS = ("none", "mean", "cls", "last", "rank")
 """How the tokens of a text become one vector, by the numbers of `enum llama_pooling_type`."""
 
@@ -219,6 +222,21 @@ class LoadOptions:
         n_batch = n_ctx if self.embeddings else min(self.n_batch, n_ctx)
         n_ubatch = n_ctx if self.embeddings else min(self.n_ubatch, n_batch)
         return dataclasses.replace(self, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch)
+
+    def for_layers(self, n_gpu_layers: int | str) -> LoadOptions:
+        """The same options for so many layers on devices."""
+        flash_attn = self.flash_attn
+        if self.embeddings and flash_attn is None and n_gpu_layers == 0:
+            # From 64 tokens on, the CPU's flash attention rounds so coarsely that a text among
+            # others has another vector than alone: cosines of 0.996 were seen, and 1 - 1e-7
+            # without it.
+            flash_attn = False
+        return dataclasses.replace(self, n_gpu_layers=n_gpu_layers, flash_attn=flash_attn)
+
+    @property
+    def n_texts(self) -> int:
+        """Sequences of a context for embeddings: none is without a token."""
+        return min(TEXTS_AT_ONCE, self.n_ctx or 1)
 
     def as_is(self, structure: str) -> dict[str, Any]:
         """What one of llama.cpp's structures takes as it is, by the names there.

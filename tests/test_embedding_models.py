@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from helpers import (
@@ -12,7 +14,9 @@ from helpers import (
     LlamaCppEmbeddings,
     LlamaCppReranker,
     ModelFileError,
+    default_model,
     inspect_model,
+    practice_accelerator,
     predict_memory,
 )
 from helpers.install.configure import pinned_source
@@ -21,6 +25,7 @@ from helpers.models.header import read_header
 from helpers.models.purpose import check_generates
 from tests.memory.test_memory_real import buffers, compare
 from tests.models.encoder_builders import EMBEDDERS, VOCABULARIES, Pooling, tiny_embedder
+from tests.support import child_of
 from tests.test_embeddings import TEXTS, close, matrix
 
 
@@ -79,9 +84,40 @@ def test_the_checks_know_it(model: Path) -> None:
 def test_its_memory_is_planned(model: Path) -> None:
     plan = predict_memory(model, n_gpu_layers=0, embeddings=True)
     with LlamaCppEmbeddings(model_path=model) as vectors:
-        compare(plan, buffers(vectors.native_log))
+        compare(plan, with_longest_text(model, vectors))
         report = vectors.load_report
     assert (plan.n_ctx, plan.n_batch) == (report.n_ctx, report.n_batch)
+
+
+def with_longest_text(model: Path, vectors: LlamaCppEmbeddings) -> dict[str, dict[str, float]]:
+    """What the load allocated, and the logits and vectors that the longest text adds."""
+    real, info = buffers(vectors.native_log), inspect_model(model)
+    tokens = vectors.load_report.n_ctx - min(128, vectors.load_report.n_ctx)
+    real["CPU"]["compute"] += tokens * 4 * (info.n_vocab + info.n_embd) / 2**20
+    return real
+
+
+@pytest.mark.parametrize("layers", [0, 12, 31])
+def test_the_memory_of_a_language_model_that_embeds_is_planned(layers: int) -> None:
+    with practice_accelerator() as device:
+        fields: dict[str, Any] = {"n_ctx": 300, "n_gpu_layers": layers, "devices": [device]}
+        plan = predict_memory(embeddings=True, **fields)
+        with LlamaCppEmbeddings(model_path=default_model(), **fields) as vectors:
+            compare(plan, with_longest_text(default_model(), vectors))
+
+
+def test_the_longest_text_takes_what_was_planned() -> None:
+    plan = predict_memory(n_ctx=512, n_gpu_layers=0, embeddings=True)
+    assert plan.n_ctx == 512
+    with LlamaCppEmbeddings(model_path=default_model(), n_ctx=512, isolate=True) as vectors:
+        process = psutil.Process(child_of(vectors._engine))
+        vectors.embed_query("x")
+        before = process.memory_info().rss / 2**20
+        vectors.embed_query("river " * 500)
+        grown = process.memory_info().rss / 2**20 - before
+    # The room for one token of each of 128 texts was there before.
+    expected = plan.by_device["CPU"]["compute"] - 128 * 4 * (49_152 + 576) / 2**20
+    assert grown == pytest.approx(expected, rel=0.25)
 
 
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])

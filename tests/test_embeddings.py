@@ -30,10 +30,11 @@ from helpers import (
     default_model,
     inspect_model,
 )
-from helpers.engine.embedder import TEXTS_AT_ONCE, pack
+from helpers.engine.embedder import pack
 from helpers.install.configure import pinned_source
+from helpers.load_options import TEXTS_AT_ONCE
 from helpers.models.prefixes import prefixes_of
-from tests.models.gguf_builders import tiny_bert, tiny_mamba
+from tests.models.gguf_builders import tiny_bert, tiny_llama, tiny_mamba
 
 TEXTS = [
     "The river is long.",
@@ -178,6 +179,15 @@ def test_more_context_than_an_encoder_has_positions_is_refused(encoder: Path) ->
 def test_no_batch_size_ends_the_process(encoder: Path, n_batch: int) -> None:
     with LlamaCppEmbeddings(model_path=encoder, n_batch=n_batch) as vectors:
         assert matrix(vectors, TEXTS).shape == (len(TEXTS), 64)
+
+
+@pytest.mark.parametrize("n_ctx", [1, 2, 100, 127, 129, 300, 509])
+def test_no_context_ends_the_process(tmp_path: Path, n_ctx: int) -> None:
+    # 129 to 509 are no multiples of the sequences of a decode: an assertion in ggml.
+    path = tiny_llama(tmp_path / "tiny.gguf", context=512)
+    with LlamaCppEmbeddings(model_path=path, n_ctx=n_ctx, truncate=True) as vectors:
+        assert vectors.load_report.n_ctx == n_ctx
+        assert np.isfinite(matrix(vectors, ["x", "a text that is longer " * 200])).all()
 
 
 @pytest.mark.parametrize("odd", [None, 3, b"bytes", ["list"]])

@@ -83,17 +83,10 @@ def settle(options: LoadOptions) -> LoadOptions:
         )
         experts_on_cpu = 0
     layers, isolate = _placement(options, info)
-    flash_attn = options.flash_attn
-    if options.embeddings and flash_attn is None and layers == 0:
-        # From 64 tokens on, the CPU's flash attention rounds so coarsely that a text among others
-        # has another vector than alone: cosines of 0.996 were seen, and 1 - 1e-7 without it.
-        flash_attn = False
     settled = dataclasses.replace(
-        fitted,
-        flash_attn=flash_attn,
+        fitted.for_layers(layers),
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
-        n_gpu_layers=layers,
         n_cpu_moe=experts_on_cpu,
         isolate=isolate,
     )

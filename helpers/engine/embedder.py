@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from helpers.engine.thread import engine_thread
 from helpers.errors import HelpersError
-from helpers.load_options import LoadOptions
+from helpers.load_options import TEXTS_AT_ONCE, LoadOptions
 from helpers.native import Context, DecodeAborted, Model, Vectors
 from helpers.threads import get
 
@@ -23,9 +23,6 @@ fast as one by one; texts of 10 tokens were twice as fast as one by one.
 
 DEVICE_BATCH_TOKENS = 512
 """The same on a device, which few tokens do not keep busy."""
-
-TEXTS_AT_ONCE = 128
-"""Most texts of one decode."""
 
 
 def pack(lengths: Sequence[int], n_tokens: int, n_texts: int = TEXTS_AT_ONCE) -> list[list[int]]:
@@ -80,7 +77,7 @@ class Embedder:
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self._model = model
-        self.context = Context(model, options, min(TEXTS_AT_ONCE, options.n_ctx or 1))
+        self.context = Context(model, options, options.n_texts)
         self._waiting: deque[_Batch] = deque()
         self._current: _Batch | None = None
         self._closing = False

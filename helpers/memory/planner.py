@@ -95,6 +95,7 @@ class Planner:
         for name, mib in (compute or self._estimate(count)).items():
             by_device.setdefault(name, {"weights": 0.0, "kv": 0.0, "compute": 0.0})
             by_device[name]["compute"] = mib
+        by_device[CPU]["compute"] += self._outputs_mib()
         free = {CPU: available_mib()} | {d.name: free_mib(d) for d in self.devices}
         total = {CPU: psutil.virtual_memory().total / _MIB}
         total |= {device.name: device.total_mib for device in self.devices}
@@ -131,12 +132,13 @@ class Planner:
         """MiB of cache by block, for one sequence and for the batch's sequences."""
         if self._cache is None:
             by_layer = self._computed_kv(self.options)
-            simulation = self._simulate(self.n_layers if self.devices else 0, 1)
-            simulation = simulation or self._simulate(0, 1)
+            first = self._sequences()[0]
+            simulation = self._simulate(self.n_layers if self.devices else 0, first)
+            simulation = simulation or self._simulate(0, first)
             if simulation is not None:
                 by_layer = _corrected(by_layer, simulation)
-            parallel = self.options.n_parallel
-            sequences = 1 + (parallel if parallel > 1 else 0)
+            # The texts of a batch to embed share one cache.
+            sequences = 1 if self.options.embeddings else sum(self._sequences())
             self._cache = tuple(mib * sequences for mib in by_layer)
         return self._cache
 
@@ -163,9 +165,8 @@ class Planner:
 
     def _compute_at(self, count: int) -> Mapping[str, float] | None:
         if count not in self._known:
-            contexts = {1, self.options.n_parallel}
             found: dict[str, float] | None = {}
-            for n_seq in contexts:
+            for n_seq in self._sequences():
                 simulation = self._simulate(count, n_seq)
                 if simulation is None or found is None:
                     found = None
@@ -175,14 +176,30 @@ class Planner:
             self._known[count] = found
         return self._known[count]
 
+    def _sequences(self) -> list[int]:
+        """Sequences of each context: that of single calls, and that of batches."""
+        options = self.options
+        if options.embeddings:
+            return [options.n_texts]
+        return [1, options.n_parallel] if options.n_parallel > 1 else [1]
+
+    def _outputs_mib(self) -> float:
+        """MiB that the longest text adds to a load for embeddings.
+
+        llama.cpp keeps room for the logits and the vectors of all tokens, and a load makes room
+        for one of each text.
+        """
+        options, info = self.options, self.info
+        more = self._n_ctx - options.n_texts if options.embeddings else 0
+        return more * 4 * (info.n_vocab + info.n_embd) / _MIB
+
     def _simulate(self, count: int, n_seq: int) -> Simulation | None:
         used = self.devices if count else ()
         present = {device.name for device in all_devices()} if used else set()
         if any(device.endpoint is None and device.name not in present for device in used):
             return None  # a made-up device: llama.cpp cannot be asked
         options = replace(
-            self.options,
-            n_gpu_layers=count,
+            self.options.for_layers(count),
             tensor_split=self.options.tensor_split or self._practice_split(),
         )
         return simulate_load(options, used, n_seq=n_seq)

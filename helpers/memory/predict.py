@@ -32,6 +32,7 @@ def predict_memory(
     devices: Sequence[Device] | None = None,
     margin_mib: float | None = None,
     use_mmap: bool = True,
+    embeddings: bool = False,
     **settings: Any,
 ) -> MemoryPlan:
     """Predict what loading a model takes on each device, without loading it.
@@ -54,6 +55,10 @@ def predict_memory(
             plans for a card that you do not have.
         margin_mib: MiB to stay free on each device; None for an eighth of it, 1024 at most.
         use_mmap: The file is mapped instead of read.
+        embeddings: Plan for `LlamaCppEmbeddings` or `LlamaCppReranker`, whose `n_ctx` is 2048 or
+            what the model was trained with, if less. The plan has the room that a text of `n_ctx`
+            tokens needs: llama.cpp keeps one number for each token of the text and each of the
+            vocabulary, and allocates it when such a text comes.
         settings: Further options of `helpers.load_options.LoadOptions`: `tensor_split`, `main_gpu`,
             `n_ubatch`, `n_cpu_moe`, `offload_kqv`, `swa_full` …
 
@@ -80,6 +85,7 @@ def predict_memory(
         devices=devices,
         margin_mib=margin_mib,
         use_mmap=use_mmap,
+        embeddings=embeddings,
         **settings,
     )
     check_range("n_gpu_layers", n_gpu_layers, -1, 2**31 - 1, "; -1 is all layers")

@@ -33,6 +33,11 @@ _PERIODS = {
     }.items()
     for name in names.split()
 }
+# What reads in both directions keeps nothing (`llama_model::create_memory`).
+_WITHOUT_CACHE = frozenset(
+    "bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert "
+    "neo-bert nomic-bert nomic-bert-moe rnd1 wavtokenizer-dec".split()
+)
 _DENSE_FIRST = ("cohere2moe", "laguna", "smallthinker")
 _UNNAMED = {"gemma2": 4096, "llama4": 8192}  # tokens, where the header names no window
 
@@ -96,6 +101,8 @@ def kv_mib_by_layer(
 
 def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
     """What each layer of a model keeps, as its header and its architecture say."""
+    if info.architecture in _WITHOUT_CACHE:
+        return (LayerCache(),) * info.n_layers
     hyper = info.metadata.count
     windows = sliding_windows(
         info.architecture,

@@ -72,11 +72,17 @@ def context_parameters(options: LoadOptions, n_seq: int, n_outputs: int) -> Any:
     """
     native = llama().llama_context_default_params()
     assert options.n_ctx, "settle the options first"
-    # Texts to embed share one stream: each is computed whole, and nothing of it is kept.
-    native.n_ctx = options.n_ctx * (1 if options.embeddings else n_seq)
     native.n_seq_max = n_seq
-    native.n_batch = max(options.n_batch, n_seq)
-    native.n_ubatch = min(options.n_ubatch, native.n_batch)
+    if options.embeddings:
+        # Texts to embed share one stream: each is computed whole, and nothing of it is kept. Where
+        # the sequences do not divide a micro-batch, llama.cpp ends the process while it reserves
+        # the graph that takes the mean of their tokens.
+        room = -(-options.n_ctx // n_seq) * n_seq
+        native.n_ctx = native.n_batch = native.n_ubatch = room
+    else:
+        native.n_ctx = options.n_ctx * n_seq
+        native.n_batch = max(options.n_batch, n_seq)
+        native.n_ubatch = min(options.n_ubatch, native.n_batch)
     native.kv_unified = options.embeddings
     if hasattr(native, "n_outputs_max"):
         native.n_outputs_max = native.n_batch if options.embeddings else n_outputs

@@ -44,6 +44,11 @@ def n_batch_above_the_micro_batch() -> object:
     ]
 
 
+@use("a context that sequences do not divide", Gives([True, True, True]))
+def a_context_that_sequences_do_not_divide() -> object:
+    return [len(tiny(n_ctx=n_ctx).embed_query("word")) == 64 for n_ctx in (129, 200, 255)]
+
+
 @use("more texts than sequences (llama-cpp-python #2051)", Gives((1500, True)))
 def more_texts_than_sequences() -> object:
     found = np.array(tiny().embed_documents(["a"] * 1500))
