@@ -119,9 +119,11 @@ def _choose_model(name: str) -> None:
     """Let every kernel that is started from here use a model; `default_model` gives it."""
     from helpers.models import find_model, inspect_model  # not at the top: needs what is installed
     from helpers.models.default import MODEL_VARIABLE
+    from helpers.models.purpose import check_generates
 
     try:
         info = inspect_model(find_model(name))
+        check_generates(info.metadata)
     except ModelFileError as error:
         raise InstallError(str(error)) from error
     os.environ[MODEL_VARIABLE] = str(info.path)

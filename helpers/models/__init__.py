@@ -11,6 +11,7 @@ quantization   Q4_1, 5.74 bits per weight
 from helpers.models.catalogue import CATALOGUE, CatalogueEntry
 from helpers.models.check import check_model_file
 from helpers.models.default import default_model
+from helpers.models.embedding_catalogue import EMBEDDING_MODELS, embedding_models
 from helpers.models.find import find_model
 from helpers.models.header import Tensor
 from helpers.models.info import ModelInfo, inspect_model
@@ -20,6 +21,7 @@ from helpers.models.stores import LocalModel, local_models
 
 __all__ = [
     "CATALOGUE",
+    "EMBEDDING_MODELS",
     "PLAIN_TEMPLATE",
     "CatalogueEntry",
     "LocalModel",
@@ -28,6 +30,7 @@ __all__ = [
     "Tensor",
     "check_model_file",
     "default_model",
+    "embedding_models",
     "find_model",
     "format_prompt",
     "inspect_model",

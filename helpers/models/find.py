@@ -12,6 +12,7 @@ from helpers.errors import ModelFileError
 from helpers.models.catalogue import CATALOGUE, CatalogueEntry
 from helpers.models.check import check_model_file
 from helpers.models.default import default_model, embedded_model
+from helpers.models.embedding_catalogue import EMBEDDING_MODELS
 from helpers.models.hub import (
     HubName,
     HubUnreachable,
@@ -35,7 +36,8 @@ def find_model(
     2. "default": `default_model()`, which the variable `LLAMA_NOTEBOOKS_MODEL` may replace.
     3. A file of the folder that `LLAMA_NOTEBOOKS_MODEL_DIR` names (a workshop without network), of
        LM Studio, of Ollama ("llama3.2:1b"), of the Hub's cache: used where it is.
-    4. A name of the catalogue, such as "qwen3.5-4b" or "qwen3.5-4b:Q8_0".
+    4. A name of the catalogue, such as "qwen3.5-4b" or "qwen3.5-4b:Q8_0", or of an embedding model
+       or a reranker (`helpers.models.embedding_models`), such as "bge-m3".
     5. A file on the Hugging Face Hub, "owner/name/file.gguf" or "owner/name:Q4_K_M" or a link to
        one, in the revision that the link names. `HF_ENDPOINT` chooses another server,
        `HF_HUB_CACHE` another place for the files.
@@ -108,7 +110,7 @@ def _by_name(name: str, download_missing: bool) -> Path:
 
 def _from_catalogue(name: str) -> tuple[CatalogueEntry | None, str | None]:
     base, _, quantization = name.partition(":")
-    entry = CATALOGUE.get(base.lower())
+    entry = CATALOGUE.get(base.lower()) or EMBEDDING_MODELS.get(base.lower())
     if entry is None:
         return None, None
     return entry, quantization or entry.quantization
@@ -172,7 +174,7 @@ def _plain(text: str) -> str:
 def _help(name: str, local: Sequence[LocalModel]) -> str:
     """Say where it was looked for and which names exist."""
     known = [_DEFAULT, *CATALOGUE]
-    names = known + [model.name for model in local]
+    names = known + list(EMBEDDING_MODELS) + [model.name for model in local]
     near = [] if name in names else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     lines = [f"Did you mean {' or '.join(near)}?"] if near else []
     lines.append("Looked into: " + "; ".join(places()) + ".")
@@ -183,5 +185,6 @@ def _help(name: str, local: Sequence[LocalModel]) -> str:
     else:
         lines.append("No model was found there.")
     lines.append(f"Names of the catalogue: {', '.join(known)}.")
+    lines.append(f"To search texts: {', '.join(EMBEDDING_MODELS)}.")
     lines.append("A path, 'owner/name/file.gguf' and 'owner/name:Q4_K_M' (Hub) work too.")
     return " ".join(lines)

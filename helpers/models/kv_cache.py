@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers.load_options import LoadOptions
-from helpers.models.formats import TENSOR_TYPES
+from helpers.models.formats import TENSOR_TYPES, words
 from helpers.models.info import ModelInfo
 
 _MIB = 2**20
@@ -34,9 +34,11 @@ _PERIODS = {
     for name in names.split()
 }
 # What reads in both directions keeps nothing (`llama_model::create_memory`).
-_WITHOUT_CACHE = frozenset(
-    "bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert "
-    "neo-bert nomic-bert nomic-bert-moe rnd1 wavtokenizer-dec".split()
+WITHOUT_CACHE = words(
+    """
+    bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert
+    neo-bert nomic-bert nomic-bert-moe rnd1 wavtokenizer-dec
+    """
 )
 _DENSE_FIRST = ("cohere2moe", "laguna", "smallthinker")
 _UNNAMED = {"gemma2": 4096, "llama4": 8192}  # tokens, where the header names no window
@@ -101,7 +103,7 @@ def kv_mib_by_layer(
 
 def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
     """What each layer of a model keeps, as its header and its architecture say."""
-    if info.architecture in _WITHOUT_CACHE:
+    if info.architecture in WITHOUT_CACHE:
         return (LayerCache(),) * info.n_layers
     hyper = info.metadata.count
     windows = sliding_windows(

@@ -20,7 +20,10 @@ RECIPES = (
 # For rows that cannot be cut into blocks of 256.
 _FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 # Too small to be worth it, or too sensitive: stored as the converter wrote them.
-_AS_THEY_ARE = {"ffn_gate_inp": "F32", "ssm_conv1d": "F32", "per_layer_model_proj": "F16"}
+_AS_THEY_ARE = {
+    "ffn_gate_inp": "F32", "ssm_conv1d": "F32", "per_layer_model_proj": "F16",
+    "position_embd": "F32",
+}  # fmt: skip
 _EMBEDDINGS = ("token_embd", "per_layer_token_embd")
 _VALUES = ("attn_v", "attn_qkv")
 

@@ -145,7 +145,10 @@ def recommend(
         'cpu'
     """
     if purpose not in PURPOSES:
-        raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
+        raise ValueError(
+            f"purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}. To search texts, see "
+            "helpers.models.embedding_models()."
+        )
     if ram_mib < 0 or vram_mib < 0 or n_ctx < 1:
         raise ValueError("ram_mib and vram_mib must not be negative, and n_ctx at least 1")
     if unified and not vram_mib:

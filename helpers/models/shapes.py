@@ -1,4 +1,4 @@
-"""The matrices of a decoder, from the numbers in its configuration: no file is needed.
+"""The matrices of a model, from the numbers in its configuration: no file is needed.
 
 The rules are those of llama.cpp's models (`load_arch_tensors` in src/models/*.cpp of
 llama-cpp-python 0.3.36). What a recipe makes of the matrices is computed in `mixes`.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from helpers.models.kv_cache import LayerCache, recurrent_state, sliding_windows
+from helpers.models.kv_cache import WITHOUT_CACHE, LayerCache, recurrent_state, sliding_windows
 
 
 class Matrix(NamedTuple):
@@ -72,7 +72,7 @@ class DeltaNet:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The numbers that a decoder's tensors follow from (as in a GGUF header).
+    """The numbers that a model's tensors follow from (as in a GGUF header).
 
     Attributes:
         architecture: llama.cpp's name.
@@ -93,6 +93,9 @@ class Hyperparameters:
         delta_net: The layers without attention.
         n_shared_kv: Last layers that use the caches of others.
         per_layer: Width of the embeddings that each layer looks up, 0 without (Gemma 4 E4B).
+        gated: The feed-forward network has a gate.
+        n_positions: Rows of a table of positions, 0 without (BERT).
+        classifier: A matrix before the score, in a reranker.
     """
 
     architecture: str
@@ -112,6 +115,9 @@ class Hyperparameters:
     delta_net: DeltaNet | None = None
     n_shared_kv: int = 0
     per_layer: int = 0
+    gated: bool = True
+    n_positions: int = 0
+    classifier: bool = False
 
     def matrices(self) -> Iterator[Matrix]:
         """Yield every matrix, the blocks in order.
@@ -122,6 +128,10 @@ class Hyperparameters:
         yield Matrix("token_embd", -1, self.n_embd, self.n_embd * self.n_vocab)
         if not self.tied:
             yield Matrix("output", -1, self.n_embd, self.n_embd * self.n_vocab)
+        if self.n_positions:
+            yield Matrix("position_embd", -1, self.n_embd, self.n_embd * self.n_positions)
+        if self.classifier:
+            yield Matrix("cls", -1, self.n_embd, self.n_embd**2)
         if wide:
             yield Matrix("per_layer_token_embd", -1, wide, wide * self.n_vocab)
             yield Matrix("per_layer_model_proj", -1, self.n_embd, self.n_embd * wide)
@@ -149,6 +159,8 @@ class Hyperparameters:
 
     def layer_caches(self) -> tuple[LayerCache, ...]:
         """What each layer keeps of a context, for `kv_mib_by_layer`."""
+        if self.architecture in WITHOUT_CACHE:
+            return (LayerCache(),) * self.n_layers
         pattern = self.full.every if self.full else None
         windows = sliding_windows(self.architecture, self.n_layers, self.sliding_window, pattern)
         caches = []
@@ -189,7 +201,8 @@ class Hyperparameters:
             yield self._from_embeddings("ffn_gate_inp", layer, self.n_experts)
         for count, width, ending in ((1, dense, ""), (self.n_experts, self.n_ff, "_exps")):
             if count * width:
-                yield self._from_embeddings(f"ffn_gate{ending}", layer, count * width)
+                if self.gated:
+                    yield self._from_embeddings(f"ffn_gate{ending}", layer, count * width)
                 yield self._from_embeddings(f"ffn_up{ending}", layer, count * width)
                 yield Matrix(f"ffn_down{ending}", layer, width, count * width * self.n_embd)
 
