@@ -136,6 +136,19 @@ def test_a_reranker_of_each_form(tmp_path: Path, kind: str) -> None:
         check_generates(read_header(path))
 
 
+def test_the_end_token_that_a_file_forgets_is_put_there(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{end}.gguf", "qwen3", add_end=end) for end in (True, None, False)]
+    found = []
+    for path in paths:
+        with LlamaCppEmbeddings(model_path=path, truncate=True) as vectors:
+            found.append(matrix(vectors, TEXTS))
+            long = vectors._tokens("x y " * 4000)
+            assert len(long) == vectors.load_report.n_ctx
+            assert (long[-1] == 2) == (path.stem != "False")
+    assert close(found[0], found[1]), "as if the file had said it"
+    assert not close(found[0], found[2]), "a file that wants none gets none"
+
+
 @pytest.mark.parametrize("kind", ["nomic-bert", "modern-bert"])
 def test_a_file_without_a_pooling_is_averaged(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / "silent.gguf", kind, pooling=None)

@@ -23,6 +23,8 @@ from helpers.timings import Timings
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
+_LAST, _ADD_END = POOLINGS.index("last"), "tokenizer.ggml.add_eos_token"
+
 _DEAD = {
     "seed": "nothing is drawn; drop it",
     "device": "use devices=[…], from helpers.devices()",
@@ -51,6 +53,17 @@ class VectorFields(LoadingFields):
     """A progress bar over the texts of a call. None: if it takes over two seconds."""
 
     _timings: LastTimings = PrivateAttr(default_factory=LastTimings)
+    _ending: int | None = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the values, then load the model."""
+        super().model_post_init(context)
+        options = self._engine.options
+        header = check_overrides(options.model_path, options.kv_overrides)[0]
+        # A model that was trained to sum a text up in its end token, in a file that forgets to put
+        # it there, as the first ones of Qwen3-Embedding (ggml-org/llama.cpp#14234).
+        if header.hyper("pooling_type") == _LAST and _ADD_END not in header:
+            self._ending = header.get("tokenizer.ggml.eos_token_id")
 
     @classmethod
     def _known(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +115,10 @@ class VectorFields(LoadingFields):
         return self._fitting(tokens or self._supplied(" "), text, number)
 
     def _supplied(self, text: str) -> list[int]:
-        return self._engine.tokenize(Prompt([(text, False)]))
+        tokens = self._engine.tokenize(Prompt([(text, False)]))
+        if self._ending is not None and tokens[-1:] != [self._ending]:
+            tokens.append(self._ending)
+        return tokens
 
     def _fitting(self, tokens: list[int], text: str, number: int) -> list[int]:
         """Tokens that the context holds: cut, or refused."""

@@ -21,12 +21,17 @@ _EMBEDDINGS, _RERANKING = ("embeddings",), ("reranking",)
 
 
 def _bert(
-    n_layers: int, width: int, n_heads: int, n_vocab: int, n_positions: int, **more: bool
+    n_layers: int,
+    width: int,
+    n_heads: int,
+    n_vocab: int,
+    n_positions: int,
+    classifier: bool = False,
 ) -> Hyperparameters:
     """A BERT, or an XLM-R, which is one for llama.cpp: no gate, and a table of positions."""
     return Hyperparameters(
         "bert", n_layers, width, n_heads, n_heads, width // n_heads, 4 * width, n_vocab,
-        tied=True, gated=False, n_positions=n_positions, **more,
+        tied=True, gated=False, n_positions=n_positions, classifier=classifier,
     )  # fmt: skip
 
 

@@ -165,14 +165,20 @@ def _xlm_roberta(path: Path, vocabulary: Path | None, **more: Any) -> Path:
     return tiny_bert(path, vocabulary=vocabulary, width=32, token_types=1, **more)
 
 
-def _qwen3(path: Path, _vocabulary: Path | None, pooling: gguf.PoolingType = Pooling.LAST) -> Path:
+def _qwen3(
+    path: Path,
+    _vocabulary: Path | None,
+    pooling: gguf.PoolingType = Pooling.LAST,
+    add_end: bool | None = True,
+) -> Path:
     """Qwen3-Embedding, or Qwen3-Reranker with its two answers: a language model with a pooling."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         writer.add_pooling_type(pooling)
         writer.add_key_length(_HEAD)
         writer.add_value_length(_HEAD)
-        writer.add_add_eos_token(True)
+        if add_end is not None:
+            writer.add_add_eos_token(add_end)
         if pooling == Pooling.RANK:
             writer.add_array("qwen3.classifier.output_labels", ["yes", "no"])
             form = "<|start|>{query}<|end|>{document}<|end|>"
