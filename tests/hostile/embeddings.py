@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -31,6 +32,14 @@ def tiny(**fields: Any) -> LlamaCppEmbeddings:
     return vectors(**{"model_path": path, **fields})
 
 
+def grown_mib() -> float:
+    """MiB of this process, at its largest so far."""
+    import resource  # not on Windows
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
 def embeds(model: LlamaCppEmbeddings) -> bool:
     return bool(np.isfinite(model.embed_query(FRANCE)).all())
 
@@ -53,6 +62,42 @@ def a_context_that_sequences_do_not_divide() -> object:
 def more_texts_than_sequences() -> object:
     found = np.array(tiny().embed_documents(["a"] * 1500))
     return len(found), bool(np.isfinite(found).all())
+
+
+@use("a text longer than a micro-batch (llama.cpp #25293)", Gives([True, True]))
+def a_text_longer_than_a_micro_batch() -> object:
+    path = tiny_llama(Path("long.gguf"), context=2048)
+    text = "word " * 300
+    return [
+        embeds_alike(vectors(model_path=path, n_ctx=2048, model_kwargs={"n_ubatch": size}), text)
+        for size in (8, 512)
+    ]
+
+
+def embeds_alike(model: LlamaCppEmbeddings, text: str) -> bool:
+    """Whether a text of more than 1,000 tokens has one vector, alone and among others."""
+    assert len(model.get_token_ids(text)) > 1000
+    alone, among = model.embed_query(text), model.embed_documents(["x", text, "y"])[1]
+    return bool(np.allclose(alone, among, atol=1e-4))
+
+
+@use("100,000 texts", Gives((100_000, True, True)), posix=True)
+def a_hundred_thousand_texts() -> object:
+    model = tiny()
+    model.embed_documents(["a", "b"] * 500)
+    before = grown_mib()
+    found = model.embed_documents([f"{n % 1000}" for n in range(100_000)])
+    # A Python number takes 24 bytes and its place in a list 8: 195 MiB.
+    return len(found), np.allclose(found[7], found[99_007], atol=1e-4), grown_mib() - before < 400
+
+
+@use("one text of 2 MB", Gives((True, True)))
+def one_text_of_2_mb() -> object:
+    model = tiny()
+    text = "river " * 350_000
+    refused = "ContextOverflowError" in repr(error(lambda: model.embed_documents([text])))
+    cut = model.model_copy(update={"truncate": True})
+    return refused, len(cut.embed_documents(["x", text])[1]) == 64
 
 
 @use("a text longer than the context", Raises("ContextOverflowError", "tokens", "Split it"))
