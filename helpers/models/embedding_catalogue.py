@@ -239,7 +239,7 @@ _ENTRIES = (
 EMBEDDING_MODELS: Mapping[str, CatalogueEntry] = MappingProxyType(
     {entry.name: entry for entry in _ENTRIES}
 )
-"""Embedding models, the smaller first, and rerankers; by the names that `find_model` knows."""
+"""Embedding models, those with fewer weights first, and rerankers; by `find_model`'s names."""
 
 
 def embedding_models() -> list[dict[str, int | str]]:
