@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from helpers.checks import check_choice, check_path, check_range
+from helpers.install.paths import prefix_folder
 from helpers.kv_types import kv_type
 
 MAX_THREADS = 512
@@ -59,6 +61,15 @@ def _layers(name: str, value: Any) -> Any:
 
 def _path_or_none(name: str, value: Any) -> Any:
     return None if value is None else check_path(name, value)
+
+
+def _folder(name: str, value: Any) -> Any:
+    if value is None or value is False:
+        return None
+    path = prefix_folder() if value is True else Path(check_path(name, value))
+    if "\0" in str(path) or value == "":
+        raise ValueError(f"{name}={value!r} cannot be the path of a folder.")
+    return str(path.absolute())
 
 
 def _shares(name: str, value: Any) -> Any:
@@ -149,6 +160,9 @@ class LoadOptions:
         kv_overrides: Metadata in place of the file's, as a dict or as pairs.
         lora_path: A LoRA adapter in GGUF form, likewise, or None.
         lora_scale: Strength of the adapter.
+        cache_dir: Folder for the computed states of long prompts; True for one in the suite's
+            cache, None for none.
+        cache_dir_mib: Most MiB of files in that folder.
         isolate: Run in a child process: True, False, or "auto" (as soon as a device other than
             the CPU is used).
 
@@ -197,6 +211,8 @@ class LoadOptions:
     kv_overrides: tuple[tuple[str, Any], ...] = _option((), _pairs, of=_MODEL, as_is=False)
     lora_path: str | None = _option(None, _path_or_none)
     lora_scale: float = _option(1.0, _number(-1e6, 1e6))
+    cache_dir: str | bool | None = _option(None, _folder)
+    cache_dir_mib: int = _option(2048, _number(1, 2**31))
     isolate: bool | str = _option("auto", _one_of(True, False, "auto"))
 
     def __post_init__(self) -> None:

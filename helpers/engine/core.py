@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.engine.embedder import Embedder
 from helpers.engine.lane import Lane
+from helpers.engine.prefix_cache import PrefixCache, prefix_key
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
 from helpers.engine.sequence import Job
@@ -225,6 +226,7 @@ class LocalCore:
         watch = Watch(options.model_path) if options.use_mmap else None
         try:
             self._info = inspect_model(options.model_path)  # what is watched is what was checked
+            key = prefix_key(options) if options.cache_dir else ""
             self._model = model = Model(options, stop=self._stop, watch=watch)
         except BaseException:
             if watch is not None:
@@ -249,7 +251,8 @@ class LocalCore:
         assert options.n_ctx is not None
         lane = self._make_lane(options.n_ctx, 1)
         self.native_log += lane.context.log
-        self._scheduler = Scheduler(model, self._make_lane, lane, options.n_parallel)
+        prefixes = PrefixCache(model, options, key) if options.cache_dir else None
+        self._scheduler = Scheduler(model, self._make_lane, lane, options.n_parallel, prefixes)
 
     @property
     def alive(self) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from helpers.engine.core import LocalCore, settle
 from helpers.engine.embedder import BATCH_TOKENS, pack
@@ -25,6 +25,7 @@ from helpers.load_options import LoadOptions
 from helpers.models.check import fingerprint
 from helpers.native import Vectors
 from helpers.threads import catch_up, end, get, later
+from helpers.warn import warn_caller
 
 
 class Core(Protocol):
@@ -44,6 +45,7 @@ class Core(Protocol):
 
 
 MakeCore = Callable[[LoadOptions], Core]
+_Item = TypeVar("_Item", bound=Chunk | Completion)
 
 
 class _Shared:
@@ -219,7 +221,7 @@ class Engine:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return [result for result in results if isinstance(result, Completion)]
+        return [_noted(result) for result in results if isinstance(result, Completion)]
 
     def stream(self, request: Request) -> Generator[Chunk | Completion]:
         """Generate one text piece by piece; the last item is the `Completion`.
@@ -242,7 +244,7 @@ class Engine:
                 event = get(events)
                 if isinstance(event, BaseException):
                     raise event
-                yield event
+                yield _noted(event)
                 if isinstance(event, Completion):
                     return
 
@@ -259,7 +261,7 @@ class Engine:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return [result for result in results if isinstance(result, Completion)]
+        return [_noted(result) for result in results if isinstance(result, Completion)]
 
     async def astream(self, request: Request) -> AsyncGenerator[Chunk | Completion]:
         """`stream` without blocking the event loop."""
@@ -275,7 +277,7 @@ class Engine:
                 event = await events.get()
                 if isinstance(event, BaseException):
                     raise event
-                yield event
+                yield _noted(event)
                 if isinstance(event, Completion):
                     return
 
@@ -340,6 +342,13 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
+
+
+def _noted(item: _Item) -> _Item:
+    """Warn the caller of what the engine has noted on the way."""
+    for note in item.notes if isinstance(item, Completion) else ():
+        warn_caller(note)
+    return item
 
 
 def _next_end(events: queue.SimpleQueue[tuple[int, Event]]) -> tuple[int, Any]:

@@ -222,6 +222,7 @@ class Completion:
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of the answer.
         logprobs: Log probabilities of the whole answer, where asked for.
+        notes: What the user should know; the engine warns of it.
     """
 
     text: str
@@ -230,3 +231,4 @@ class Completion:
     prompt_tokens: int
     generated_tokens: int
     logprobs: dict[str, list[Any]] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)

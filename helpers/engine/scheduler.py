@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from helpers.engine.lane import Lane
 from helpers.engine.options import Completion
+from helpers.engine.prefix_cache import PrefixCache
 from helpers.engine.sequence import Job, Sequence
 from helpers.engine.thread import engine_thread
 from helpers.errors import ContextOverflowError, HelpersError
@@ -31,6 +32,7 @@ class Scheduler:
         make_lane: Makes a `Lane` of `(n_ctx, n_seq_max)`; called on the thread.
         lane: The main lane: one sequence, whose KV cache outlives a call.
         n_parallel: Most sequences side by side.
+        prefixes: What keeps the main lane's long prompts on the disk, or None.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Scheduler:
         make_lane: Callable[[int, int], Lane],
         lane: Lane,
         n_parallel: int,
+        prefixes: PrefixCache | None = None,
     ) -> None:
+        self._prefixes = prefixes
         self._model = model
         self._make_lane = make_lane
         self._lane = lane
@@ -156,6 +160,8 @@ class Scheduler:
             _deliver(job, HelpersError("The model was closed before this call began."))
         if self._vocabulary is not None:
             self._vocabulary.close()
+        if self._prefixes is not None:
+            self._prefixes.close()
         self._model.close()
         self._thread.remove(self)
         self._closed.set()
@@ -223,6 +229,9 @@ class Scheduler:
             sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
             slot = lane.free_slot(tokens)
             lane.active[slot] = sequence
+            prefixes = self._prefixes if lane is self._lane else None
+            if prefixes is not None:
+                prefixes.recall(lane, slot, tokens)
             sequence.cached, tiles = lane.reuse(slot, tokens)
             lane.context.reset_perf()
             started = time.perf_counter()
@@ -234,6 +243,8 @@ class Scheduler:
                 lane.hold(slot, part, tiles)
             sequence.prompt_seconds = time.perf_counter() - started
             self._advance(lane, slot, -1)
+            if prefixes is not None:  # now, as the first token has been told
+                prefixes.keep(lane, slot, tokens)
         except DecodeAborted:
             assert slot is not None
             self._end(lane, slot)
@@ -304,7 +315,7 @@ class Scheduler:
             if sequence.eval_tokens:
                 native["eval_ms"] = perf.eval_ms
         try:
-            sequence.finish(native)
+            sequence.finish(native, self._prefixes.take_notes() if self._prefixes else ())
         except Exception as error:  # a sink that fails must not end the thread
             _deliver(sequence.job, error)
 

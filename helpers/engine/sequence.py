@@ -235,11 +235,12 @@ class Sequence:
         if text or logprobs:
             self.job.tell(Chunk(text, logprobs))
 
-    def finish(self, timings: dict[str, Any]) -> None:
+    def finish(self, timings: dict[str, Any], notes: tuple[str, ...] = ()) -> None:
         """Emit what was held back, then the `Completion`.
 
         Args:
             timings: Fields of `Timings` that the scheduler knows better (native counters).
+            notes: What the user should know.
         """
         rest = self._stream.finish()
         if self.job.request.suffix:
@@ -269,6 +270,7 @@ class Sequence:
                 prompt_tokens=len(self.prompt),
                 generated_tokens=len(self.answer),
                 logprobs=self._logprobs.all if self._logprobs is not None else None,
+                notes=notes,
             )
         )
         self.close()

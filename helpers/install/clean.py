@@ -32,7 +32,7 @@ def leftovers(root: Path) -> list[tuple[Path, str, float]]:
     found = [(p, what, folder_mib(p)) for p, what in places if p.exists() and not p.is_symlink()]
     if made_by_suite(cache_dir()):
         size = sum(folder_mib(path) for path in in_cache(cache_dir())[0])
-        found.insert(1, (cache_dir(), "sources, built wheels, settings and logs", size))
+        found.insert(1, (cache_dir(), "sources, built wheels, settings, logs, kept prompts", size))
     return found
 
 

@@ -21,7 +21,7 @@ _MARK = ".llama-notebooks"
 _NAMES = (
     *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
     *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
-    *("tools-3.*", "accepted-models"),
+    *("tools-3.*", "accepted-models", "prefixes"),
 )
 """What the suite writes into its cache."""
 
@@ -37,6 +37,11 @@ def cache_dir() -> Path:
     """Return the folder of sources, wheels and logs; `LLAMA_NOTEBOOKS_CACHE` replaces it."""
     own = os.environ.get("LLAMA_NOTEBOOKS_CACHE")
     return Path(own).expanduser().resolve() if own else _usual_cache()
+
+
+def prefix_folder() -> Path:
+    """Return where the computed states of prompts are kept, unless another folder is named."""
+    return cache_dir() / "prefixes"
 
 
 def _usual_cache() -> Path:

@@ -16,6 +16,7 @@ from helpers.engine.options import stop_strings
 from helpers.grammars import Grammar
 from helpers.llm.loading import LoadingFields
 from helpers.llm.results import LastTimings
+from helpers.load_options import LoadOptions
 from helpers.parameters import reject_unknown
 from helpers.timings import Timings
 
@@ -32,6 +33,7 @@ PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
 
 _SAME_ANSWER = {
     "prompt", "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
+    "cache_dir", "cache_dir_mib",
 }  # fmt: skip
 """What `LoadOptions` and `Request` have and no answer depends on."""
 
@@ -42,6 +44,17 @@ def _alone_or_listed(stop: Any) -> Any:
 
 class ModelFields(LoadingFields):
     """What the faces that generate share: sampling, requests, timings."""
+
+    cache_dir: bool | str | Path | None = None
+    """Folder in which the computed state of a long prompt (512 tokens or more) is kept, so that a
+    prompt that begins like it need not be read again after a restart; True: a folder that `python
+    -m helpers clean` knows. Text and seeds give the same answers with it and without. The files
+    hold what was in the prompts: the folder is made for its owner alone, and one that others may
+    write to is not used. Calls side by side do without, as do models that are recurrent or have a
+    sliding window."""
+
+    cache_dir_mib: int = LoadOptions.cache_dir_mib
+    """Most MiB of such files; those that were not used for the longest time go first."""
 
     # -- sampling; each can also be given per call
 

@@ -60,7 +60,7 @@ def try_first(options: LoadOptions, model: Sequence[Header]) -> None:
     }
     lora = [] if options.lora_path is None else [read_header(Path(options.lora_path).expanduser())]
     settings = ("kv_overrides", "vocab_only", "embeddings", "pooling_type")
-    key = _key([*model, *lora], [request[name] for name in settings])
+    key = files_key([*model, *lora], [request[name] for name in settings])
     if key in _accepted or (cache_dir() / _FOLDER / key).exists():
         return
     limit = _SECONDS + sum(header.file_size for header in model) / _BYTES_PER_SECOND
@@ -92,8 +92,12 @@ def try_first(options: LoadOptions, model: Sequence[Header]) -> None:
         (folder / key).touch()
 
 
-def _key(headers: Sequence[Header], settings: object) -> str:
-    """What an answer is valid for, as one word."""
+def files_key(headers: Sequence[Header], settings: object) -> str:
+    """What something computed with model files is valid for, as one word.
+
+    That is llama-cpp-python's version, the settings, and of each file its name, size, time and
+    whole header. The weights are not read: a full hash of a large file takes longer than its load.
+    """
     version = importlib.metadata.version("llama-cpp-python")
     digest = hashlib.sha256(json.dumps([version, settings], default=str).encode())
     for header in headers:

@@ -231,6 +231,45 @@ class Context:
         llama().llama_memory_seq_rm(self._memory, target, -1, -1)
         llama().llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
+    def state_bytes(self, sequence: int) -> int:
+        """The size of what `state` gives."""
+        return int(llama().llama_state_seq_get_size(self.pointer, sequence))
+
+    def state(self, sequence: int) -> npt.NDArray[np.uint8]:
+        """All that a sequence holds, as bytes for `restore`.
+
+        Raises:
+            DeviceError: llama.cpp cannot copy it.
+        """
+        state = np.empty(self.state_bytes(sequence), np.uint8)
+        copied = llama().llama_state_seq_get_data(
+            self.pointer, _pointer_to(state), state.size, sequence
+        )
+        if copied != state.size:
+            raise DeviceError("llama.cpp could not copy the state of a sequence.")
+        return state
+
+    def restore(self, sequence: int, state: npt.NDArray[np.uint8], length: int) -> bool:
+        """Make a sequence hold what it held when `state` was taken of it.
+
+        Returns:
+            False where llama.cpp refuses, or where that is not `length` tokens; the sequence is
+            empty then.
+        """
+        module = llama()
+        with capture_log():  # it says what it does
+            read = module.llama_state_seq_set_data(
+                self.pointer, _pointer_to(state), state.size, sequence
+            )
+        ends = (
+            module.llama_memory_seq_pos_min(self._memory, sequence),
+            module.llama_memory_seq_pos_max(self._memory, sequence),
+        )
+        if read == state.size and ends == (0, length - 1):
+            return True
+        self.truncate(sequence, 0)
+        return False
+
     def clear(self) -> None:
         """Forget all sequences."""
         if self._memory:  # encoders have none
@@ -292,6 +331,10 @@ class _Batch:
             ("logits", self.logits),
         ):
             setattr(self.native, name, ctypes.cast(array.ctypes.data, kinds[name]))
+
+
+def _pointer_to(state: npt.NDArray[np.uint8]) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _context_failure(options: LoadOptions, n_seq: int, log: LogCapture) -> str:

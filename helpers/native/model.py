@@ -104,6 +104,16 @@ class Model:
         )
 
     @property
+    def keeps_every_token(self) -> bool:
+        """Whether the memory of a sequence has each token by itself: no windows, no one state."""
+        module = llama()
+        return not (
+            self.window
+            or module.llama_model_is_recurrent(self.pointer)
+            or module.llama_model_is_hybrid(self.pointer)
+        )
+
+    @property
     def description(self) -> str:
         """llama.cpp's one-line description, for example `llama 256M Q4_1`."""
         buffer = ctypes.create_string_buffer(256)
