@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import sys
 import time
 import warnings
@@ -11,13 +13,12 @@ from pathlib import Path
 
 from helpers import LlamaCpp, default_model
 from helpers.engine import Engine
-from helpers.engine.prefix_store import PrefixStore
 from tests.engine.test_engine_windows import prompt, told
 
 
 def ask(folder: str, question: str) -> None:
     """Ask about a document, greedily and by a seed; print the texts and what was cached."""
-    text = (Path(__file__).parents[2] / "notebooks" / "data" / "river.txt").read_text("utf-8")
+    text = 9 * (Path(__file__).parents[2] / "notebooks" / "data" / "river.txt").read_text("utf-8")
     answers = []
     with LlamaCpp(
         model_path=default_model(),
@@ -45,24 +46,33 @@ def loop(model: str, folder: str, count: str, seed: str) -> None:
         print("done", flush=True)
 
 
-def save(model: str, folder: str) -> None:
-    """Write states for ever."""
+def kill(model: str, folder: str) -> None:
+    """Twenty times, kill a process that writes states for ever; print what that left."""
     from tests.engine.test_prefix_cache import given, request
 
+    kept = []
     with Engine(given(Path(model), Path(folder))) as engine:
         for salt in range(4):
             engine.generate(request(prompt(700, salt)))
-            time.sleep(0.01)
-        store: PrefixStore = engine._core._scheduler._prefixes._store  # type: ignore[attr-defined]
-        kept = []
-        for salt in range(4):
-            found = store.find(prompt(700, salt))
-            if found is not None and (state := store.read(found[0])) is not None:
-                kept.append((found[0].tokens, found[0].tiled, state))
-        print("saving", flush=True)
-        while True:
-            for tokens, tiled, state in kept:
-                store.write(tokens, tiled, state, None)
+            cache = engine._core._scheduler._prefixes  # type: ignore[attr-defined]
+            cache.close()  # until it is written
+            found = cache._store.find(prompt(700, salt))[0]
+            kept.append((found.tokens, found.tiled, cache._store.read(found)))
+    draw, left = random.Random(5), []
+    for _ in range(20):
+        writer = os.fork()
+        if not writer:
+            while True:
+                for tokens, tiled, state in kept:
+                    cache._store.write(tokens, tiled, state, None)
+        time.sleep(draw.random() * 0.1)
+        known = set(Path(folder).glob(".*.part"))
+        while not set(Path(folder).glob(".*.part")) - known:  # it is at work on one
+            pass
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        left.append(len(list(Path(folder).glob(".*.part"))))
+    print(json.dumps(left))
 
 
 def full(model: str, folder: str) -> None:
@@ -86,4 +96,4 @@ def full(model: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    {"ask": ask, "loop": loop, "save": save, "full": full}[sys.argv[1]](*sys.argv[2:])
+    {"ask": ask, "loop": loop, "kill": kill, "full": full}[sys.argv[1]](*sys.argv[2:])
