@@ -41,7 +41,8 @@ class Timings(dict[str, Any]):
         sample_tokens: Tokens chosen.
         prompt_ms: Prompt eval: reading the prompt.
         prompt_tokens: Tokens of the prompt that were read, without `cached_tokens`.
-        cached_tokens: Tokens of the prompt that were still in the KV cache.
+        cached_tokens: Tokens of the prompt that were still in the KV cache, or came from a file of
+            `cache_dir`; reading that is a part of `first_token_ms` and `total_ms` alone.
         eval_ms: Eval: computing the next token, again and again, without sampling.
         eval_tokens: llama.cpp's runs; usually one less than `generated_tokens`, because the first
             token comes out of the prompt eval.

@@ -24,6 +24,7 @@ from tests.hostile import (
     isolation,
     lifecycle,
     parameters,
+    prefix_cache,
     prompts,
 )
 from tests.hostile.base import MARK, Exits, Gives, Raises, Says, Use
@@ -32,7 +33,7 @@ from tests.support import ROOT
 _SECONDS = 240
 GROUPS = (
     grammars, files, parameters, prompts, chat, embeddings, concurrency, lifecycle, isolation,
-    devices,
+    devices, prefix_cache,
 )  # fmt: skip
 USES = [use for group in GROUPS for use in group.use.table]
 

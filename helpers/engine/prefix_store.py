@@ -111,14 +111,15 @@ class PrefixStore:
                 os.utime(kept.path)
         except OSError:
             return None
-        start = _HEAD.size + 4 * len(kept.tokens)
+        head = self._head(kept.tokens, kept.tiled, kept.n_bytes)
         if (
             not whole
-            or raw.size != start + kept.n_bytes + _END
+            or raw.size != len(head) + kept.n_bytes + _END
+            or raw[: len(head)].tobytes() != head
             or hashlib.sha256(raw[:-_END].data).digest() != raw[-_END:].tobytes()
         ):
             self._refuse(kept.path)
-        return raw[start:-_END]
+        return raw[len(head) : -_END]
 
     def write(self, tokens: list[int], tiled: int, state: State, instead: Kept | None) -> None:
         """Keep a state, and remove what was not used for the longest time where it is too much.
@@ -132,14 +133,13 @@ class PrefixStore:
         Raises:
             OSError: The disk is full, or the like.
         """
-        head = _HEAD.pack(_MAGIC, self._key, len(tokens), tiled, state.size)
-        pieces = (head, np.array(tokens, "<i4").tobytes(), state.data)
+        head = self._head(tokens, tiled, state.size)
         digest = hashlib.sha256()
-        self._make_room(len(head) + len(pieces[1]) + state.size + _END)
+        self._make_room(len(head) + state.size + _END)
         part = self._part()
         try:
             with open(part, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                for piece in pieces:
+                for piece in (head, state.data):
                     digest.update(piece)
                     file.write(piece)
                 file.write(digest.digest())
@@ -192,6 +192,10 @@ class PrefixStore:
             self._refuse(path)
         kept = self._seen[name] = Kept(path, tokens, tiled, n_bytes)
         return kept
+
+    def _head(self, tokens: list[int], tiled: int, n_bytes: int) -> bytes:
+        head = _HEAD.pack(_MAGIC, self._key, len(tokens), tiled, n_bytes)
+        return head + np.array(tokens, "<i4").tobytes()
 
     def _refuse(self, path: Path) -> None:
         self._seen.pop(path.name, None)

@@ -36,6 +36,7 @@ def ask(model: str, tokens: str, folder: str, number: str) -> None:
         n_gpu_layers=0,
         temperature=0,
         max_tokens=8,
+        logit_bias={0: -1e5, 1: -1e5, 2: -1e5},  # no end at once
         cache_dir=None if folder == "-" else folder,
     ) as llm:
         ids = llm.get_token_ids(text)

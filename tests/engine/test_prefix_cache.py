@@ -252,6 +252,21 @@ def test_a_state_under_another_files_name_is_refused(model: Path, folder: Path) 
     assert told(again) == told(asked(model, None, prompt(700, salt=3)))
 
 
+def test_a_file_that_was_exchanged_after_it_was_looked_at_is_refused(
+    model: Path, folder: Path
+) -> None:
+    asked(model, folder, prompt(700, salt=3))
+    asked(model, folder, prompt(700))
+    other, one = files(folder)
+    with Engine(given(model, folder)) as engine:
+        engine.generate(request(prompt(700)))
+        engine.generate(request(prompt(10)))  # the next prompt is not in memory any more
+        one.write_bytes(other.read_bytes())
+        with pytest.warns(UserWarning, match="not what its name says"):
+            again = engine.generate(request(prompt(700)))
+    assert told(again) == told(asked(model, None, prompt(700)))
+
+
 def test_what_llama_refuses_is_computed(
     model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
