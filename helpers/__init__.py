@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from helpers.doctor import EnvironmentSummary as EnvironmentSummary
     from helpers.doctor import backend_report as backend_report
     from helpers.doctor import environment_summary as environment_summary
+    from helpers.documents import CitedAnswer as CitedAnswer
+    from helpers.documents import DocumentIndex as DocumentIndex
+    from helpers.documents import TokenSplitter as TokenSplitter
+    from helpers.documents import answer_with_sources as answer_with_sources
+    from helpers.documents import measure_retrieval as measure_retrieval
+    from helpers.documents import split_text as split_text
     from helpers.engine import LoadReport as LoadReport
     from helpers.errors import ContextOverflowError as ContextOverflowError
     from helpers.errors import DeviceError as DeviceError
@@ -64,6 +70,7 @@ if TYPE_CHECKING:
     from helpers.plots import plot_lines as plot_lines
     from helpers.plots import plot_memory as plot_memory
     from helpers.plots import plot_overview as plot_overview
+    from helpers.plots import plot_passages as plot_passages
     from helpers.plots import plot_rules as plot_rules
     from helpers.plots import plot_split as plot_split
     from helpers.plots import plot_sweep as plot_sweep
@@ -82,6 +89,8 @@ _NAMES = {
     "bench": "SweepResult find_best sweep",
     "convert": "convert_ggml perplexity quantize",
     "doctor": "EnvironmentSummary backend_report environment_summary",
+    "documents": "CitedAnswer DocumentIndex TokenSplitter answer_with_sources measure_retrieval "
+    "split_text",
     "engine": "LoadReport",
     "errors": "ContextOverflowError DeviceError EngineCrashed GrammarError HelpersError "
     "InstallError ModelFileError",
@@ -93,8 +102,8 @@ _NAMES = {
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator",
-    "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview plot_rules "
-    "plot_split plot_sweep plot_timings plot_tokens",
+    "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview "
+    "plot_passages plot_rules plot_split plot_sweep plot_timings plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
     "widgets": "ChatBox GpuTuner GrammarPlayground ModelChooser",

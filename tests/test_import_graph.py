@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine", "chat"),
     ("isolation",),
     ("llm",),
-    ("bench", "doctor"),
+    ("bench", "doctor", "documents"),
     ("plots",),
     ("widgets",),
     ("cli", "__main__"),

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import (
+    answers,
     chat,
     concurrency,
     devices,
+    documents,
     embeddings,
     files,
     frame,
     grammars,
+    index,
     isolation,
     lifecycle,
     parameters,
@@ -32,8 +35,8 @@ from tests.support import ROOT
 
 _SECONDS = 240
 GROUPS = (
-    grammars, files, parameters, prompts, chat, embeddings, concurrency, lifecycle, isolation,
-    devices, prefix_cache,
+    grammars, files, parameters, prompts, chat, embeddings, documents, index, answers,
+    prefix_cache, concurrency, lifecycle, isolation, devices,
 )  # fmt: skip
 USES = [use for group in GROUPS for use in group.use.table]
 
@@ -120,7 +123,7 @@ def test_ends_by_itself_with_the_expected_outcome(use: Use, pool: Pool) -> None:
 
 def test_the_table_is_broad() -> None:
     count = collections.Counter(use.group for use in USES)
-    assert sum(count.values()) >= 148
+    assert sum(count.values()) >= 157
     assert min(count.values()) >= 5
     # A use is run by the names of its group and itself.
     assert [group.use.group for group in GROUPS] == [

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 DELAY = 2.0
 """Seconds after which a bar appears by itself."""
+
+Listener = Callable[[str, int, int], object]
+"""Is told what is done, how many steps of it were, and of how many."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener about the progress of what this block does, instead of showing bars.
+
+    Args:
+        listener: Called in the block's thread. What it raises ends the work.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @contextmanager
@@ -21,6 +41,17 @@ def progress(total: int, what: str, shown: bool | None = None) -> Iterator[Calla
     Yields:
         A function to call with the number of steps that were done.
     """
+    if (listener := _listener.get()) is not None:
+        done = 0
+
+        def tell(steps: int) -> None:
+            nonlocal done
+            done += steps
+            listener(what, done, total)
+
+        tell(0)
+        yield tell
+        return
     from tqdm.auto import tqdm  # takes 50 ms, and long work alone needs it
 
     with tqdm(

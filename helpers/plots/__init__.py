@@ -10,6 +10,7 @@ from helpers.plots.compare import SEED_FIGURES, plot_compare
 from helpers.plots.figures import plot_bars, plot_lines
 from helpers.plots.memory import plot_memory
 from helpers.plots.overview import plot_overview
+from helpers.plots.passages import plot_passages
 from helpers.plots.rules import RulesDrawing, plot_rules
 from helpers.plots.split import plot_split
 from helpers.plots.sweep import plot_sweep
@@ -25,6 +26,7 @@ __all__ = [
     "plot_lines",
     "plot_memory",
     "plot_overview",
+    "plot_passages",
     "plot_rules",
     "plot_split",
     "plot_sweep",
