@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.timings import Timings as Timings
     from helpers.widgets import ChatBox as ChatBox
+    from helpers.widgets import DocumentChat as DocumentChat
     from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
     from helpers.widgets import ModelChooser as ModelChooser
@@ -106,7 +107,7 @@ _NAMES = {
     "plot_passages plot_rules plot_split plot_sweep plot_timings plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
-    "widgets": "ChatBox GpuTuner GrammarPlayground ModelChooser",
+    "widgets": "ChatBox DocumentChat GpuTuner GrammarPlayground ModelChooser",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -25,8 +25,8 @@ _WIDE = widgets.Layout(width="100%")
 _WRAPPED = widgets.Layout(flex_flow="row wrap")
 _BUTTON = widgets.Layout(width="auto", flex="0 0 auto")
 # The log grows from its bottom, where a browser then stays while text arrives.
-_LOG = widgets.Layout(display="flex", flex_flow="column-reverse", max_height="460px")
-_STYLE = """<style>
+LOG = widgets.Layout(display="flex", flex_flow="column-reverse", max_height="460px")
+STYLE = """<style>
 .chat-box {max-width: 860px;}
 .chat-box .chat-log {overflow: hidden auto; border: 1px solid #888; padding: 4px 8px;
   margin: 6px 2px;}
@@ -192,16 +192,18 @@ class ChatBox:
             tooltip="Write several lines; there Send sends, not Enter",
             layout=_BUTTON,
         )
-        self.send_button = _button("Send", "Send the message")
-        self.stop_button = _button("Stop", "End the answer; what there is of it stays")
+        self.send_button = make_button("Send", "Send the message")
+        self.stop_button = make_button("Stop", "End the answer; what there is of it stays")
         self.stop_button.disabled = True
-        self.new_button = _button("New chat", "Forget all that was said")
-        self.code_button = _button("Copy as code", "Show the Python of this conversation, to copy")
+        self.new_button = make_button("New chat", "Forget all that was said")
+        self.code_button = make_button(
+            "Copy as code", "Show the Python of this conversation, to copy"
+        )
         self._code = widgets.Textarea("", tooltip="The code: Ctrl+A, Ctrl+C", rows=14)
         self._code.layout = widgets.Layout(width="auto", display="none")
         self.status = widgets.HTML()
         self._turns = widgets.VBox([], layout=_WIDE)
-        log = widgets.VBox([self._turns], layout=_LOG, tabbable=True)
+        log = widgets.VBox([self._turns], layout=LOG, tabbable=True)
         log.add_class("chat-log")
         for place in (self.line, self.page):
             place.layout = widgets.Layout(flex="1 1 100px", min_width="0")
@@ -210,7 +212,7 @@ class ChatBox:
         more = [self.lines_button, self.new_button, self.code_button]
         buttons = widgets.HBox(more, layout=_WRAPPED)
         self.box = widgets.VBox(
-            [widgets.HTML(_STYLE), settings, log, writing, self.status, buttons, self._code]
+            [widgets.HTML(STYLE), settings, log, writing, self.status, buttons, self._code]
         )
         self.box.add_class("chat-box")
         self._switch_lines()
@@ -315,5 +317,6 @@ class ChatBox:
         shown_one.layout.display, other.layout.display = "", "none"
 
 
-def _button(text: str, tooltip: str) -> Any:
+def make_button(text: str, tooltip: str) -> Any:
+    """A button as wide as its text."""
     return widgets.Button(description=text, tooltip=tooltip, layout=_BUTTON)

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.notebook_page import SCREENSHOTS
 from tests.browser.test_chat_box import Chat
+from tests.browser.test_document_chat import CELL, Documents
 from tests.browser.test_playground import Playground
 from tests.browser.test_tuner import Tuner
 from tests.support import ROOT
@@ -102,12 +103,29 @@ def chat(page: Page) -> Iterator[Locator]:
     yield chat.box
 
 
+def documents(page: Page) -> Iterator[Locator]:
+    """A folder that was indexed and asked, below it the passage that the answer quotes."""
+    documents = Documents(page)
+    documents.send(documents.folder, "notes")
+    expect(documents.box).to_contain_text("The index has 3 passages of 2 sources.", timeout=60_000)
+    documents.send(documents.field, "How long is the Seine?")
+    expect(documents.box.locator(".figures")).to_be_visible(timeout=60_000)
+    documents.done()
+    yield documents.box
+    page.add_style_tag(
+        content=".passage {border-radius: 0 !important} .passage::backdrop {opacity: 0}"
+    )
+    documents.marks.last.click()
+    yield documents.box.locator(".passage:popover-open")
+
+
 # Name of the picture, cell, class of the widget, width of the page, and what is done with it.
 WIDGETS: dict[str, tuple[str, str, int, Callable[[Page], Iterator[Locator]]]] = {
     "chooser": (CHOOSER, ".widget-vbox", 680, chooser),
     "tuner": (TUNER, ".gpu-tuner", 900, tuner),
     "playground": (PLAYGROUND, ".grammar-playground", 900, playground),
     "chat": (CHAT, ".chat-box", 800, chat),
+    "documents": (CELL % 120, ".document-chat", 800, documents),
 }
 
 
