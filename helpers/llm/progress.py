@@ -31,7 +31,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def progress(total: int, what: str, shown: bool | None = None) -> Iterator[Callable[[int], object]]:
-    """Show how much of some work is done.
+    """Show how much of some work is done, in one bar also where it is made of smaller works.
 
     Args:
         total: Steps of the work.
@@ -54,7 +54,9 @@ def progress(total: int, what: str, shown: bool | None = None) -> Iterator[Calla
         return
     from tqdm.auto import tqdm  # takes 50 ms, and long work alone needs it
 
-    with tqdm(
+    bar = tqdm(
         total=total, desc=what, disable=shown is False, delay=0 if shown else DELAY, leave=False
-    ) as bar:
+    )
+    # Work within this work shows no bar of its own.
+    with bar, listening(lambda *_: None):
         yield bar.update

@@ -201,6 +201,18 @@ async def test_a_retriever_asks_the_reranker(notes: Path) -> None:
         assert texts(ours.as_retriever(1).batch(["Soup needs water."])[0]) == ["Soup needs water."]
 
 
+def test_one_bar_is_shown_not_those_of_its_parts(
+    model: LlamaCppEmbeddings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = LlamaCppEmbeddings(model_path=model.model_path, n_ctx=512, show_progress=True)
+    with DocumentIndex(loud, show_progress=True) as ours:
+        ours.add([Document("The Rhine is long.", metadata={"source": "r"})])
+        shown = capsys.readouterr().err
+        loud.embed_documents(["one", "two"])
+    assert "passages" in shown and "embed" not in shown
+    assert "embed" in capsys.readouterr().err, "by itself it has its own"
+
+
 def test_progress_counts_passages(capsys: pytest.CaptureFixture[str]) -> None:
     for shown in (True, False):
         with index(show_progress=shown) as ours:
