@@ -57,6 +57,8 @@ LOADING: dict[str, Any] = {
     "swa_full": True,
     "offload_kqv": False,
     "op_offload": False,
+    "cache_dir": "prompts",
+    "cache_dir_mib": 8,
     "model_kwargs": {"n_ubatch": 8},
 }
 
