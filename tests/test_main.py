@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers import cli
+from helpers.engine.prefix_store import PrefixStore
 from helpers.errors import InstallError
 from helpers.install import build, paths, steps
+from helpers.install.paths import prefix_folder
 from helpers.models.default import embedded_model
 from tests.support import ROOT
 
@@ -175,6 +178,17 @@ def test_clean_shows_then_removes(tmp_path: Path) -> None:
     assert not (root / ".venv").exists() and not cache.exists()
     assert (root / "helpers").exists()
     assert "Nothing to remove" in helpers("clean", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(cache))[1]
+
+
+def test_clean_takes_kept_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, cache = _suite(tmp_path), tmp_path / "cache"
+    monkeypatch.setenv("LLAMA_NOTEBOOKS_CACHE", str(cache))
+    store = PrefixStore(str(prefix_folder()), 2**30, "ab")  # as cache_dir=True does
+    store.write(list(range(600)), 600, np.zeros(3 * 2**20, np.uint8), None)
+    output = helpers("clean", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(cache))[1]
+    assert f"3 MiB  {cache}" in output and "kept prompts" in output
+    assert helpers("clean", "--yes", cwd=root, LLAMA_NOTEBOOKS_CACHE=str(cache))[0] == 0
+    assert not cache.exists()
 
 
 def _everything(folder: Path) -> set[str]:
