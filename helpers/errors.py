@@ -7,6 +7,7 @@ HelpersError
 ├── ContextOverflowError   the prompt does not fit the context
 ├── DeviceError            a device is missing, lost, or out of memory
 ├── EngineCrashed          the native library ended the isolated process
+├── ServerError            a server of `python -m helpers serve` refused, or is gone
 └── InstallError           the environment cannot be made or is incomplete
 ```
 
@@ -95,6 +96,29 @@ class EngineCrashed(HelpersError):  # the name is part of the public contract
         super().__init__(message)
         self.native_log = native_log
         self.exit_status = exit_status
+
+
+class ServerError(HelpersError):
+    """A server (`python -m helpers serve`) refused a call, did not answer, or broke off.
+
+    Attributes:
+        status: HTTP status of its answer; None where there was none.
+        code: What the protocol calls the cause, such as "invalid_api_key"; None where unknown.
+        retry_after: Seconds after which it may be tried again; None where the server did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
 
 
 class InstallError(HelpersError):

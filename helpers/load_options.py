@@ -131,6 +131,8 @@ class LoadOptions:
             may use.
         n_threads_batch: Compute threads for prompts; None for the same.
         n_parallel: Most sequences decoded side by side, 1 to 256.
+        continuous_batching: Make the context of all `n_parallel` sequences at the load, and let
+            calls join and leave it at any token: for a server.
         type_k: Type of the K cache, one of `KV_TYPES`, by name or number; None for f16.
         type_v: Type of the V cache, likewise.
         flash_attn: True, False, or None to use it where the backend has it.
@@ -186,6 +188,7 @@ class LoadOptions:
     n_threads: int | None = _option(None, _number(1, MAX_THREADS, or_none=True), of=_CONTEXT)
     n_threads_batch: int | None = _option(None, _number(1, MAX_THREADS, or_none=True), of=_CONTEXT)
     n_parallel: int = _option(8, _number(1, MAX_SEQUENCES))
+    continuous_batching: bool = _option(False, _SWITCH)
     type_k: str | int | None = _option(None, kv_type, of=_CONTEXT)
     type_v: str | int | None = _option(None, kv_type, of=_CONTEXT)
     flash_attn: bool | None = _option(None, _one_of(True, False, None), of=_CONTEXT, as_is=False)

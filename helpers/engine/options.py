@@ -96,6 +96,7 @@ class Request:
         suffix: End the text with this, or None.
         shown_tokens: Control tokens are no part of the text, but for those that these texts name.
         reasoning: Most tokens of reasoning, after which the engine ends it, or None.
+        user: Whose request it is: users who wait for one engine are served in turn.
     """
 
     prompt: str | tuple[int, ...]
@@ -119,6 +120,7 @@ class Request:
     suffix: str | None = None
     shown_tokens: tuple[str, ...] = ()
     reasoning: ReasoningBudget | None = None
+    user: str = ""
 
     def __post_init__(self) -> None:
         plain = {
@@ -128,6 +130,7 @@ class Request:
             "echo": check_switch("echo", self.echo),
             "fast_forward": check_switch("fast_forward", self.fast_forward),
             "suffix": None if self.suffix is None else check_text("suffix", self.suffix),
+            "user": check_text("user", self.user),
             "shown_tokens": tuple(check_text("shown_tokens", one) for one in self.shown_tokens),
         }
         if self.reasoning is not None and not isinstance(self.reasoning, ReasoningBudget):

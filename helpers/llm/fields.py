@@ -24,7 +24,16 @@ SAMPLING = tuple(
     field.name
     for field in dataclasses.fields(Request)
     if field.name
-    not in {"prompt", "stop", "grammar", "last_n", "fast_forward", "shown_tokens", "reasoning"}
+    not in {
+        "prompt",
+        "stop",
+        "grammar",
+        "last_n",
+        "fast_forward",
+        "shown_tokens",
+        "reasoning",
+        "user",
+    }
 )
 """What fields, calls and requests call by the same name."""
 
@@ -33,7 +42,7 @@ PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
 
 _SAME_ANSWER = {
     "prompt", "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
-    "cache_dir", "cache_dir_mib",
+    "continuous_batching", "user", "cache_dir", "cache_dir_mib",
 }  # fmt: skip
 """What `LoadOptions` and `Request` have and no answer depends on."""
 

@@ -1,0 +1,1 @@
+"""An engine on another machine: the client of `python -m helpers serve`."""
