@@ -92,7 +92,7 @@ def settle(options: LoadOptions) -> LoadOptions:
         isolate=isolate,
     )
     if not options.vocab_only:
-        check_memory(settled, info)
+        check_memory(settled, info, sequences_at_load(settled))
     if not isolate:
         try_first(settled, headers)
     return settled
@@ -135,8 +135,21 @@ def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
     return layers, isolate
 
 
-def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
+def sequences_at_load(options: LoadOptions) -> int:
+    """Sequences of the context that is made with the model."""
+    return options.n_parallel if options.continuous_batching else 1
+
+
+def check_memory(
+    options: LoadOptions, info: ModelInfo, n_seq: int = 1, *, loaded: bool = False
+) -> None:
     """Refuse a context that the system's memory cannot hold, before anything is allocated.
+
+    Args:
+        options: How the context would be made.
+        info: The model.
+        n_seq: Sequences of the context.
+        loaded: The weights are in the memory already.
 
     Raises:
         DeviceError: Weights that must be read, and the KV cache, are more than is available.
@@ -162,14 +175,15 @@ def check_memory(options: LoadOptions, info: ModelInfo, n_seq: int = 1) -> None:
         return outputs_mib * n_ctx + sum(caches)
 
     context = context_mib(options.n_ctx)
-    weights = 0.0 if options.use_mmap or n_seq > 1 else info.file_size / _MIB
+    weights = 0.0 if options.use_mmap or loaded else info.file_size / _MIB
     available = available_mib()
     if context + weights > available:
         room = available * 0.8 - weights
         fitting = 256 * bisect.bisect_right(range(256, options.n_ctx, 256), room, key=context_mib)
+        fewer = f"n_parallel to less than {n_seq}, or " if n_seq > 1 and not loaded else ""
         remedy = (
-            f'Set n_ctx={fitting} or less, or type_k="q8_0" and type_v="q8_0" for about half the '
-            "cache."
+            f"Set {fewer}n_ctx={fitting} or less, or "
+            'type_k="q8_0" and type_v="q8_0" for about half the cache.'
             if fitting
             else "Take a smaller model, or let use_mmap map its file."
         )
@@ -249,7 +263,7 @@ class LocalCore:
                 "helpers.default_model()."
             )
         assert options.n_ctx is not None
-        lane = self._make_lane(options.n_ctx, 1)
+        lane = self._make_lane(options.n_ctx, sequences_at_load(options))
         self.native_log += lane.context.log
         prefixes = PrefixCache(model, options, key) if options.cache_dir else None
         self._scheduler = Scheduler(model, self._make_lane, lane, options.n_parallel, prefixes)
@@ -313,7 +327,7 @@ class LocalCore:
     def _make_lane(self, n_ctx: int, n_seq: int) -> Lane:
         options = dataclasses.replace(self.options, n_ctx=n_ctx)
         if n_seq > 1:
-            check_memory(options, self._info, n_seq)
+            check_memory(options, self._info, n_seq, loaded=True)
         assert self._model is not None
         context = Context(self._model, options, n_seq)
         if self._adapter is not None:

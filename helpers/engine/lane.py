@@ -8,7 +8,7 @@ import numpy.typing as npt
 from helpers.engine.sequence import Sequence
 from helpers.native import Context
 
-_WORTH_COPYING = 64
+WORTH_COPYING = 64
 """Shared prompt tokens from which copying a sequence's KV cache beats computing them again."""
 
 
@@ -51,11 +51,23 @@ class Lane:
         room = min(context.n_batch, context.n_ubatch)
         self._tile = TILE if on_cpu and room >= TILE else 0
         self._small = min(SMALL, room) if on_cpu else context.n_batch
+        # While others wait for their next token. On the CPU a tile takes a quarter of the time of a
+        # micro-batch, and as much per token.
+        self.piece = self._tile or room
         self.n_ctx = min(n_ctx, context.n_ctx)
         self.held: list[list[int]] = [[] for _ in range(context.n_seq)]
         self.tiled = [0] * context.n_seq  # of the held: computed in tiles, from the beginning
         self.cold = [0] * context.n_seq  # of the held: a prompt, before anything was answered
         self.active: dict[int, Sequence] = {}
+        self._asked = [0] * context.n_seq  # tokens of the last prompt there
+        self._left = [0] * context.n_seq  # when the last answer ended there
+        self._answers = 0
+
+    def leave(self, slot: int) -> Sequence:
+        """Take a sequence out that has ended; what it holds stays, for prompts that go on there."""
+        self._answers += 1
+        self._left[slot] = self._answers
+        return self.active.pop(slot)
 
     def forget(self, slot: int | None = None) -> None:
         """Empty a sequence, or all: used after anything went wrong inside a decode."""
@@ -65,7 +77,7 @@ class Lane:
             self.context.truncate(slot, 0)
         for index in range(len(self.held)) if slot is None else (slot,):
             self.held[index].clear()
-            self.tiled[index] = self.cold[index] = 0
+            self.tiled[index] = self.cold[index] = self._asked[index] = self._left[index] = 0
 
     def drop_unfinished(self, slot: int) -> None:
         """Remove what an aborted decode left behind; where that is refused, all of it."""
@@ -73,13 +85,28 @@ class Lane:
             self.forget(slot)
 
     def free_slot(self, tokens: list[int]) -> int:
-        """The idle sequence that already holds most of these tokens."""
-        idle = [slot for slot in range(len(self.held)) if slot not in self.active]
-        return max(idle, key=lambda slot: _shared(self.held[slot], tokens))
+        """The idle sequence for a prompt: its own conversation's, or the one unused for longest.
 
-    def shared(self, slot: int, tokens: list[int]) -> int:
+        A prompt that goes on from the last one that a sequence had is the next turn of the
+        conversation there. What others merely begin with, too (the same system text), is copied,
+        and theirs stays.
+        """
+        idle = [slot for slot in range(len(self.held)) if slot not in self.active]
+        shared = {slot: common(self.held[slot], tokens) for slot in idle}
+        least = max(self.shared(tokens) - WORTH_COPYING, 1)
+
+        def continues(slot: int) -> bool:
+            # A template may write the end of a prompt differently once an answer follows it.
+            asked = self._asked[slot]
+            return shared[slot] >= max(least, asked - min(16, asked // 8))
+
+        if own := [slot for slot in idle if continues(slot)]:
+            return max(own, key=lambda slot: (shared[slot], self._left[slot]))
+        return min(idle, key=lambda slot: self._left[slot])
+
+    def shared(self, tokens: list[int]) -> int:
         """How many tokens of the beginning of a prompt a sequence holds."""
-        return _shared(self.held[slot], tokens)
+        return max(common(held, tokens) for held in self.held)
 
     def fill(self, slot: int, state: npt.NDArray[np.uint8], tokens: list[int], tiled: int) -> bool:
         """Make a sequence hold a prompt whose computed state was kept; False if it cannot be."""
@@ -107,12 +134,10 @@ class Lane:
             How many tokens are there, and how many from the beginning are to be in tiles.
         """
         limit = self.most_reused(tokens)
-        own = min(_shared(self.held[slot], tokens), limit)
-        others = [
-            (min(_shared(held, tokens), limit), index) for index, held in enumerate(self.held)
-        ]
+        own = min(common(self.held[slot], tokens), limit)
+        others = [(min(common(held, tokens), limit), index) for index, held in enumerate(self.held)]
         best, source = max(others)
-        if best >= own + _WORTH_COPYING:
+        if best >= own + WORTH_COPYING:
             self.context.copy_sequence(source, slot)
             self.held[slot] = list(self.held[source])
             self.tiled[slot], self.cold[slot] = self.tiled[source], self.cold[source]
@@ -134,21 +159,29 @@ class Lane:
             self.context.truncate(slot, 0)
             own, tiles = 0, cold
         del self.held[slot][own:]
+        self._asked[slot] = len(tokens)
         self.tiled[slot], self.cold[slot] = min(tiled, own, tiles), min(self.cold[slot], own)
         return own, tiles
 
-    def next_part(self, slot: int, tokens: list[int], tiles: int) -> list[int]:
-        """The tokens of a prompt to decode next, given what the slot holds."""
+    def next_part(self, slot: int, tokens: list[int], tiles: int, most: int) -> list[int]:
+        """The tokens of a prompt to decode next, given what the slot holds.
+
+        Args:
+            slot: Where the prompt is read.
+            tokens: The prompt.
+            tiles: How many tokens from its beginning are to be in tiles, as `reuse` said.
+            most: Most tokens, `piece` or more.
+        """
         done = len(self.held[slot])
+        micro = min(self.context.n_batch, self.context.n_ubatch, most)
         if self._is_deep(tokens):
-            rest, most = len(tokens) - done, min(self.context.n_batch, self.context.n_ubatch)
-            if most < rest < most + FULL:
-                most -= FULL
-            return tokens[done : done + most]
+            rest = len(tokens) - done
+            if micro < rest < micro + FULL:
+                micro -= FULL
+            return tokens[done : done + micro]
         if done < tiles:
-            most = min(self.context.n_batch, self.context.n_ubatch) // self._tile * self._tile
-            return tokens[done : done + min(tiles - done, most)]
-        return tokens[done : done + portion(len(tokens) - done, self._small)]
+            return tokens[done : done + min(tiles - done, micro // self._tile * self._tile)]
+        return tokens[done : done + portion(len(tokens) - done, min(self._small, most))]
 
     def hold(self, slot: int, part: list[int], tiles: int) -> None:
         """Note that a part of a prompt was computed."""
@@ -158,8 +191,10 @@ class Lane:
         self.tiled[slot] = max(self.tiled[slot], min(tiles, len(self.held[slot])))
 
 
-def _shared(held: list[int], tokens: list[int]) -> int:
+def common(held: list[int], tokens: list[int]) -> int:
     """Length of the common beginning of two token lists."""
+    if held[:1] != tokens[:1]:
+        return 0
     length = min(len(held), len(tokens))
     if held[:length] == tokens[:length]:
         return length

@@ -72,7 +72,7 @@ class PrefixCache:
             if found is None:
                 return
             kept, shared = found
-            saved = min(shared, lane.most_reused(tokens)) - lane.shared(slot, tokens)
+            saved = min(shared, lane.most_reused(tokens)) - lane.shared(tokens)
             # A file may go on for long after what is shared: an eighth of it must be of use.
             if saved < max(_WORTH_READING, len(kept.tokens) // 8) or not _fits(kept.n_bytes):
                 return

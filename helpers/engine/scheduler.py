@@ -2,6 +2,14 @@
 
 All native work on a model happens in the engine thread, so two calls can never meet inside
 llama.cpp; callers wait on queues, where Ctrl-C and event loops can reach them.
+
+A prompt is read in pieces, and between two pieces all running answers get their next token. A piece
+and the tokens do not share a decode: with a KV stream for each sequence (which keeps an answer
+independent of its neighbours, to the last bit) llama.cpp cuts a batch into micro-batches in which
+each sequence has equally many tokens. One of a piece and some single tokens becomes a first one of
+a token each and a second one of the rest of the piece. That saves nothing, and the piece's first
+token would be rounded as a single one, its others by how many are left: whether the answers of
+others were running would show in the text.
 """
 
 from __future__ import annotations
@@ -13,11 +21,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from helpers.engine.lane import Lane
+from helpers.engine.lane import WORTH_COPYING, Lane, common
 from helpers.engine.options import Completion
 from helpers.engine.prefix_cache import PrefixCache
 from helpers.engine.sequence import Job, Sequence
 from helpers.engine.thread import engine_thread
+from helpers.engine.waiting import Waiting
 from helpers.errors import ContextOverflowError, HelpersError
 from helpers.grammars.mask import Matcher, Vocabulary
 from helpers.native import Context, DecodeAborted, Model
@@ -27,10 +36,14 @@ from helpers.timings import Timings
 class Scheduler:
     """Runs jobs on one model in a thread of its own.
 
+    With a main lane of several sequences, jobs join and leave it at any decode. With one of a
+    single sequence, which is what a notebook needs most of the time, several that wait together get
+    a second lane, made when first needed.
+
     Args:
         model: The loaded model; closed by this scheduler's thread at the end.
         make_lane: Makes a `Lane` of `(n_ctx, n_seq_max)`; called on the thread.
-        lane: The main lane: one sequence, whose KV cache outlives a call.
+        lane: The main lane, whose KV cache outlives a call.
         n_parallel: Most sequences side by side.
         prefixes: What keeps the main lane's long prompts on the disk, or None.
     """
@@ -50,10 +63,12 @@ class Scheduler:
         self._batch_lane: Lane | None = None
         self._n_parallel = n_parallel
         self._vocabulary: Vocabulary | None = None
-        self._waiting: deque[Job] = deque()
         self._thread = engine_thread()
         self._wake = self._thread.wake
+        self._arrived: deque[Job] = deque()  # nobody has looked at them yet
+        self._waiting = Waiting()
         self._current: Lane | None = None
+        self._read = 0  # tokens of prompts, since the running answers had their last token
         self._closed = threading.Event()
         self._computing: tuple[Job, ...] = ()
         self._context: Context | None = None
@@ -68,12 +83,21 @@ class Scheduler:
         with self._wake:
             if self._closing:
                 raise HelpersError("This model has been closed. Make a new one to go on.")
-            self._waiting.extend(jobs)
+            self._arrived.extend(jobs)
             self._wake.notify()
 
     def cancel(self, job: Job) -> None:
-        """End a job as soon as possible: at once on the CPU, even inside a decode."""
+        """End a job as soon as possible: at once where it waits, and on the CPU in a decode."""
         job.cancelled = True
+        with self._wake:
+            waits = job in self._arrived
+            if waits:
+                self._arrived.remove(job)
+            else:
+                waits = self._waiting.remove(job)
+        if waits:
+            _deliver(job, _nothing())
+            return
         with self._guard:
             if (
                 self._context is not None
@@ -102,165 +126,170 @@ class Scheduler:
     @property
     def ready(self) -> bool:
         """Whether a turn would do anything."""
-        return self._closing or self._current is not None or bool(self._waiting)
+        return bool(self._closing or self._current or self._arrived or self._waiting)
 
     def turn(self) -> None:
-        """Begin to work on a lane, or decode the next token of each of its sequences.
-
-        The main lane runs one job and looks again; the parallel lane takes in all that come and
-        fit, until none of its sequences is active.
-        """
+        """Read a piece of a prompt, or decode the next token of every running answer."""
         if self._closing:
             self._finish()
             return
-        lane = self._current
+        worked, lane = False, self._current
         try:
+            self._receive()
             if lane is None:
-                lane = self._parallel_lane() if len(self._waiting) > 1 else self._lane
-                self._current = lane
-                self._admit(lane)
-            else:
-                self._step(lane)
-                if lane is not self._lane:
-                    self._admit(lane)
+                lane = self._current = self._lane_for_waiting()
+            worked = self._work(lane)
         except Exception as error:
             lane = lane or self._lane
             self._fail(lane, error)
-        if not lane.active:
+        # The parallel lane goes on with whatever comes and fits, also between two answers.
+        if not lane.active and not (worked and lane is self._batch_lane):
             self._current = None
 
-    def _fail(self, lane: Lane, error: Exception) -> None:
-        """Give an error that nothing else handles to the jobs at work; at rest, to the next one.
+    def _receive(self) -> None:
+        """Make the prompts of new jobs into tokens; what cannot be run ends here.
 
-        One job at least must end of it: a turn that leaves all as it was would be tried for ever.
+        Where answers are running, one job a turn: they would wait for the tokens of all.
         """
-        failed = list(lane.active.values())
-        lane.active.clear()
-        for sequence in failed:
-            sequence.close()
-            _deliver(sequence.job, error)
-        if not failed:
+        busy = self._current is not None and bool(self._current.active)
+        while self._arrived:
             with self._wake:
-                job = self._waiting.popleft() if self._waiting else None
-            if job is not None:
-                _deliver(job, error)
-        lane.forget()
-
-    def _finish(self) -> None:
-        """End all jobs, free the model, and take no more turns."""
-        for lane in (self._batch_lane, self._lane):
-            if lane is not None:
-                for slot in list(lane.active):
-                    self._end(lane, slot)
-                lane.context.close()
-        with self._wake:
-            waiting = list(self._waiting)
-            self._waiting.clear()
-        for job in waiting:
-            _deliver(job, HelpersError("The model was closed before this call began."))
-        if self._vocabulary is not None:
-            self._vocabulary.close()
-        if self._prefixes is not None:
-            self._prefixes.close()
-        self._model.close()
-        self._thread.remove(self)
-        self._closed.set()
-
-    def _parallel_lane(self) -> Lane:
-        """The lane for several sequences, made or enlarged to fit what waits; else the main one."""
-        with self._wake:
-            waiting = list(self._waiting)
-        needs = [need for job in waiting if (need := self._need(job)) is not None]
-        if not needs:
-            return self._lane
-        n_ctx = min(self._lane.n_ctx, -(-max(needs) // 256) * 256)
-        n_seq = min(self._n_parallel, len(waiting))
-        lane = self._batch_lane
-        if lane is not None and lane.n_ctx >= n_ctx and len(lane.held) >= n_seq:
-            return lane
-        if lane is not None:
-            n_ctx, n_seq = max(n_ctx, lane.n_ctx), max(n_seq, len(lane.held))
-            lane.context.close()
-            self._batch_lane = None
-        while n_seq > 1:
+                if not self._arrived:
+                    return
+                job = self._arrived.popleft()
             try:
-                self._batch_lane = self._make_lane(n_ctx, n_seq)
-                return self._batch_lane
-            except Exception:  # not enough memory for so many, most often: fewer side by side
-                n_seq //= 2
-        return self._lane
-
-    def _need(self, job: Job) -> int | None:
-        """Tokens of context that a job can use up, or None if it cannot run at all."""
-        try:
-            n_prompt = len(self._tokens(job))
-        except Exception:
-            return None  # reported when the job's turn comes
-        if n_prompt >= self._lane.n_ctx:
-            return None
-        limit = job.request.max_tokens
-        room = limit if limit is not None and limit > 0 else self._lane.n_ctx
-        return min(n_prompt + room, self._lane.n_ctx)
-
-    def _admit(self, lane: Lane) -> None:
-        """Give free sequences the next jobs, in the order in which they came."""
-        while len(lane.active) < len(lane.held):
+                tokens = self._tokens(job)
+                if len(tokens) >= self._lane.n_ctx:
+                    raise ContextOverflowError(len(tokens), self._lane.n_ctx)
+            except Exception as error:
+                _deliver(job, error)
+                continue
             with self._wake:
-                if self._closing or not self._waiting:
-                    return
-                job = self._waiting[0]
-                if (self._need(job) or 0) > lane.n_ctx:
-                    return
-                self._waiting.popleft()
-            self._start(lane, job)
-            if lane is self._lane:
+                cancelled = job.cancelled
+                if not cancelled:
+                    self._waiting.add(job)
+            if cancelled:
+                _deliver(job, _nothing())
+            elif busy:
                 return
 
-    def _start(self, lane: Lane, job: Job) -> None:
-        """Evaluate a job's prompt and choose its first token."""
-        if job.cancelled:
-            _deliver(job, _nothing(job))
-            return
-        slot: int | None = None
-        try:
-            tokens = self._tokens(job)
-            if len(tokens) >= self._lane.n_ctx:
-                raise ContextOverflowError(len(tokens), self._lane.n_ctx)
-            sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
-            slot = lane.free_slot(tokens)
-            lane.active[slot] = sequence
-            prefixes = self._prefixes if lane is self._lane else None
-            if prefixes is not None:
-                prefixes.recall(lane, slot, tokens)
-            sequence.cached, tiles = lane.reuse(slot, tokens)
-            lane.context.reset_perf()
-            started = time.perf_counter()
-            while (done := len(lane.held[slot])) < len(tokens):
-                part = lane.next_part(slot, tokens, tiles)
-                last = done + len(part) == len(tokens)
-                with _Decoding(self, lane.context, (job,)):
-                    lane.context.decode(part, done, slot, logits=last)
-                lane.hold(slot, part, tiles)
-            sequence.prompt_seconds = time.perf_counter() - started
-            self._advance(lane, slot, -1)
-            if prefixes is not None:  # now, as the first token has been told
-                prefixes.keep(lane, slot, tokens)
-        except DecodeAborted:
-            assert slot is not None
-            self._end(lane, slot)
-        except Exception as error:
-            if slot is not None:
-                self._drop(lane, slot)
-            _deliver(job, error)
-
-    def _step(self, lane: Lane) -> None:
-        """Decode one token of every active sequence and choose the next ones."""
+    def _work(self, lane: Lane) -> bool:
+        """One decode; False if there is nothing to do in this lane."""
         for slot, sequence in list(lane.active.items()):
             if sequence.job.cancelled:
                 self._end(lane, slot)
-        slots = list(lane.active)
+        slots = sorted(slot for slot, sequence in lane.active.items() if not sequence.reading)
         if not slots:
+            self._read = 0
+        if self._read < lane.piece:
+            chosen, rest = self._next_prompt(lane)
+            if chosen is not None and (
+                not self._read or not slots or self._read + rest <= lane.piece
+            ):
+                self._read_piece(lane, chosen)
+                return True
+        if not slots:
+            return False
+        self._read = 0
+        self._step(lane, slots)
+        return True
+
+    def _next_prompt(self, lane: Lane) -> tuple[Job | int | None, int]:
+        """Whose prompt is read next, and how many of its tokens are to be read.
+
+        Returns:
+            The sequence in which it is, or the job that gets one; None if there is none.
+        """
+        ranked: list[tuple[tuple[int, float], Job | int, int]] = []
+        reading = [slot for slot, sequence in lane.active.items() if sequence.reading]
+        with self._wake:
+            for place in reading:
+                sequence = lane.active[place]
+                rest = len(sequence.prompt) - len(lane.held[place])
+                ranked.append((self._waiting.rank(sequence.job, rest), place, rest))
+            for job in self._waiting.heads() if len(lane.active) < len(lane.held) else ():
+                if self._need(job) <= lane.n_ctx:
+                    rest = len(self._tokens(job)) - lane.shared(self._tokens(job))
+                    ranked.append((self._waiting.rank(job, rest), job, rest))
+        if not ranked:
+            return None, 0
+        _, chosen, rest = min(ranked, key=operator.itemgetter(0))
+        if isinstance(chosen, Job):
+            # What is just being read for another is not read twice: it is copied when it is there.
+            tokens = self._tokens(chosen)
+            worth = lane.shared(tokens) + WORTH_COPYING
+            for _, slot, left in ranked[: len(reading)]:
+                assert isinstance(slot, int)
+                if common(lane.active[slot].prompt, tokens) > worth:
+                    return slot, left
+        return chosen, rest
+
+    def _read_piece(self, lane: Lane, chosen: Job | int) -> None:
+        """Compute the next piece of a prompt; after the last one, choose the first token."""
+        slot = self._start(lane, chosen) if isinstance(chosen, Job) else chosen
+        if slot is None:
             return
+        sequence = lane.active[slot]
+        tokens, done = sequence.prompt, len(lane.held[slot])
+        alone = len(lane.active) == 1 and not self._waiting and not self._arrived
+        part = lane.next_part(
+            slot, tokens, sequence.tiles, lane.context.n_batch if alone else lane.piece
+        )
+        last = done + len(part) == len(tokens)
+        try:
+            started = time.perf_counter()
+            with _Decoding(self, lane.context, (sequence.job,)):
+                lane.context.decode(part, done, slot, logits=last)
+            sequence.prompt_seconds += time.perf_counter() - started
+            lane.hold(slot, part, sequence.tiles)
+            self._read += len(part)
+            with self._wake:
+                self._waiting.has_read(sequence.job, len(part))
+            if last:
+                self._leave_prompt(sequence)
+                self._advance(lane, slot, -1)
+                if self._prefixes is not None and lane is self._lane:
+                    self._prefixes.keep(lane, slot, tokens)  # now, as the first token has been told
+        except DecodeAborted:
+            self._end(lane, slot)
+        except Exception as error:
+            self._drop(lane, slot, error)
+
+    def _start(self, lane: Lane, job: Job) -> int | None:
+        """Give a job a sequence and what is known of its prompt; None if the job failed."""
+        with self._wake:
+            if not self._waiting.remove(job):
+                return None  # cancelled just now
+            self._waiting.begins(job)
+        tokens = self._tokens(job)
+        try:
+            sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
+        except Exception as error:
+            with self._wake:
+                self._waiting.leaves_prompt(job)
+                self._waiting.ends(job)
+            _deliver(job, error)
+            return None
+        slot = lane.free_slot(tokens)
+        lane.active[slot] = sequence
+        try:
+            if self._prefixes is not None and lane is self._lane:
+                self._prefixes.recall(lane, slot, tokens)
+            sequence.cached, sequence.tiles = lane.reuse(slot, tokens)
+        except Exception as error:
+            self._drop(lane, slot, error)
+            return None
+        lane.context.reset_perf()
+        return slot
+
+    def _step(self, lane: Lane, slots: list[int]) -> None:
+        """Decode one token of each of these sequences and choose the next ones.
+
+        Args:
+            lane: Where they are.
+            slots: The sequences, in their order: llama.cpp computes those together whose numbers
+                follow each other.
+        """
         runs = [(lane.active[s].pending, len(lane.held[s]), s) for s in slots]
         jobs = tuple(lane.active[s].job for s in slots)
         started = time.perf_counter()
@@ -272,6 +301,9 @@ class Scheduler:
                 lane.drop_unfinished(slot)
             return
         seconds = time.perf_counter() - started
+        with self._wake:
+            for job, (tokens, _, _) in zip(jobs, runs, strict=True):
+                self._waiting.has_written(job, len(tokens))
         for row, (tokens, _, slot) in zip(rows, runs, strict=True):
             lane.held[slot].extend(tokens)
             sequence = lane.active[slot]
@@ -281,24 +313,39 @@ class Scheduler:
             try:
                 self._advance(lane, slot, row)
             except Exception as error:
-                self._drop(lane, slot)
-                _deliver(sequence.job, error)
-
-    def _drop(self, lane: Lane, slot: int) -> None:
-        """Forget a sequence that failed, with all it holds."""
-        sequence = lane.active.pop(slot, None)
-        if sequence is not None:
-            sequence.close()
-        lane.forget(slot)
+                self._drop(lane, slot, error)
 
     def _advance(self, lane: Lane, slot: int, row: int) -> None:
         limit = lane.context.n_batch // len(lane.held)
         if not lane.active[slot].step(lane.context, row, limit):
             self._end(lane, slot)
 
+    def _leave(self, lane: Lane, slot: int) -> Sequence:
+        """Give a sequence back to the lane."""
+        sequence = lane.leave(slot)
+        if sequence.reading:
+            self._leave_prompt(sequence)
+        with self._wake:
+            self._waiting.ends(sequence.job)
+        return sequence
+
+    def _leave_prompt(self, sequence: Sequence) -> None:
+        """Note that a prompt is read to its end, or will not be."""
+        sequence.reading = False
+        with self._wake:
+            self._waiting.leaves_prompt(sequence.job)
+
+    def _drop(self, lane: Lane, slot: int, error: BaseException) -> None:
+        """End a sequence that failed, and forget all it holds."""
+        if slot in lane.active:
+            sequence = self._leave(lane, slot)
+            sequence.close()
+            _deliver(sequence.job, error)
+        lane.forget(slot)
+
     def _end(self, lane: Lane, slot: int) -> None:
         """Hand over the completion of a sequence that is done or cancelled."""
-        sequence = lane.active.pop(slot)
+        sequence = self._leave(lane, slot)
         lane.drop_unfinished(slot)
         if self._closing and not sequence.job.cancelled:
             sequence.close()
@@ -318,6 +365,75 @@ class Scheduler:
             sequence.finish(native, self._prefixes.take_notes() if self._prefixes else ())
         except Exception as error:  # a sink that fails must not end the thread
             _deliver(sequence.job, error)
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        """Give an error that nothing else handles to the jobs at work; at rest, to the next one.
+
+        One job at least must end of it: a turn that leaves all as it was would be tried for ever.
+        """
+        failed = [self._leave(lane, slot) for slot in list(lane.active)]
+        for sequence in failed:
+            sequence.close()
+            _deliver(sequence.job, error)
+        if not failed:
+            with self._wake:
+                job = next(self._waiting.heads(), None)
+                if job is not None:
+                    self._waiting.remove(job)
+            if job is not None:
+                _deliver(job, error)
+        lane.forget()
+
+    def _finish(self) -> None:
+        """End all jobs, free the model, and take no more turns."""
+        for lane in (self._batch_lane, self._lane):
+            if lane is not None:
+                for slot in list(lane.active):
+                    self._end(lane, slot)
+                lane.context.close()
+        with self._wake:
+            waiting = [*self._waiting.clear(), *self._arrived]
+            self._arrived.clear()
+        for job in waiting:
+            _deliver(job, HelpersError("The model was closed before this call began."))
+        if self._vocabulary is not None:
+            self._vocabulary.close()
+        if self._prefixes is not None:
+            self._prefixes.close()
+        self._model.close()
+        self._thread.remove(self)
+        self._closed.set()
+
+    # -- lanes and prompts ------------------------------------------------------------------------
+
+    def _lane_for_waiting(self) -> Lane:
+        """The main lane; for several jobs, where it has one sequence, one made to fit them."""
+        with self._wake:
+            needs = [self._need(job) for job in self._waiting]
+        if len(self._lane.held) > 1 or len(needs) < 2:
+            return self._lane
+        n_ctx = min(self._lane.n_ctx, -(-max(needs) // 256) * 256)
+        n_seq = min(self._n_parallel, len(needs))
+        lane = self._batch_lane
+        if lane is not None and lane.n_ctx >= n_ctx and len(lane.held) >= n_seq:
+            return lane
+        if lane is not None:
+            n_ctx, n_seq = max(n_ctx, lane.n_ctx), max(n_seq, len(lane.held))
+            lane.context.close()
+            self._batch_lane = None
+        while n_seq > 1:
+            try:
+                self._batch_lane = self._make_lane(n_ctx, n_seq)
+                return self._batch_lane
+            except Exception:  # not enough memory for so many, most often: fewer side by side
+                n_seq //= 2
+        return self._lane
+
+    def _need(self, job: Job) -> int:
+        """Tokens of context that a job can use up."""
+        limit = job.request.max_tokens
+        room = limit if limit is not None and limit > 0 else self._lane.n_ctx
+        return min(len(self._tokens(job)) + room, self._lane.n_ctx)
 
     def _tokens(self, job: Job) -> list[int]:
         """The prompt's tokens, made once per job."""
@@ -377,5 +493,5 @@ def _deliver(job: Job, event: Completion | BaseException) -> None:
         job.tell(event)
 
 
-def _nothing(job: Job) -> Completion:
+def _nothing() -> Completion:
     return Completion("", "cancelled", Timings(generated_tokens=0), 0, 0)

@@ -72,6 +72,8 @@ class Sequence:
         self.answer: list[int] = []
         self.pending: list[int] = []
         self.cached = 0
+        self.reading = True  # its prompt
+        self.tiles = 0  # of the prompt, from its beginning: see `Lane.reuse`
         self.finish_reason: str | None = None
         self.prompt_seconds = self.eval_seconds = self.sample_seconds = 0.0
         self.eval_tokens = 0

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from helpers.children import Child
-from helpers.engine.core import LocalCore
+from helpers.engine.core import LocalCore, sequences_at_load
 from helpers.engine.options import Completion
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job
@@ -255,4 +255,5 @@ def _planned(options: LoadOptions) -> int:
     from helpers.memory.planner import Planner
     from helpers.memory.targets import named_devices
 
-    return Planner(replace(options, n_parallel=1), named_devices(options.devices)).largest()
+    at_load = replace(options, n_parallel=sequences_at_load(options))
+    return Planner(at_load, named_devices(options.devices)).largest()

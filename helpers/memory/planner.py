@@ -177,10 +177,12 @@ class Planner:
         return self._known[count]
 
     def _sequences(self) -> list[int]:
-        """Sequences of each context: that of single calls, and that of batches."""
+        """Sequences of each context: that of single calls, and that of batches, if not of both."""
         options = self.options
         if options.embeddings:
             return [options.n_texts]
+        if options.continuous_batching:
+            return [options.n_parallel]
         return [1, options.n_parallel] if options.n_parallel > 1 else [1]
 
     def _outputs_mib(self) -> float:
