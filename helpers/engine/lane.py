@@ -121,6 +121,10 @@ class Lane:
         """Of how many tokens of a prompt the computed state can be used."""
         return max(0, len(tokens) - (FULL if self._is_deep(tokens) else 2))
 
+    def to_read(self, tokens: list[int]) -> int:
+        """How many tokens of a prompt are to be computed, about, if it were read now."""
+        return len(tokens) - min(self.shared(tokens), self.most_reused(tokens))
+
     def _is_deep(self, tokens: list[int]) -> bool:
         return bool(self._tile) and len(tokens) >= DEEP
 

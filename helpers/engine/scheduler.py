@@ -209,7 +209,7 @@ class Scheduler:
                 ranked.append((self._waiting.rank(sequence.job, rest), place, rest))
             for job in self._waiting.heads() if len(lane.active) < len(lane.held) else ():
                 if self._need(job) <= lane.n_ctx:
-                    rest = len(self._tokens(job)) - lane.shared(self._tokens(job))
+                    rest = lane.to_read(self._tokens(job))
                     ranked.append((self._waiting.rank(job, rest), job, rest))
         if not ranked:
             return None, 0

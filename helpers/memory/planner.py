@@ -138,7 +138,9 @@ class Planner:
             if simulation is not None:
                 by_layer = _corrected(by_layer, simulation)
             # The texts of a batch to embed share one cache.
-            sequences = 1 if self.options.embeddings else sum(self._sequences())
+            sequences: float = 1 if self.options.embeddings else sum(self._sequences())
+            if simulation is not None and not self.options.embeddings:
+                sequences /= first
             self._cache = tuple(mib * sequences for mib in by_layer)
         return self._cache
 
