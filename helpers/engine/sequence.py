@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -199,7 +200,8 @@ class Sequence:
 
     def _choose(self, context: Context, row: int) -> int:
         logits = context.logits(row)
-        if not np.isfinite(logits.max()):  # the maximum of numbers of which one is none, is none
+        best = int(logits.argmax())  # if one is no number (NaN), that one
+        if not math.isfinite(logits[best]):
             raise ModelFileError(
                 "The model computed no numbers (NaN or infinity) for the next token: its weights "
                 "are damaged, or overflow. Load it with check_tensors=True to look for damage, or "
@@ -211,7 +213,10 @@ class Sequence:
             logits[biased] += value
         if self._penalties is not None:
             self._penalties.apply(logits)
-        token = self._draw(context, logits, row)
+        if self._chain is None and self._penalties is None and not self._bias:
+            token = best
+        else:
+            token = self._draw(context, logits, row)
         if self._matcher is not None:
             if not self._matcher.allows(token):
                 self._matcher.apply(logits)
