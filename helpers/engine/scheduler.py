@@ -260,7 +260,12 @@ class Scheduler:
         with self._wake:
             if not self._waiting.remove(job):
                 return None  # cancelled just now
-            self._waiting.begins(job)
+            cancelled = job.cancelled
+            if not cancelled:
+                self._waiting.begins(job)
+        if cancelled:
+            _deliver(job, _nothing())
+            return None
         tokens = self._tokens(job)
         try:
             sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import queue
+import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +476,37 @@ def test_closing_ends_calls_in_every_state(model: str, gate: Gate) -> None:
 def scheduler_closing(engine: Engine) -> bool:
     core: Any = engine._shared.core
     return bool(core._scheduler._closing)
+
+
+def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(model: str) -> None:
+    draw = random.Random(5)
+    lengths = [3, 40, 64, 128, 200, 513, 1100]
+    asked = {n: request(prompt(n, n), max_tokens=1, logprobs=2) for n in lengths}
+    with Engine(options(model_path=model, n_ctx=2048)) as engine:
+        alone = {n: told(engine.generate(one)) for n, one in asked.items()}
+    with serving(model, n_ctx=2048) as engine:
+        calls = []
+        for number in range(150):
+            length = draw.choice(lengths)
+            user = f"u{draw.randrange(5)}"
+            if draw.random() < 0.3:
+                one = request(prompt(length, draw.randrange(9)), max_tokens=30, user=user)
+            else:
+                one = replace(asked[length], user=user)
+            calls += [(length, call) for call in submitted(engine, one)]
+            if draw.random() < 0.3:
+                engine._core.cancel(draw.choice(calls)[1].job)
+            if number % 10 == 0:
+                calls[-1][1].ended.wait(0.2)
+        for length, call in calls:
+            done = call.result()
+            assert isinstance(done, Completion)
+            if done.finish_reason == "length" and done.logprobs is not None:
+                assert told(done) == alone[length]
+        core = scheduler(engine)
+        assert wait_for(lambda: not core.ready)
+        assert not core._lane.active
+        assert not any(user.busy or user.reading for user in core._waiting._users.values())
 
 
 # -- memory ---------------------------------------------------------------------------------------
