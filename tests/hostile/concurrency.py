@@ -5,7 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.hostile.base import FRANCE, NO_END, STORY, Gives, OnToken, Uses, in_threads, make, works
+from tests.hostile.base import (
+    FRANCE,
+    NO_END,
+    STORY,
+    Gives,
+    OnToken,
+    Uses,
+    error,
+    in_threads,
+    make,
+    works,
+)
 
 use = Uses("concurrency")
 
@@ -151,3 +162,37 @@ def a_callback_that_calls_the_model_again() -> object:
 def different_models_at_once() -> object:
     models = [make(n_ctx=256 * (i + 1)) for i in range(4)]
     return in_threads(8, lambda i: works(models[i % 4]))
+
+
+@use("one lane: calls that come, vanish and do not fit", Gives((["done"] * 12, True)))
+def one_lane_calls_that_come_vanish_and_do_not_fit() -> object:
+    llm = make(n_parallel=3, model_kwargs={"continuous_batching": True})
+
+    def act(i: int) -> str:
+        if i % 4 == 0:
+            return "done" if works(llm) else "another answer"
+        if i % 4 == 1:
+            for _piece in llm.stream(STORY, max_tokens=400, logit_bias=NO_END):
+                return "done"
+        if i % 4 == 2:
+            answer = error(lambda: llm.invoke("word " * 600))
+            return "done" if answer.startswith("ContextOverflowError") else answer
+        answers = llm.batch([FRANCE, STORY], max_tokens=1 + i % 3)
+        return "done" if all(answers) else "no answer"
+
+    return in_threads(12, act), works(llm)
+
+
+@use("one lane, closed under its callers", Gives(["HelpersError: The model was cl"] * 5))
+def one_lane_closed_under_its_callers() -> object:
+    fields = {"n_parallel": 2, "n_ctx": 2048, "max_tokens": None, "logit_bias": NO_END}
+    llm = make(**fields, model_kwargs={"continuous_batching": True})
+
+    def act(i: int) -> object:
+        if i:
+            return llm.invoke("word " * 300 * (i % 3) + STORY)
+        time.sleep(0.5)
+        llm.close()
+        return None
+
+    return [answer[:30] for answer in in_threads(6, act)[1:]]
