@@ -24,11 +24,11 @@ from contextlib import suppress
 from helpers.engine.lane import WORTH_COPYING, Lane, common
 from helpers.engine.options import Completion
 from helpers.engine.prefix_cache import PrefixCache
+from helpers.engine.preparation import Preparation
 from helpers.engine.sequence import Job, Sequence
 from helpers.engine.thread import engine_thread
 from helpers.engine.waiting import Waiting
-from helpers.errors import ContextOverflowError, HelpersError
-from helpers.grammars.mask import Matcher, Vocabulary
+from helpers.errors import HelpersError
 from helpers.native import Context, DecodeAborted, Model
 from helpers.timings import Timings
 
@@ -62,7 +62,7 @@ class Scheduler:
         self._lane = lane
         self._batch_lane: Lane | None = None
         self._n_parallel = n_parallel
-        self._vocabulary: Vocabulary | None = None
+        self._prepared = Preparation(model, lane.n_ctx)
         self._thread = engine_thread()
         self._wake = self._thread.wake
         self._arrived: deque[Job] = deque()  # nobody has looked at them yet
@@ -158,9 +158,7 @@ class Scheduler:
                     return
                 job = self._arrived.popleft()
             try:
-                tokens = self._tokens(job)
-                if len(tokens) >= self._lane.n_ctx:
-                    raise ContextOverflowError(len(tokens), self._lane.n_ctx)
+                self._prepared.tokens(job)
             except Exception as error:
                 _deliver(job, error)
                 continue
@@ -203,20 +201,21 @@ class Scheduler:
         ranked: list[tuple[tuple[int, float], Job | int, int]] = []
         reading = [slot for slot, sequence in lane.active.items() if sequence.reading]
         with self._wake:
-            for place in reading:
-                sequence = lane.active[place]
-                rest = len(sequence.prompt) - len(lane.held[place])
-                ranked.append((self._waiting.rank(sequence.job, rest), place, rest))
-            for job in self._waiting.heads() if len(lane.active) < len(lane.held) else ():
-                if self._need(job) <= lane.n_ctx:
-                    rest = lane.to_read(self._tokens(job))
-                    ranked.append((self._waiting.rank(job, rest), job, rest))
+            heads = list(self._waiting.heads()) if len(lane.active) < len(lane.held) else []
+        for place in reading:
+            sequence = lane.active[place]
+            rest = len(sequence.prompt) - len(lane.held[place])
+            ranked.append((self._waiting.rank(sequence.job, rest), place, rest))
+        for job in heads:
+            if self._prepared.need(job) <= lane.n_ctx:
+                rest = lane.to_read(self._prepared.tokens(job))
+                ranked.append((self._waiting.rank(job, rest), job, rest))
         if not ranked:
             return None, 0
         _, chosen, rest = min(ranked, key=operator.itemgetter(0))
         if isinstance(chosen, Job):
             # What is just being read for another is not read twice: it is copied when it is there.
-            tokens = self._tokens(chosen)
+            tokens = self._prepared.tokens(chosen)
             worth = lane.shared(tokens) + WORTH_COPYING
             for _, slot, left in ranked[: len(reading)]:
                 assert isinstance(slot, int)
@@ -266,15 +265,15 @@ class Scheduler:
         if cancelled:
             _deliver(job, _nothing())
             return None
-        tokens = self._tokens(job)
         try:
-            sequence = Sequence(job, tokens, self._model, self._lane.n_ctx, self._matcher(job))
+            sequence = self._prepared.sequence(job)
         except Exception as error:
             with self._wake:
                 self._waiting.leaves_prompt(job)
                 self._waiting.ends(job)
             _deliver(job, error)
             return None
+        tokens = sequence.prompt
         slot = lane.free_slot(tokens)
         lane.active[slot] = sequence
         try:
@@ -401,8 +400,7 @@ class Scheduler:
             self._arrived.clear()
         for job in waiting:
             _deliver(job, HelpersError("The model was closed before this call began."))
-        if self._vocabulary is not None:
-            self._vocabulary.close()
+        self._prepared.close()
         if self._prefixes is not None:
             self._prefixes.close()
         self._model.close()
@@ -414,7 +412,7 @@ class Scheduler:
     def _lane_for_waiting(self) -> Lane:
         """The main lane; for several jobs, where it has one sequence, one made to fit them."""
         with self._wake:
-            needs = [self._need(job) for job in self._waiting]
+            needs = [self._prepared.need(job) for job in self._waiting]
         if len(self._lane.held) > 1 or len(needs) < 2:
             return self._lane
         n_ctx = min(self._lane.n_ctx, -(-max(needs) // 256) * 256)
@@ -433,42 +431,6 @@ class Scheduler:
             except Exception:  # not enough memory for so many, most often: fewer side by side
                 n_seq //= 2
         return self._lane
-
-    def _need(self, job: Job) -> int:
-        """Tokens of context that a job can use up."""
-        limit = job.request.max_tokens
-        room = limit if limit is not None and limit > 0 else self._lane.n_ctx
-        return min(len(self._tokens(job)) + room, self._lane.n_ctx)
-
-    def _tokens(self, job: Job) -> list[int]:
-        """The prompt's tokens, made once per job."""
-        if job.tokens is None:
-            prompt = job.request.prompt
-            if isinstance(prompt, str):
-                tokens = self._model.tokenize(prompt)
-                if not tokens and self._model.bos >= 0:
-                    tokens = [self._model.bos]
-            else:
-                tokens = [operator.index(token) for token in prompt]
-                wrong = [t for t in tokens if not 0 <= t < self._model.n_vocab]
-                if wrong:
-                    raise ValueError(
-                        f"Token {wrong[0]} is not in the vocabulary: "
-                        f"0 to {self._model.n_vocab - 1}."
-                    )
-            if not tokens:
-                raise ValueError("The prompt is empty, and this model has no token to begin with.")
-            job.tokens = tokens
-        return job.tokens
-
-    def _matcher(self, job: Job) -> Matcher | None:
-        """State of the job's grammar; the vocabulary is prepared once, when first needed."""
-        grammar = job.request.grammar
-        if grammar is None:
-            return None
-        if self._vocabulary is None:
-            self._vocabulary = Vocabulary(self._model, self._model.vocab)
-        return grammar.matcher(self._vocabulary)
 
 
 class _Decoding:

@@ -42,7 +42,10 @@ class _User:
 
 
 class Waiting:
-    """The jobs that wait for a sequence, in the order that is fair; guarded by its owner's lock."""
+    """The jobs that wait for a sequence, in the order that is fair.
+
+    What changes it, or looks at all of it, is guarded by its owner's lock.
+    """
 
     def __init__(self) -> None:
         self._users: dict[str, _User] = {}
@@ -98,7 +101,7 @@ class Waiting:
             job: A user's next job, or the one whose prompt is being read.
             rest: Tokens of its prompt that are still to be read.
         """
-        user = self._users[job.request.user]
+        user = self._users.get(job.request.user) or _User()  # none if it was cancelled just now
         return user.served + rest + user.since, job.submitted
 
     def begins(self, job: Job) -> None:

@@ -1,0 +1,81 @@
+"""What a job needs before it can be decoded: its prompt as tokens, and its grammar's state."""
+
+from __future__ import annotations
+
+import operator
+
+from helpers.engine.sequence import Job, Sequence
+from helpers.errors import ContextOverflowError
+from helpers.grammars.mask import Matcher, Vocabulary
+from helpers.native import Model
+
+
+class Preparation:
+    """Prepares jobs for one model; used by its scheduler's thread.
+
+    Args:
+        model: The loaded model.
+        n_ctx: Tokens that a sequence may hold.
+    """
+
+    def __init__(self, model: Model, n_ctx: int) -> None:
+        self._model = model
+        self._n_ctx = n_ctx
+        self._vocabulary: Vocabulary | None = None
+
+    def tokens(self, job: Job) -> list[int]:
+        """The prompt's tokens, made once per job.
+
+        Raises:
+            ContextOverflowError: They leave no room for an answer.
+            ValueError: There is none, or one that the model does not know.
+        """
+        if job.tokens is None:
+            prompt = job.request.prompt
+            if isinstance(prompt, str):
+                tokens = self._model.tokenize(prompt)
+                if not tokens and self._model.bos >= 0:
+                    tokens = [self._model.bos]
+            else:
+                tokens = [operator.index(token) for token in prompt]
+                wrong = [t for t in tokens if not 0 <= t < self._model.n_vocab]
+                if wrong:
+                    raise ValueError(
+                        f"Token {wrong[0]} is not in the vocabulary: "
+                        f"0 to {self._model.n_vocab - 1}."
+                    )
+            if not tokens:
+                raise ValueError("The prompt is empty, and this model has no token to begin with.")
+            if len(tokens) >= self._n_ctx:
+                raise ContextOverflowError(len(tokens), self._n_ctx)
+            job.tokens = tokens
+        return job.tokens
+
+    def need(self, job: Job) -> int:
+        """Tokens of context that a job can use up."""
+        limit = job.request.max_tokens
+        room = limit if limit is not None and limit > 0 else self._n_ctx
+        return min(len(self.tokens(job)) + room, self._n_ctx)
+
+    def sequence(self, job: Job) -> Sequence:
+        """The job's state at the beginning.
+
+        Raises:
+            GrammarError: The grammar cannot be used with this model's vocabulary.
+            ValueError: A value does not fit the model.
+        """
+        return Sequence(job, self.tokens(job), self._model, self._n_ctx, self._matcher(job))
+
+    def _matcher(self, job: Job) -> Matcher | None:
+        """State of the job's grammar; the vocabulary is prepared once, when first needed."""
+        grammar = job.request.grammar
+        if grammar is None:
+            return None
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._model, self._model.vocab)
+        return grammar.matcher(self._vocabulary)
+
+    def close(self) -> None:
+        """Free the vocabulary."""
+        if self._vocabulary is not None:
+            self._vocabulary.close()
