@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from helpers.engine.embedder import Embedder
-from helpers.engine.lane import Lane
+from helpers.engine.lane import Lane, sequences_at_load
 from helpers.engine.prefix_cache import PrefixCache, prefix_key
 from helpers.engine.report import LoadReport
 from helpers.engine.scheduler import Scheduler
@@ -133,11 +133,6 @@ def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
         )
     isolate = layers != 0 if options.isolate == "auto" else bool(options.isolate)
     return layers, isolate
-
-
-def sequences_at_load(options: LoadOptions) -> int:
-    """Sequences of the context that is made with the model."""
-    return options.n_parallel if options.continuous_batching else 1
 
 
 def check_memory(

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.engine.sequence import Sequence
+from helpers.load_options import LoadOptions
 from helpers.native import Context
 
 WORTH_COPYING = 64
@@ -193,6 +194,11 @@ class Lane:
             self.cold[slot] += len(part)
         self.held[slot].extend(part)
         self.tiled[slot] = max(self.tiled[slot], min(tiles, len(self.held[slot])))
+
+
+def sequences_at_load(options: LoadOptions) -> int:
+    """Sequences of the context that is made with the model."""
+    return options.n_parallel if options.continuous_batching else 1
 
 
 def common(held: list[int], tokens: list[int]) -> int:

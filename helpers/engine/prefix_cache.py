@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from pathlib import Path
 
-from helpers.engine.lane import Lane
+from helpers.engine.lane import Lane, sequences_at_load
 from helpers.engine.prefix_store import SHORTEST, Kept, PrefixStore, State
 from helpers.errors import HelpersError
 from helpers.load_options import LoadOptions
@@ -22,8 +22,8 @@ _WORTH_READING = 256
 """Tokens that a file must save: fewer are computed in about the time that finding it takes."""
 
 _NO_MATTER = {
-    "model_path", "lora_path", "n_parallel", "n_threads", "n_threads_batch", "use_mmap",
-    "use_mlock", "check_tensors", "no_perf", "isolate", "cache_dir", "cache_dir_mib",
+    "model_path", "lora_path", "n_parallel", "continuous_batching", "n_threads", "n_threads_batch",
+    "use_mmap", "use_mlock", "check_tensors", "no_perf", "isolate", "cache_dir", "cache_dir_mib",
 }  # fmt: skip
 """Options that change no number in a state; the files count by what is in them."""
 
@@ -142,6 +142,7 @@ def prefix_key(options: LoadOptions) -> str:
         for field in dataclasses.fields(options)
         if field.name not in _NO_MATTER
     }
+    settings["sequences"] = sequences_at_load(options)  # llama.cpp refuses another number's states
     machine = [(device.name, device.description) for device in devices()]
     headers = list(checked_header(options.model_path))
     if options.lora_path is not None:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from helpers.children import Child
-from helpers.engine.core import LocalCore, sequences_at_load
+from helpers.engine.core import LocalCore
+from helpers.engine.lane import sequences_at_load
 from helpers.engine.options import Completion
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job

@@ -33,10 +33,8 @@ class Call:
         self, length: int, answer: int, salt: int, user: str = "", prefix: int = 0
     ) -> None:
         draw = random.Random(salt)
-        tokens = [
-            *range(1000, 1000 + prefix),
-            *(draw.randrange(300, 40_000) for _ in range(length)),
-        ]
+        tokens = [3 + n % 240 for n in range(prefix)]  # every vocabulary has these
+        tokens += [draw.randrange(3, 243) for _ in range(length)]
         request = Request(
             prompt=tuple(tokens), max_tokens=answer, temperature=0, logit_bias=NO_END, user=user
         )
