@@ -315,19 +315,21 @@ def job_of(user: str) -> Job:
     return Job(Request(prompt="x", user=user), lambda event: None)
 
 
-def read(waiting: Waiting, rest: dict[Job, int], piece: int = 100) -> Job:
-    """Read one piece of the prompt whose turn it is."""
-    chosen = min(rest, key=lambda job: waiting.rank(job, rest[job]))
+def read(waiting: Waiting, rest: dict[Job, int], piece: int = 100) -> tuple[str, int]:
+    """Read one piece of the prompt whose turn it is; whose, and how many tokens."""
+    first = {job.request.user: job for job in reversed(rest)}.values()
+    chosen = min(first, key=lambda job: waiting.rank(job, rest[job]))
     if chosen in list(waiting.heads()):
         waiting.remove(chosen)
         waiting.begins(chosen)
-    waiting.has_read(chosen, min(piece, rest[chosen]))
-    rest[chosen] -= min(piece, rest[chosen])
+    tokens = min(piece, rest[chosen])
+    waiting.has_read(chosen, tokens)
+    rest[chosen] -= tokens
     if not rest[chosen]:
         del rest[chosen]
         waiting.leaves_prompt(chosen)
         waiting.ends(chosen)
-    return chosen
+    return chosen.request.user, tokens
 
 
 def test_ever_new_short_prompts_cannot_keep_a_long_one_waiting() -> None:
@@ -338,7 +340,7 @@ def test_ever_new_short_prompts_cannot_keep_a_long_one_waiting() -> None:
         short = job_of(f"short {number}")
         waiting.add(short)
         rest[short] = 100
-        overtaken += read(waiting, rest) is not long
+        overtaken += read(waiting, rest)[0] != "long"
         if long not in rest:
             break
     assert long not in rest
@@ -350,42 +352,27 @@ def test_equal_long_prompts_are_read_one_after_the_other() -> None:
     rest = {job_of(user): 1000 for user in "abc"}
     for job in rest:
         waiting.add(job)
-    users = [read(waiting, rest).request.user for _ in range(30)]
+    users = [read(waiting, rest)[0] for _ in range(30)]
     assert [user for user, _ in itertools.groupby(users)] == ["a", "b", "c"]
 
 
 def test_users_share_what_they_use_and_save_nothing_up() -> None:
-    waiting = Waiting()
+    waiting, rest = Waiting(), dict[Job, int]()
+
+    def come(user: str, count: int, tokens: int) -> None:
+        for _ in range(count):
+            job = job_of(user)
+            waiting.add(job)
+            rest[job] = tokens
+
+    come("a", 50, 200)
+    for _ in range(30):  # b is away; that gives it no claim to all of the engine later
+        read(waiting, rest)
+    come("b", 200, 50)  # whose prompts are smaller, and more
     served = {"a": 0, "b": 0}
-    rest: dict[Job, int] = {}
-
-    def come(user: str) -> None:
-        job = job_of(user)
-        waiting.add(job)
-        rest[job] = {"a": 200, "b": 50}[user]  # the other one's prompts are smaller, and many
-        heads.append(job)
-
-    heads: list[Job] = []
-    for _ in range(50):
-        come("a")
-    for _ in range(30):  # b was away; that gives it no claim to all of the engine now
-        read(waiting, {job: rest[job] for job in [*heads] if job.request.user == "a"} and rest)
-        heads = [job for job in heads if job in rest]
-    before = len(rest)
-    assert before < 50
-    for _ in range(200):
-        come("b")
     for _ in range(60):
-        front = {
-            job: rest[job]
-            for user in "ab"
-            for job in [next(j for j in rest if j.request.user == user)]
-        }
-        job = min(front, key=lambda job: waiting.rank(job, rest[job]))
-        served[job.request.user] += min(100, rest[job])
-        one = {job: rest[job]}
-        read(waiting, one)
-        rest.pop(job) if not one else rest.update(one)
+        user, tokens = read(waiting, rest)
+        served[user] += tokens
     assert 0.7 < served["a"] / served["b"] < 1.4
 
 
