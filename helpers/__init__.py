@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from helpers.native import capture_log as capture_log
     from helpers.native import devices as devices
     from helpers.native import practice_accelerator as practice_accelerator
+    from helpers.native import remote_device as remote_device
     from helpers.plots import plot_bars as plot_bars
     from helpers.plots import plot_choices as plot_choices
     from helpers.plots import plot_compare as plot_compare
@@ -102,7 +103,7 @@ _NAMES = {
     "memory": "MemoryPlan predict_memory suggest_gpu_layers",
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",
-    "native": "Device capture_log devices practice_accelerator",
+    "native": "Device capture_log devices practice_accelerator remote_device",
     "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview "
     "plot_passages plot_rules plot_split plot_sweep plot_timings plot_tokens",
     "recorder": "TimingsRecorder",

@@ -46,6 +46,9 @@ class Child:
         lasting: A request of which an older process dies is put to a new one: what it died of may
             be over.
         env: Further environment variables.
+
+    Attributes:
+        servers: `host:port` of the RPC servers that it needs, to be named when it dies of one.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Child:
         self._command = [sys.executable, "-P", *how, *arguments]
         self._role, self._remedy, self._lasting = role, remedy, lasting
         self._more = env or {}
+        self.servers: Sequence[str] = ()
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._words: deque[str] = deque(maxlen=_WORDS)
@@ -212,7 +216,7 @@ class Child:
             process.kill()
             status = process.wait()
         self._listener.join(timeout=1)
-        return crashed(status, tuple(self._words), self._role, self._remedy)
+        return crashed(status, tuple(self._words), self._role, self._remedy, self.servers)
 
     def kill(self) -> None:
         """End the process now, whatever it and its owner's other threads are doing."""
@@ -279,7 +283,11 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def crashed(
-    status: int, last_words: Sequence[str], role: str, remedy: str | None = None
+    status: int,
+    last_words: Sequence[str],
+    role: str,
+    remedy: str | None = None,
+    servers: Sequence[str] = (),
 ) -> EngineCrashed:
     """The death of a child, with its likely cause in words.
 
@@ -288,8 +296,9 @@ def crashed(
         last_words: The last lines that it logged.
         role: What the process did: "held the model".
         remedy: What to do; None for the advice to somebody who runs a model.
+        servers: The RPC servers that it needed.
     """
-    cause, advice = _cause(status, last_words)
+    cause, advice = _cause(status, last_words, servers)
     name = f"exit status {status}"
     if status < 0:
         with contextlib.suppress(ValueError):
@@ -306,7 +315,7 @@ def crashed(
     )
 
 
-def _cause(status: int, last_words: Sequence[str]) -> tuple[str, str]:
+def _cause(status: int, last_words: Sequence[str], servers: Sequence[str]) -> tuple[str, str]:
     """The likely cause of a death, and what somebody who runs a model can do."""
     if status == -getattr(signal, "SIGKILL", 9):
         return (
@@ -316,8 +325,10 @@ def _cause(status: int, last_words: Sequence[str]) -> tuple[str, str]:
     if any("out of memory" in line.lower() for line in last_words):
         return "a device ran out of memory", "Try fewer n_gpu_layers or a smaller n_ctx"
     if any("RPC" in line or "rpc" in line for line in last_words):
+        named = [one for one in servers if any(one in line for line in last_words)] or servers
+        where = f" at {' or at '.join(named)}" if named else ""
         return (
-            "the RPC server was lost: it ended, or ran out of memory",
+            f"the RPC server{where} was lost: it ended, ran out of memory, or cannot be reached",
             "Try fewer n_gpu_layers, or start it again",
         )
     if status == -getattr(signal, "SIGABRT", 6):

@@ -192,6 +192,13 @@ def _bench(arguments: Sequence[str]) -> int:
     return bench(arguments)
 
 
+def _rpc(arguments: Sequence[str]) -> int:
+    _enter("rpc", arguments)
+    from helpers.serve.rpc import main as rpc  # not at the top: it needs what is installed
+
+    return rpc(arguments)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
@@ -199,6 +206,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
+    "rpc": (_rpc, "lend this machine's devices to a model on another one"),
 }
 
 

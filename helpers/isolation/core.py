@@ -28,7 +28,7 @@ from helpers.errors import DeviceError, EngineCrashed, HelpersError, ModelFileEr
 from helpers.isolation.wire import frame, read_frame
 from helpers.load_options import LoadOptions
 from helpers.models.watch import Watch
-from helpers.native import Vectors
+from helpers.native import Vectors, servers_of
 
 _GRAMMARS_KEPT = 64
 """Grammars that a child keeps compiled: each is sent once, and named by its key afterwards."""
@@ -75,6 +75,7 @@ class IsolatedCore:
         self._dead: BaseException | None = None
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._watch = Watch(options.model_path) if options.use_mmap else None
+        self._child.servers = servers_of(options.devices)
         self._process = self._child.start()
         self._threads = [
             threading.Thread(target=target, name=f"llama-{name}", daemon=True)

@@ -34,7 +34,7 @@ class _Simulator:
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         """Simulate one load and return what its log says."""
         devices = [(name, endpoint) for name, endpoint in request["devices"]]
-        names, aliases = reach(devices)
+        names, aliases = reach(devices, keep=False)
         options = LoadOptions(
             **request["options"],
             devices=tuple((name, None) for name in names) if names else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helpers.errors import DeviceError
-from helpers.native import Device, ask, is_practice
+from helpers.native import Device, ask
 from helpers.native import devices as all_devices
 
 METAL = ("Metal", "MTL")
@@ -32,7 +32,7 @@ def checked_devices(devices: Sequence[Device]) -> tuple[Device, ...]:
         if not isinstance(device, Device):
             raise TypeError(
                 f"devices has {device!r}, which is not a Device. Take them from "
-                "helpers.devices() or helpers.practice_accelerator()."
+                "helpers.devices(), helpers.remote_device() or helpers.practice_accelerator()."
             )
         if not device.offloads and device.kind != "cpu":
             raise DeviceError(f"The device {device.name} ({device.kind}) cannot hold layers.")
@@ -68,8 +68,8 @@ def free_mib(device: Device) -> float:
     """MiB free on a device now; for one that is not on this machine, what it says itself.
 
     Raises:
-        DeviceError: A practice accelerator that has ended.
+        DeviceError: Its server does not answer.
     """
-    if device.endpoint is not None and is_practice(device.endpoint):
+    if device.endpoint is not None:
         return ask(device.endpoint, "memory")["free_mib"]
     return next((d.free_mib for d in all_devices() if d.name == device.name), device.free_mib)

@@ -18,6 +18,7 @@ from helpers.native.practice import (
     practice_split,
     reach,
     renamed,
+    servers_of,
 )
 from helpers.native.registry import (
     Device,
@@ -29,9 +30,11 @@ from helpers.native.registry import (
     shared_libraries,
     usable_cores,
 )
+from helpers.native.remote import PROTOCOLS, remote_device
 from helpers.native.sampler import SamplerChain
 
 __all__ = [
+    "PROTOCOLS",
     "RANK",
     "Context",
     "DecodeAborted",
@@ -59,7 +62,9 @@ __all__ = [
     "read_offloaded",
     "recent_warnings",
     "registered_backends",
+    "remote_device",
     "renamed",
+    "servers_of",
     "shared_libraries",
     "usable_cores",
 ]

@@ -18,6 +18,7 @@ from helpers.children import Child
 from helpers.errors import DeviceError, EngineCrashed
 from helpers.native.library import ggml, library_folder
 from helpers.native.registry import Device
+from helpers.native.remote import guard, remote_memory, server_of
 
 SCHEME = "practice:"
 """Begins the endpoint of a practice accelerator; what follows is `token@host:port`."""
@@ -149,22 +150,25 @@ def practice_accelerator(memory_mib: float | None = None) -> PracticeAccelerator
 
 
 def ask(endpoint: str, verb: str) -> dict[str, float]:
-    """Ask a practice accelerator for its `memory`: MiB free and in all.
+    """Ask a practice accelerator, or a plain RPC server, for its `memory`: MiB free and in all.
 
     Raises:
         DeviceError: Nothing answers there.
     """
+    if not is_practice(endpoint):
+        return remote_memory(endpoint)
     with _connect(endpoint) as connection:
         return _exchange(connection, endpoint, verb)
 
 
-def register(endpoint: str) -> tuple[str, str]:
+def register(endpoint: str, *, keep: bool = True) -> tuple[str, str]:
     """Make an RPC device known to the native library of this process, which it may end.
 
     Only for child processes: llama.cpp aborts its process when it loses an RPC server.
 
     Args:
-        endpoint: `host:port` of an RPC server, or that of a practice accelerator.
+        endpoint: That of a `remote_device`, or of a practice accelerator.
+        keep: Hold the connection to a plain server, and end this process when it is lost.
 
     Returns:
         The device's name in ggml's registry, and the name of its buffers in the log.
@@ -180,13 +184,13 @@ def register(endpoint: str) -> tuple[str, str]:
             f"The device at {endpoint} needs a llama-cpp-python with RPC. "
             "Run: python3 -m helpers lab --backend rpc"
         )
-    address = endpoint
+    address, index = server_of(endpoint)
     if is_practice(endpoint):
         connection = _connect(endpoint)
         _open.append(connection)  # the server is ours as long as this stays open
         address = f"127.0.0.1:{int(_exchange(connection, endpoint, 'serve')['port'])}"
-    else:
-        _connect(endpoint).close()  # llama.cpp would abort where nobody listens
+    elif address not in [server_of(known)[0] for known in _registered]:
+        remote_memory(endpoint)  # llama.cpp would abort where nobody answers, or wait for ever
     library.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
     library.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
     base.ggml_backend_reg_dev_get.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -202,19 +206,23 @@ def register(endpoint: str) -> tuple[str, str]:
     server = library.ggml_backend_rpc_add_server(address.encode())
     if not server:
         raise DeviceError(f"The RPC server at {endpoint} offers no device.")
-    main.ggml_backend_register(server)
-    device = base.ggml_backend_reg_dev_get(server, 0)
+    if address not in [server_of(known)[0] for known in _registered]:
+        main.ggml_backend_register(server)
+    device = base.ggml_backend_reg_dev_get(server, index)
     name = base.ggml_backend_dev_name(device).decode()
-    if is_practice(endpoint):
+    if keep or is_practice(endpoint):
         # As long as anything is there, llama.cpp keeps its connection, and needs no other.
         base.ggml_backend_buft_alloc_buffer(base.ggml_backend_dev_buffer_type(device), 1)
+    if is_practice(endpoint):
         _open[-1].sendall(b"\n")
-    _registered[endpoint] = (name, f"RPC0[{address}]")
+    elif keep:
+        guard(endpoint)
+    _registered[endpoint] = (name, f"RPC{index}[{address}]")
     return _registered[endpoint]
 
 
 def reach(
-    devices: Sequence[tuple[str, str | None]],
+    devices: Sequence[tuple[str, str | None]], *, keep: bool = True
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Register the RPC devices among some devices, and say what they are called here.
 
@@ -222,6 +230,7 @@ def reach(
 
     Args:
         devices: `(name, endpoint or None)` pairs.
+        keep: As in `register`; not for what only looks at a device now and then.
 
     Returns:
         The devices' names in ggml's registry, and, for `renamed`, what the log calls their
@@ -229,7 +238,7 @@ def reach(
     """
     names, aliases = [], {}
     for name, endpoint in devices:
-        registered, buffer = (name, name) if endpoint is None else register(endpoint)
+        registered, buffer = (name, name) if endpoint is None else register(endpoint, keep=keep)
         names.append(registered)
         if buffer != name:
             aliases[buffer] = name
@@ -243,6 +252,12 @@ def is_practice(endpoint: str | None) -> bool:
     layers on it as on a GPU.
     """
     return endpoint is not None and endpoint.startswith(SCHEME)
+
+
+def servers_of(devices: Sequence[tuple[str, str | None]] | None) -> tuple[str, ...]:
+    """`host:port` of the plain RPC servers behind some devices."""
+    endpoints = [endpoint for _, endpoint in devices or () if endpoint and not is_practice(endpoint)]
+    return tuple(dict.fromkeys(server_of(endpoint)[0] for endpoint in endpoints))
 
 
 def practice_split(
@@ -301,8 +316,7 @@ def _exchange(connection: socket.socket, endpoint: str, verb: str) -> dict[str, 
 
 
 def _gone(endpoint: str, error: Exception) -> DeviceError:
-    what = "practice accelerator" if is_practice(endpoint) else "RPC server"
     return DeviceError(
-        f"No {what} answers at {_shown(endpoint)} ({error}). Start it again, and use "
+        f"No practice accelerator answers at {_shown(endpoint)} ({error}). Start it again, and use "
         "the device that it gives; one is gone when its `with` block has ended."
     )

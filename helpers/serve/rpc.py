@@ -1,0 +1,175 @@
+"""`python -m helpers rpc`: this machine's devices for models on another one.
+
+It runs llama.cpp's own RPC server, which has no lock of any kind. So it listens where only this
+machine, or a private network, can reach it, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from helpers.children import Child
+from helpers.errors import DeviceError, EngineCrashed, InstallError
+from helpers.install.paths import claim_cache
+
+PORT = 50052
+"""The port of llama.cpp's own server."""
+
+_START_SECONDS = 120.0
+_ATTEMPTS = 5
+
+_PRIVATE = {
+    "127.0.0.0/8": "this machine alone",
+    "10.0.0.0/8": "a private network",
+    "172.16.0.0/12": "a private network",
+    "192.168.0.0/16": "a private network",
+    "169.254.0.0/16": "a cable between two machines (link-local)",
+    "100.64.0.0/10": "an overlay such as Tailscale, or a provider's network",
+}
+
+_NO_LOCK = """\
+There is no lock: llama.cpp's RPC knows no key and no encryption. Whoever reaches this port uses
+this machine's memory and processors, reads what others compute here, and can crash the server."""
+
+_HOW_TO = """\
+On the other machine, through SSH, which needs nothing but an account here:
+  ssh -N -L {port}:{host}:{port} USER@{name}
+  remote_device("127.0.0.1:{port}")
+Through WireGuard (one [Interface] and [Peer] on each machine; keys: wg genkey | tee key | wg pubkey):
+  [Interface] Address = 10.77.0.1/24, PrivateKey = …, ListenPort = 51820
+  [Peer]      PublicKey = …, AllowedIPs = 10.77.0.2/32, Endpoint = THE-OTHER:51820
+  wg-quick up wg0, and here: python3 -m helpers rpc --host 10.77.0.1
+  remote_device("10.77.0.1:{port}")"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve this machine's devices until it is interrupted."""
+    options = _parse(arguments)
+    host = checked_host(options.host)
+    cache = None
+    if options.cache:
+        folder = claim_cache() / "rpc-tensors"
+        folder.mkdir(exist_ok=True)
+        cache = str(folder)
+    settings = {
+        "host": host,
+        "port": options.port,
+        "memory_mib": options.memory,
+        "cache": cache,
+        "names": options.device,
+    }
+    server = Child(
+        "helpers.native.remote_server_child",
+        json.dumps(settings),
+        role="served this machine's devices",
+        remedy="It is started again.",
+        lasting=False,
+    )
+    try:
+        _announce(server, host, options.port, cache)
+        while True:
+            try:
+                server.ask("watch", progress=_tell)
+            except EngineCrashed as death:
+                _say(f"{death}\nIts clients end with EngineCrashed; their next call connects again.")
+            _start_again(server)
+    except KeyboardInterrupt:
+        _say("The RPC server has ended.")
+        return 0
+    except (DeviceError, EngineCrashed) as error:
+        raise InstallError(str(error)) from error
+    finally:
+        server.close()
+
+
+def checked_host(host: str) -> str:
+    """The address to listen at, as numbers.
+
+    Raises:
+        InstallError: It is none that a server without a lock may listen at.
+    """
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise InstallError(
+            f"--host {host} is not an address. Give this machine's own in the private network as "
+            "numbers, for example 192.168.1.20; a name may stand for several"
+        ) from None
+    if address.version == 6:
+        raise InstallError(f"--host {host}: llama.cpp's RPC speaks IPv4 alone")
+    if any(address in ipaddress.ip_network(network) for network in _PRIVATE):
+        return str(address)
+    kind = "every network of this machine" if address.is_unspecified else "the open internet"
+    known = ", ".join(f"{network} ({what})" for network, what in _PRIVATE.items())
+    raise InstallError(
+        f"--host {host} would open the server to {kind}, and it has no lock. Name one private "
+        f"address of this machine: {known}. From farther away, come through SSH or WireGuard, "
+        "which python3 -m helpers rpc shows when it has started"
+    )
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers rpc", description="Lend this machine's devices to a model elsewhere."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="a private address of this machine")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}")
+    parser.add_argument(
+        "--device", action="extend", nargs="+", default=[], metavar="NAME",
+        help="devices to lend (default: the GPUs; without one, the processor)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=float, default=0, metavar="MIB",
+        help="lend so much memory of each device (on Linux the system refuses more of the "
+        "processor's; a GPU says that it has no more)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", action="store_true",
+        help="keep large tensors on this disk: a model's second load need not send them again",
+    )  # fmt: skip
+    options = parser.parse_args(list(arguments))
+    if not 0 < options.port < 65536:
+        raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
+    if options.memory and not 1 <= options.memory <= 1 << 30:
+        raise InstallError(f"--memory {options.memory:g} is not a number of MiB from 1 on")
+    return options
+
+
+def _announce(server: Child, host: str, port: int, cache: str | None) -> None:
+    devices = server.ask("start", _START_SECONDS)
+    _say(f"llama.cpp's RPC server at {host}:{port} lends:")
+    for name, description, free, total in devices:
+        _say(f"  {name}: {description.strip()} ({free:,.0f} of {total:,.0f} MiB free)")
+    if cache:
+        _say(f"  Large tensors are kept in {cache}.")
+    if sys.platform != "linux":
+        _say("  It serves one model after the other; on Linux it would serve several at a time.")
+    how = _HOW_TO.format(host=host, port=port, name=socket.gethostname())
+    index = "" if len(devices) == 1 else "; its next device: , index=1"
+    _say(f"{_NO_LOCK}\n{how}{index}\nEnd it with Ctrl-C.")
+
+
+def _start_again(server: Child) -> None:
+    """Open the port again; what was wrong with it may take a while to pass."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        time.sleep(min(attempt, 10))
+        try:
+            server.ask("start", _START_SECONDS)
+            return
+        except (EngineCrashed, TimeoutError):
+            if attempt == _ATTEMPTS:
+                raise
+
+
+def _tell(what: str, host: str, port: int) -> None:
+    _say(f"{time.strftime('%H:%M:%S')} {host}:{port} {what}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
