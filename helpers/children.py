@@ -324,7 +324,7 @@ def _cause(status: int, last_words: Sequence[str], servers: Sequence[str]) -> tu
         )
     if any("out of memory" in line.lower() for line in last_words):
         return "a device ran out of memory", "Try fewer n_gpu_layers or a smaller n_ctx"
-    if any("RPC" in line or "rpc" in line for line in last_words):
+    if any(sign in line for sign in _RPC_LOST for line in last_words):
         named = [one for one in servers if any(one in line for line in last_words)] or servers
         where = f" at {' or at '.join(named)}" if named else ""
         return (
@@ -340,6 +340,9 @@ def _cause(status: int, last_words: Sequence[str], servers: Sequence[str]) -> tu
         return "native code crashed", "Check the model file with helpers.inspect_model"
     return "its log may say why", ""
 
+
+_RPC_LOST = ("Remote RPC server", "RPC server at", "RPC handshake failed", "ggml-rpc.cpp")
+"""What the client of an RPC server says last (`helpers.native.remote`, ggml-rpc.cpp)."""
 
 _ACCESS_VIOLATION = 0xC0000005
 """What Windows calls a segmentation fault."""

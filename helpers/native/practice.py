@@ -25,14 +25,18 @@ SCHEME = "practice:"
 
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 5.0
-_ENVIRONMENT = {
-    # Server and client take turns on the same cores: whichever waits must not spin.
-    "OMP_WAIT_POLICY": "passive",
-    "OMP_STACKSIZE": "512K",
+GIVES_MEMORY_BACK = {
     # What a client leaves must go back to the system, or its successor finds less room.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""Environment of a process that serves."""
+
+_ENVIRONMENT = GIVES_MEMORY_BACK | {
+    # Server and client take turns on the same cores: whichever waits must not spin.
+    "OMP_WAIT_POLICY": "passive",
+    "OMP_STACKSIZE": "512K",
 }
 
 
@@ -256,7 +260,9 @@ def is_practice(endpoint: str | None) -> bool:
 
 def servers_of(devices: Sequence[tuple[str, str | None]] | None) -> tuple[str, ...]:
     """`host:port` of the plain RPC servers behind some devices."""
-    endpoints = [endpoint for _, endpoint in devices or () if endpoint and not is_practice(endpoint)]
+    endpoints = [
+        endpoint for _, endpoint in devices or () if endpoint and not is_practice(endpoint)
+    ]
     return tuple(dict.fromkeys(server_of(endpoint)[0] for endpoint in endpoints))
 
 

@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -162,7 +161,7 @@ def _end_with(connection: socket.socket, address: str) -> None:
     poll.register(connection, select.POLLRDHUP)
     while not any(events & ~select.POLLNVAL for _, events in poll.poll()):
         time.sleep(1)
-    print(f"The RPC server at {address} was lost.", file=sys.stderr, flush=True)
+    os.write(2, f"\nThe RPC server at {address} was lost.\n".encode())
     os.abort()
 
 
@@ -178,8 +177,8 @@ def _connected(address: str) -> Iterator[Callable[[int, bytes], bytes]]:
         )
     except OSError as error:
         raise DeviceError(
-            f"No RPC server answers at {address} ({error}). Start it there with: python3 -m "
-            "helpers rpc; and see that the address, the port, the tunnel and the firewall are right."
+            f"No RPC server answers at {address} ({error}). Start it there with: "
+            "python3 -m helpers rpc; and see that address, port, tunnel and firewall are right."
         ) from error
 
     def receive(size: int) -> bytes:

@@ -11,6 +11,7 @@ Its argument is JSON: `host`, `port`, `memory_mib` (0 for no limit), `cache` (a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -102,12 +103,12 @@ class _Servers:
             time.sleep(0.1)
             here = {}
             for _, copy in own_sockets() if self._listener else ():
-                if copy.getsockname()[1] != self._address[1] or _waits(copy):
-                    continue
-                peer = copy.getpeername()
-                here[peer] = known.get(peer, time.monotonic())
-                if time.monotonic() - here[peer] > _SILENT_SECONDS and not _has_sent(copy):
-                    copy.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it listens, or its client is lost
+                    peer = copy.getpeername()
+                    if copy.getsockname()[1] == self._address[1]:
+                        here[peer] = since = known.get(peer, time.monotonic())
+                        if time.monotonic() - since > _SILENT_SECONDS and not _has_sent(copy):
+                            copy.shutdown(socket.SHUT_RDWR)
             for peer in here.keys() - known.keys():
                 self._parent.progress("connected", *peer)
             for peer in known.keys() - here.keys():
@@ -154,10 +155,6 @@ def _drop_halves(cache: Path) -> None:
     for path, when in times.items():
         if when > max(times.values()) - 1:
             path.unlink()
-
-
-def _waits(copy: socket.socket) -> bool:
-    return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _has_sent(copy: socket.socket) -> bool:

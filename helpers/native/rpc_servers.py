@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -93,15 +94,17 @@ def own_sockets() -> Iterator[tuple[int, socket.socket]]:
     The copy is closed when the next one is given. None where the system does not show them
     (Windows).
     """
-    names = []
+    descriptors = []
     with contextlib.suppress(OSError):  # no such folder: Windows
-        names = os.listdir("/dev/fd")  # noqa: PTH208 (its entries come and go)
-    for name in names:
-        with contextlib.suppress(OSError):  # no socket, or gone
-            with socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as copy:
-                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM:
-                    if isinstance(copy.getsockname(), tuple):
-                        yield int(name), copy
+        descriptors = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 (they come and go)
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # gone
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            copy = socket.socket(fileno=os.dup(descriptor))
+            with copy:
+                if (copy.family, copy.type) == (socket.AF_INET, socket.SOCK_STREAM):
+                    yield descriptor, copy
 
 
 def data_mib() -> float:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from helpers.children import Child
 from helpers.errors import DeviceError, EngineCrashed, InstallError
 from helpers.install.paths import claim_cache
+from helpers.native.practice import GIVES_MEMORY_BACK
 
 PORT = 50052
 """The port of llama.cpp's own server."""
@@ -41,7 +42,7 @@ _HOW_TO = """\
 On the other machine, through SSH, which needs nothing but an account here:
   ssh -N -L {port}:{host}:{port} USER@{name}
   remote_device("127.0.0.1:{port}")
-Through WireGuard (one [Interface] and [Peer] on each machine; keys: wg genkey | tee key | wg pubkey):
+Through WireGuard (such a file on each machine; keys: wg genkey | tee private | wg pubkey):
   [Interface] Address = 10.77.0.1/24, PrivateKey = …, ListenPort = 51820
   [Peer]      PublicKey = …, AllowedIPs = 10.77.0.2/32, Endpoint = THE-OTHER:51820
   wg-quick up wg0, and here: python3 -m helpers rpc --host 10.77.0.1
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         role="served this machine's devices",
         remedy="It is started again.",
         lasting=False,
+        env=GIVES_MEMORY_BACK,
     )
     try:
         _announce(server, host, options.port, cache)
@@ -77,7 +79,9 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 server.ask("watch", progress=_tell)
             except EngineCrashed as death:
-                _say(f"{death}\nIts clients end with EngineCrashed; their next call connects again.")
+                _say(
+                    f"{death}\nIts clients end with EngineCrashed; their next call connects again."
+                )
             _start_again(server)
     except KeyboardInterrupt:
         _say("The RPC server has ended.")
@@ -116,7 +120,8 @@ def checked_host(host: str) -> str:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers rpc", description="Lend this machine's devices to a model elsewhere."
+        prog="python -m helpers rpc",
+        description="Lend this machine's devices to a model elsewhere.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="a private address of this machine")
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}")
