@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from helpers.llm import LlamaCppEmbeddings as LlamaCppEmbeddings
     from helpers.llm import LlamaCppReranker as LlamaCppReranker
     from helpers.memory import MemoryPlan as MemoryPlan
+    from helpers.memory import network_cost as network_cost
     from helpers.memory import predict_memory as predict_memory
     from helpers.memory import suggest_gpu_layers as suggest_gpu_layers
     from helpers.models import PLAIN_TEMPLATE as PLAIN_TEMPLATE
@@ -100,7 +101,7 @@ _NAMES = {
     "install": "BACKENDS detect_backend install_command",
     "lessons": "checkpoint recorded_answers",
     "llm": "ChatLlamaCpp LlamaCpp LlamaCppEmbeddings LlamaCppReranker",
-    "memory": "MemoryPlan predict_memory suggest_gpu_layers",
+    "memory": "MemoryPlan network_cost predict_memory suggest_gpu_layers",
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator remote_device",

@@ -9,17 +9,21 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from helpers.memory.network import NetworkCost as NetworkCost
+    from helpers.memory.network import network_cost as network_cost
     from helpers.memory.plan import MemoryPlan as MemoryPlan
     from helpers.memory.predict import predict_memory as predict_memory
     from helpers.memory.predict import suggest_gpu_layers as suggest_gpu_layers
 
 _MODULE_OF = {
     "MemoryPlan": "plan",
+    "NetworkCost": "network",
+    "network_cost": "network",
     "predict_memory": "predict",
     "suggest_gpu_layers": "predict",
 }
 
-__all__ = ["MemoryPlan", "predict_memory", "suggest_gpu_layers"]
+__all__ = ["MemoryPlan", "NetworkCost", "network_cost", "predict_memory", "suggest_gpu_layers"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,132 @@
+"""A wire between a model and its RPC server: counts what goes through, and makes it slow or broken.
+
+The kernel here shapes bandwidth (`tc`, tbf) but has no delay (netem). So this proxy adds it: what
+comes in goes on half a round trip later, however much is on its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+
+COMMANDS = (
+    "alloc_buffer get_alignment get_max_size buffer_get_base free_buffer buffer_clear set_tensor "
+    "set_tensor_hash get_tensor copy_tensor graph_compute get_device_memory init_tensor "
+    "get_alloc_size hello device_count graph_recompute memset_tensor"
+).split()
+
+
+class Wire:
+    """A port of 127.0.0.1 that leads to an RPC server.
+
+    Attributes:
+        address: What to give to `remote_device`.
+        up: Bytes sent to the server.
+        down: Bytes that came back.
+        commands: How often each command was sent.
+        command_bytes: Bytes of each command, its header included.
+    """
+
+    def __init__(self, server: str, round_trip_ms: float = 0.0) -> None:
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self._delay = round_trip_ms / 2000
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self.reset()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def reset(self) -> None:
+        """Count from zero."""
+        self.up = self.down = 0
+        self.commands: Counter[str] = Counter()
+        self.command_bytes: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Let nobody through any more."""
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(self._server, timeout=10)
+                except OSError:
+                    client.close()
+                    continue
+                server.settimeout(None)
+                self._open += [client, server]
+                for ends, counts in (((client, server), self._sent), ((server, client), None)):
+                    for one in ends:
+                        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    late: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+                    reads = (ends[0], late, _Reader(counts) if counts else None)
+                    threading.Thread(target=self._receive, args=reads, daemon=True).start()
+                    threading.Thread(target=self._send, args=(ends[1], late), daemon=True).start()
+
+    def _receive(
+        self,
+        source: socket.socket,
+        late: queue.SimpleQueue[tuple[float, bytes]],
+        reader: _Reader | None,
+    ) -> None:
+        raw = b"-"
+        while raw:
+            try:
+                raw = source.recv(1 << 18)
+            except OSError:
+                raw = b""
+            late.put((time.monotonic() + self._delay, raw))
+            if reader is None:
+                self.down += len(raw)
+            else:
+                self.up += len(raw)
+                reader.feed(raw)
+
+    def _send(self, target: socket.socket, late: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, raw = late.get()
+                if self._delay:
+                    time.sleep(max(0.0, due - time.monotonic()))
+                if not raw:
+                    target.shutdown(socket.SHUT_WR)
+                    return
+                target.sendall(raw)
+
+    def _sent(self, command: int, size: int) -> None:
+        name = COMMANDS[command]
+        self.commands[name] += 1
+        self.command_bytes[name] += size
+
+
+class _Reader:
+    """Finds the commands in what a client sends."""
+
+    def __init__(self, found: object) -> None:
+        self._found = found
+        self._head = b""
+        self._skip = 0
+
+    def feed(self, raw: bytes) -> None:
+        while raw:
+            if self._skip:
+                gone = min(self._skip, len(raw))
+                self._skip, raw = self._skip - gone, raw[gone:]
+                continue
+            need = 9 - len(self._head)
+            self._head, raw = self._head + raw[:need], raw[need:]
+            if len(self._head) == 9:
+                command, self._skip = struct.unpack("<BQ", self._head)
+                self._head = b""
+                self._found(command, 9 + self._skip)  # type: ignore[operator]
