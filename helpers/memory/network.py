@@ -118,9 +118,9 @@ def network_cost(
             up, down, trips = up + _GET, down + _ANSWER + activations, trips + 1
         if here in remote:
             up += _RECOMPUTE + (2 if before == CPU else 1) * (_SET + activations)
-    for name in remote.intersection(placement[:-1]):
-        up += _SET + 4  # position
-        up += kinds * (3 * _SET + 8 + (8 if flash_attn else 8 * values) + mask)
+    computing = len(remote.intersection(placement[:-1]))
+    up += computing * (_SET + 4)  # position
+    up += computing * kinds * (3 * _SET + 8 + (8 if flash_attn else 8 * values) + mask)
     if placement[-2] in remote:
         up += _SET + 4  # which token's logits are wanted
     if placement[-1] in remote:

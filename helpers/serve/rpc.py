@@ -166,6 +166,7 @@ def _start_again(server: Child) -> None:
         time.sleep(min(attempt, 10))
         try:
             server.ask("start", _START_SECONDS)
+            _say("It lends them again.")
             return
         except (EngineCrashed, TimeoutError):
             if attempt == _ATTEMPTS:
