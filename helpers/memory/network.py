@@ -4,7 +4,8 @@ The rules are llama.cpp's (`ggml_backend_sched_compute_splits`, ggml/src/ggml-ba
 ggml/src/ggml-rpc/ggml-rpc.cpp, protocol 7.0 of llama-cpp-python 0.3.36; the inputs of
 src/llama-graph.cpp). For one more token the graph is that of the last one, and is not sent again:
 the client sends what the graph reads (`SET_TENSOR`, without an answer), the order to compute it
-(`GRAPH_RECOMPUTE`, likewise) and asks for what comes out (`GET_TENSOR`): the one round trip.
+(`GRAPH_RECOMPUTE`, likewise) and asks for what comes out (`GET_TENSOR`): the one round trip. Not
+counted is a new graph, some hundred kB, which comes with each prompt and every 256 tokens.
 """
 
 from __future__ import annotations

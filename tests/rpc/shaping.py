@@ -26,6 +26,7 @@ class Wire:
 
     Attributes:
         address: What to give to `remote_device`.
+        round_trip_ms: How much longer an answer takes; may be changed at any time.
         up: Bytes sent to the server.
         down: Bytes that came back.
         commands: How often each command was sent, by its number.
@@ -34,7 +35,7 @@ class Wire:
     def __init__(self, server: str, round_trip_ms: float = 0.0) -> None:
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))
-        self._delay = round_trip_ms / 2000
+        self.round_trip_ms = round_trip_ms
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -89,7 +90,7 @@ class Wire:
                 raw = source.recv(1 << 18)
             except OSError:
                 raw = b""
-            late.put((time.monotonic() + self._delay, raw))
+            late.put((time.monotonic() + self.round_trip_ms / 2000, raw))
             if reader is None:
                 self.down += len(raw)
             else:
@@ -100,8 +101,8 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:
                 due, raw = late.get()
-                if self._delay:
-                    time.sleep(max(0.0, due - time.monotonic()))
+                if (early := due - time.monotonic()) > 0:
+                    time.sleep(early)
                 if not raw:
                     target.shutdown(socket.SHUT_WR)
                     return

