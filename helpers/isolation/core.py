@@ -63,6 +63,8 @@ class IsolatedCore:
             except (EngineCrashed, DeviceError, ModelFileError):
                 if layers == 0:
                     raise
+                if servers_of(options.devices):
+                    _planned(options)  # raises where a host is lost: fewer layers are no remedy
 
     def _start(self, options: LoadOptions) -> None:
         self.options = options

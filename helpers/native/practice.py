@@ -16,9 +16,10 @@ from types import TracebackType
 
 from helpers.children import Child
 from helpers.errors import DeviceError, EngineCrashed
-from helpers.native.library import ggml, library_folder
+from helpers.native.library import ggml
 from helpers.native.registry import Device
 from helpers.native.remote import guard, remote_memory, server_of
+from helpers.native.rpc_servers import rpc_library
 
 SCHEME = "practice:"
 """Begins the endpoint of a practice accelerator; what follows is `token@host:port`."""
@@ -86,12 +87,7 @@ class PracticeAccelerator:
         Raises:
             DeviceError: This llama-cpp-python has no RPC backend, or the server does not start.
         """
-        if not self.available:
-            raise DeviceError(
-                "This llama-cpp-python was built without RPC, which the practice accelerator "
-                f"needs ({library_folder().name}/ has no ggml-rpc library; no prebuilt wheel has "
-                "it). Run: python3 -m helpers lab --backend rpc"
-            )
+        rpc_library("the practice accelerator")
         try:
             address = self._broker.ask("address", _START_SECONDS)
         except (EngineCrashed, TimeoutError) as error:
@@ -182,12 +178,9 @@ def register(endpoint: str, *, keep: bool = True) -> tuple[str, str]:
     """
     if endpoint in _registered:
         return _registered[endpoint]
-    library, main, base = ggml("ggml-rpc"), ggml("ggml"), ggml("ggml-base")
-    if library is None or main is None or base is None:
-        raise DeviceError(
-            f"The device at {endpoint} needs a llama-cpp-python with RPC. "
-            "Run: python3 -m helpers lab --backend rpc"
-        )
+    library = rpc_library(f"the device at {_shown(endpoint)}")
+    main, base = ggml("ggml"), ggml("ggml-base")
+    assert main is not None and base is not None
     address, index = server_of(endpoint)
     if is_practice(endpoint):
         connection = _connect(endpoint)

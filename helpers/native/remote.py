@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from helpers.errors import DeviceError
-from helpers.native.library import ggml, library_folder
 from helpers.native.registry import Device
-from helpers.native.rpc_servers import own_sockets
+from helpers.native.rpc_servers import own_sockets, rpc_library
 
 PROTOCOLS = {"0.3.36": (7, 0)}
 """Major and minor version of the RPC protocol (`ggml-rpc.h`), by llama-cpp-python's version.
@@ -65,12 +64,7 @@ def remote_device(address: str, index: int = 0) -> Device:
             f"{address!r} is no address of an RPC server. Give host:port, for example "
             '"192.168.1.20:50052"; llama.cpp\'s RPC knows IPv4 addresses and names, not IPv6.'
         )
-    if ggml("ggml-rpc") is None:
-        raise DeviceError(
-            f"This llama-cpp-python was built without RPC ({library_folder().name}/ has no "
-            "ggml-rpc library; no prebuilt wheel has it), so it cannot use a device of another "
-            "machine. Run: python3 -m helpers lab --backend rpc"
-        )
+    rpc_library("a device of another machine")
     endpoint = f"{host}:{int(port)}" + (f"/{index}" if index else "")
     memory = remote_memory(endpoint)
     return Device(

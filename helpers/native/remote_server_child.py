@@ -80,12 +80,19 @@ class _Servers:
             _drop_halves(Path(self._cache))
         self._names = [device.name for device in served]
         host, port = self._address
-        if sys.platform == "linux":
-            self._listener = socket.create_server(self._address, backlog=64)
+        try:
+            if sys.platform == "linux":
+                self._listener = socket.create_server(self._address, backlog=64)
+            else:
+                start_server(self._names, host=host, port=port, cache=self._cache)
+        except OSError as error:
+            raise DeviceError(
+                f"Nothing can listen at {host}:{port} ({error.strerror or error}). Take another "
+                "--port, or as --host an address that this machine has."
+            ) from error
+        if self._listener:
             keep_alive(self._listener, _CLIENT_SECONDS)
             self._grow(_SPARE)
-        else:
-            start_server(self._names, host=host, port=port, cache=self._cache)
         self._base = {d.name: d.total_mib - d.free_mib for d in served}
         on_cpu = [device.name for device in served if device.kind == "cpu"]
         self._base |= dict.fromkeys(on_cpu, data_mib())

@@ -16,11 +16,31 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from helpers.native.library import ggml
+from helpers.errors import DeviceError
+from helpers.native.library import ggml, library_folder
 from helpers.native.registry import device_pointer, devices, usable_cores
 
 _MIB = 1024 * 1024
 _START_SECONDS = 10.0
+
+
+def rpc_library(what: str) -> ctypes.CDLL:
+    """The library of ggml's RPC.
+
+    Args:
+        what: Who needs it, for the message.
+
+    Raises:
+        DeviceError: This llama-cpp-python has none.
+    """
+    library = ggml("ggml-rpc")
+    if library is None:
+        raise DeviceError(
+            f"This llama-cpp-python was built without RPC, which {what} needs "
+            f"({library_folder().name}/ has no ggml-rpc library; no prebuilt wheel has it). "
+            "Run: python3 -m helpers lab --backend rpc"
+        )
+    return library
 
 
 def start_server(
@@ -37,8 +57,7 @@ def start_server(
     Raises:
         OSError: No port could be used.
     """
-    library = ggml("ggml-rpc")
-    assert library is not None
+    library = rpc_library("lending a device")
     served = names or [next(device.name for device in devices() if device.kind == "cpu")]
     pointers = (ctypes.c_void_p * len(served))(*map(device_pointer, served))
     serve = library.ggml_backend_rpc_start_server

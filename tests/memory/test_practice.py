@@ -325,8 +325,8 @@ def test_sizes_without_meaning(mib: Any) -> None:
 def test_a_library_without_rpc_names_the_backend_that_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from helpers.native import practice
+    from helpers.native import rpc_servers
 
-    monkeypatch.setattr(practice, "ggml", lambda _name: None)
+    monkeypatch.setattr(rpc_servers, "ggml", lambda _name: None)
     with pytest.raises(DeviceError, match="--backend rpc"):
         practice_accelerator().start()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +20,9 @@ from tests.support import ROOT, wait_for
 PROMPT = "The capital of France is"
 FAR, NEAR = "10.77.16.2", "10.77.16.1"
 
-_COMMAND = "import sys, helpers.cli as c; c._enter = print; sys.exit(c.main(['rpc', *sys.argv[1:]]))"
+_COMMAND = (
+    "import sys, helpers.cli as c; c._enter = print; sys.exit(c.main(['rpc', *sys.argv[1:]]))"
+)
 """The command without its first step, which makes the environment that this test runs in."""
 
 
@@ -112,7 +115,7 @@ def far_machine(name: str) -> Iterator[tuple[str, ...]]:
         yield "ip", "netns", "exec", name
     finally:
         run(f"ip netns del {name}")  # with both ends of the cable
-        assert wait_for(lambda: not os.path.exists(f"/sys/class/net/{name}"))
+        assert wait_for(lambda: not Path("/sys/class/net", name).exists())
 
 
 def why_no_namespaces() -> str:
