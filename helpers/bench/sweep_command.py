@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shutil
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from helpers.bench.result import COLUMNS, SweepResult, cells
 from helpers.bench.rows import GOALS, SweepRow
 from helpers.bench.sweep import Sweep, SweepSettings
 from helpers.errors import HelpersError
-from helpers.native import Device, devices
+from helpers.native import Device, devices, remote_device
 from helpers.tables import text_lines
 
 INTERRUPTED = 130
@@ -43,7 +44,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         ("--timeout", "timeout_s", float, "S", "seconds per trial (300)"),
     ):
         group.add_argument(name, dest=store, type=kind, metavar=metavar, help=words)
-    group.add_argument("--device", metavar="NAME", help="use this device alone")
+    group.add_argument("--device", metavar="NAME", help="use this device alone, or host:port")
     group.add_argument(
         "--practice", action="store_true", help="use the practice accelerator (teaches, no faster)"
     )
@@ -109,6 +110,8 @@ def _chosen(arguments: argparse.Namespace) -> Iterator[list[Device] | None]:
 
         with practice_accelerator() as device:
             yield [device]
+    elif arguments.device is not None and re.fullmatch(r"[^\[\]]+:\d+", arguments.device):
+        yield [remote_device(arguments.device)]
     elif arguments.device is not None:
         found = [device for device in devices() if device.name == arguments.device]
         if not found:

@@ -202,6 +202,9 @@ class Planner:
         present = {device.name for device in all_devices()} if used else set()
         if any(device.endpoint is None and device.name not in present for device in used):
             return None  # a made-up device: llama.cpp cannot be asked
+        for device in used:
+            if device.endpoint is not None:
+                free_mib(device)  # raises where it is lost, which must not be remembered
         options = replace(
             self.options.for_layers(count),
             tensor_split=self.options.tensor_split or self._practice_split(),

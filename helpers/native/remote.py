@@ -196,7 +196,7 @@ def _connected(address: str) -> Iterator[Callable[[int, bytes], bytes]]:
             raise DeviceError(
                 f"The RPC server at {address} takes connections, but did not answer in "
                 f"{_ANSWER_SECONDS:g} s: another client may have it (llama.cpp's own server "
-                "serves one after the other), or it hangs. Start it again there."
+                "serves one after the other), or it hangs. Close that one, or start it again there."
             ) from None
         except OSError as error:
             raise _stranger(address) from error

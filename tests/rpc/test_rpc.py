@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import socket
 import struct
@@ -18,12 +19,14 @@ from helpers import (
     Device,
     DeviceError,
     EngineCrashed,
+    GpuTuner,
     network_cost,
     predict_memory,
     remote_device,
     suggest_gpu_layers,
 )
-from helpers.bench import sweep
+from helpers.bench import main as bench
+from helpers.children import crashed
 from helpers.errors import InstallError
 from helpers.native import PROTOCOLS
 from helpers.native.remote import remote_memory
@@ -68,12 +71,16 @@ def test_layers_go_there_and_the_text_stays(
 def test_a_remote_device_says_what_it_is(lent: Lent, device: Device) -> None:
     assert device.name == f"RPC0[{lent.address}]"
     assert (device.kind, device.backend, device.endpoint) == ("gpu", "RPC", lent.address)
-    assert 0 < device.free_mib < device.total_mib  # not "all free", as ggml says of a processor
+    assert 0 < device.free_mib <= device.total_mib
+    if sys.platform == "linux":  # not "all free", as ggml says of a processor
+        assert device.free_mib < device.total_mib
     for words in ("no lock", "ssh -N -L", "wg-quick", f'remote_device("{lent.address}")'):
         assert words in lent.words
 
 
-def test_plans_and_sweeps_know_it(device: Device) -> None:
+def test_plans_and_sweeps_know_it(
+    lent: Lent, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = predict_memory(n_ctx=1024, n_gpu_layers=15, devices=[device])
     assert plan.layers_on[device.name] == 15
     assert not plan.estimated
@@ -82,10 +89,13 @@ def test_plans_and_sweeps_know_it(device: Device) -> None:
         real = llm.load_report.by_device[device.name]
         for kind, mib in plan.by_device[device.name].items():
             assert real[kind] == pytest.approx(mib, abs=1), kind
-    result = sweep(
-        n_gpu_layers=(15,), devices=[device], n_ctx=512, prompt_tokens=16, new_tokens=2, repeats=1
-    )
-    assert [row.reason for row in result.rows] == [""]
+    tuner = GpuTuner(devices=[device], n_ctx=512)
+    assert tuner.plan is not None and tuner.plan.layers_on[device.name] == 31
+    tuner.close()
+    trial = ["--sweep", "--layers", "15", "--ctx", "512", "--prompt-tokens", "16"]
+    trial += ["--new-tokens", "2", "--repeats", "1", "--device", lent.address]
+    assert bench(trial) == 0
+    assert "best" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("layers", "wires"), [(15, 1), (-1, 2)])
@@ -140,6 +150,8 @@ def test_several_models_and_strangers_share_a_server(
 def test_a_server_that_dies_is_an_exception_and_the_next_call_works(
     lent: Lent, device: Device, expected: str, phase: str
 ) -> None:
+    if phase == "between calls" and not hasattr(select, "POLLRDHUP"):
+        pytest.skip("seen between calls on Linux alone: elsewhere by the next call")
     with model(device, n_gpu_layers=-1, n_ctx=4096) as llm:
         assert llm.invoke(PROMPT) == expected
         server = lent.server
@@ -162,7 +174,7 @@ def test_a_server_that_dies_is_an_exception_and_the_next_call_works(
         assert llm.invoke(PROMPT) == expected
 
 
-@posix
+@linux
 def test_memory_that_it_does_not_lend_is_not_to_be_had() -> None:
     with Lent("--memory", "100") as lent:
         device = remote_device(lent.address)
@@ -171,9 +183,8 @@ def test_memory_that_it_does_not_lend_is_not_to_be_had() -> None:
         with model(device) as llm:
             assert 0 < llm.load_report.n_gpu_layers < 31
             assert remote_device(lent.address).free_mib < 60
-        if sys.platform == "linux":
-            with pytest.raises((DeviceError, EngineCrashed)):
-                model(device, n_gpu_layers=-1, n_ctx=8192, n_parallel=1).invoke(PROMPT)
+        with pytest.raises((DeviceError, EngineCrashed)):
+            model(device, n_gpu_layers=-1, n_ctx=8192, n_parallel=1).invoke(PROMPT)
         assert remote_device(lent.address).free_mib > 60
     assert lent.process.returncode == 0
     assert "The RPC server has ended." in lent.words
@@ -236,6 +247,23 @@ def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
         remote_device(f"127.0.0.1:{busy.getsockname()[1]}")
     with pytest.raises(DeviceError, match=r"No RPC server answers at 127\.0\.0\.1.*helpers rpc"):
         remote_device(f"127.0.0.1:{free_port()}")
+
+
+def test_of_several_hosts_the_lost_one_is_named() -> None:
+    both = ("10.0.0.1:1", "10.0.0.2:2")
+    said = ("The RPC server at 10.0.0.2:2 was lost.",)
+    assert "server at 10.0.0.2:2 was lost" in str(crashed(-6, said, "held the model", servers=both))
+    unsaid = ("ggml-rpc.cpp:1: Remote RPC server crashed",)
+    death = str(crashed(-6, unsaid, "held the model", servers=both))
+    assert "server at 10.0.0.1:1 or at 10.0.0.2:2 was lost" in death
+
+
+def test_a_library_without_rpc_names_the_backend_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("helpers.native.rpc_servers.ggml", lambda _name: None)
+    with pytest.raises(DeviceError, match="without RPC.*--backend rpc"):
+        remote_device("127.0.0.1:50052")
 
 
 def test_a_device_that_is_not_there_is_refused(lent: Lent) -> None:
