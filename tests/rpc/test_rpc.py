@@ -262,7 +262,7 @@ def test_a_library_without_rpc_names_the_backend_that_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("helpers.native.rpc_servers.ggml", lambda _name: None)
-    with pytest.raises(DeviceError, match="without RPC.*--backend rpc"):
+    with pytest.raises(DeviceError, match=r"without RPC.*--backend rpc"):
         remote_device("127.0.0.1:50052")
 
 
