@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         "helpers.native.remote_server_child",
         json.dumps(settings),
         role="served this machine's devices",
-        remedy="It is started again.",
+        remedy="Its last words may say why.",
         lasting=False,
         env=GIVES_MEMORY_BACK,
     )
@@ -80,13 +80,14 @@ def main(arguments: Sequence[str]) -> int:
                 server.ask("watch", progress=_tell)
             except EngineCrashed as death:
                 _say(
-                    f"{death}\nIts clients end with EngineCrashed; their next call connects again."
+                    f"{death}\nIt is started again. Its clients end with EngineCrashed; "
+                    "their next call connects again."
                 )
             _start_again(server)
     except KeyboardInterrupt:
         _say("The RPC server has ended.")
         return 0
-    except (DeviceError, EngineCrashed) as error:
+    except (DeviceError, EngineCrashed, TimeoutError) as error:
         raise InstallError(str(error)) from error
     finally:
         server.close()
@@ -156,8 +157,9 @@ def _announce(server: Child, host: str, port: int, cache: str | None) -> None:
     if sys.platform != "linux":
         _say("  It serves one model after the other; on Linux it would serve several at a time.")
     how = _HOW_TO.format(host=host, port=port, name=socket.gethostname())
-    index = "" if len(devices) == 1 else "; its next device: , index=1"
-    _say(f"{_NO_LOCK}\n{how}{index}\nEnd it with Ctrl-C.")
+    if len(devices) > 1:
+        how += '\nThe devices are remote_device("…", 0), remote_device("…", 1) and so on.'
+    _say(f"{_NO_LOCK}\n{how}\nEnd it with Ctrl-C.")
 
 
 def _start_again(server: Child) -> None:
