@@ -134,7 +134,7 @@ class ReplySource:
         self.warnings = tuple(
             f"{n}: {what}" for n, one in self.tools.items() for what in one.warnings
         )
-        self._strict = strict
+        self.strict = strict
         self._bytes: LLMatcher = compile_guidance(_HEAD + text)
 
     @property
@@ -162,7 +162,7 @@ class ReplySource:
         """What is wrong with the calls in a text, and with their arguments."""
         from helpers.chat.reader import read_reply
 
-        reply = read_reply(self.form, self._schemas(), text, thinking=bool(self.thinking))
+        reply = read_reply(self.form, self.schemas, text, thinking=bool(self.thinking))
         found = [fault.error for fault in reply.faults]
         for call in reply.calls:
             found += [
@@ -172,7 +172,8 @@ class ReplySource:
             found += self.inner.problems(reply.content)
         return found
 
-    def _schemas(self) -> dict[str, Any]:
+    @property
+    def schemas(self) -> dict[str, Any]:
         """The schemas of the tools by their names."""
         return {name: one.schema for name, one in self.tools.items()}
 
@@ -182,9 +183,9 @@ class ReplySource:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled as what it was made from."""
-        made = partial(ReplySource, strict=self._strict)
+        made = partial(ReplySource, strict=self.strict)
         given = (self.forced, self.parallel, self.thinking, self.inner)
-        return made, (self.form, self._schemas(), *given)
+        return made, (self.form, self.schemas, *given)
 
 
 _HEAD = '%llguidance {"no_forcing": true}\n'
