@@ -55,7 +55,7 @@ _OF_A_TURN = (
 
 
 @dataclass
-class _Turn:
+class Turn:
     """One call: what the engine is asked, and how its reply is read."""
 
     request: Request
@@ -209,14 +209,27 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         """
         return len(self._engine.tokenize(self.format_prompt(messages, tools)))
 
+    def turn(self, messages: LanguageModelInput, stop: Any = None, **kwargs: Any) -> Turn:
+        """A call that is not made: for those who ask the engine themselves.
+
+        Args:
+            messages: The conversation, in any form that `invoke` takes.
+            stop: Strings that end the reply, added to the model's own.
+            **kwargs: Parameters of the call.
+
+        Returns:
+            The engine's request, the reader of the reply's text, and the count of its calls.
+        """
+        return self._turn(self._convert_input(messages).to_messages(), stop, kwargs)
+
     async def _aturn(
         self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
-    ) -> _Turn:
+    ) -> Turn:
         """`_turn` off the event loop: a template may take its time."""
         self._timings.set(None)
         return await asyncio.to_thread(self._turn, messages, stop, kwargs)
 
-    def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> _Turn:
+    def _turn(self, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> Turn:
         self._timings.set(None)
         if not messages:
             raise ValueError("There are no messages to answer: give at least one of the user.")
@@ -268,7 +281,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         )
         reader = ReplyReader(form, schemas, thinking=rendered.thinking, reading_calls=bool(schemas))
         relaxed = schemas and grammar is not None and grammar.relaxed
-        return _Turn(
+        return Turn(
             request, reader, Reply(partial(argument_problems, schemas) if relaxed else None)
         )
 
@@ -353,7 +366,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         caller.__dict__["cache"] = marked(self.cache)
         return caller
 
-    def _chunks(self, turn: _Turn, item: Any) -> Iterator[ChatGenerationChunk]:
+    def _chunks(self, turn: Turn, item: Any) -> Iterator[ChatGenerationChunk]:
         """What a stream tells of a piece of the reply; of its end, with all there is to know."""
         if not isinstance(item, Completion):
             logprobs = logprobs_info(item.logprobs)
@@ -379,7 +392,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             generation_info={"finish_reason": info["finish_reason"]},
         )
 
-    def _result(self, turn: _Turn, completion: Completion) -> ChatResult:
+    def _result(self, turn: Turn, completion: Completion) -> ChatResult:
         events = turn.reader.feed(completion.text)
         events += turn.reader.finish(cut=completion.finish_reason != "stop")
         for _ in turn.reply.chunks(events):
@@ -394,7 +407,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             llm_output={"model_name": info["model_name"]},
         )
 
-    def _info(self, turn: _Turn, completion: Completion) -> dict[str, Any]:
+    def _info(self, turn: Turn, completion: Completion) -> dict[str, Any]:
         """Facts about a whole answer, which is noted as this thread's or task's last."""
         self._timings.set(completion.timings)
         if self.verbose:

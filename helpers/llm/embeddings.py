@@ -122,9 +122,10 @@ class LlamaCppEmbeddings(VectorFields, Embeddings):
             raise TypeError(f"texts={texts[:40]!r} is one text: give a list, or use embed_query.")
         tokens = [self._tokens(text, prefix, number) for number, text in enumerate(texts)]
         found = self._computed(tokens, "embed", started)
-        return [_unit(vector) for vector in found] if self.normalize else found
+        return [unit(vector) for vector in found] if self.normalize else found
 
 
-def _unit(vector: Vectors) -> Vectors:
+def unit(vector: Vectors) -> Vectors:
+    """A vector of the same direction and of length 1; one without a direction as it is."""
     length = float(np.linalg.norm(vector.astype(np.float64)))
     return vector / np.float32(length) if length > 0 and np.isfinite(length) else vector
