@@ -1,0 +1,71 @@
+"""What a server says of itself: its health for machines, its state for the teacher's page."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from helpers.serve.app import House
+
+_SILENT_S = 120.0
+"""Answers are computed and no token comes for so long: the model hangs. Reading the longest prompt
+on the slowest machine brings one sooner, and computing a vector is none of these answers."""
+
+
+def health_of(house: House) -> dict[str, Any]:
+    """Whether the server can be asked: "ok", "failing" or "stopping"."""
+    desk, metrics = house.desk, house.metrics
+    status = "ok"
+    if house.admission.stopping:
+        status = "stopping"
+    elif desk.running and time.monotonic() - max(metrics.last_token, desk.busy_since) > _SILENT_S:
+        status = "failing"
+    return {
+        "status": status,
+        "model": house.served.name,
+        "running": desk.running,
+        "waiting": desk.waiting,
+        "n_parallel": house.settings.n_parallel,
+        "queue": house.settings.queue,
+        "n_ctx": house.served.n_ctx,
+    }
+
+
+def status_of(house: House) -> dict[str, Any]:
+    """All that the teacher's page shows."""
+    report = house.served.chat.load_report
+    memory = psutil.virtual_memory()
+    users = [
+        {
+            "name": name,
+            "in_flight": usage.in_flight,
+            "tokens_today": usage.today,
+            "requests": usage.requests,
+            "errors": usage.errors,
+            "last_seen": usage.last_seen,
+        }
+        for name, usage in house.admission.users.items()
+    ]
+    return {
+        **health_of(house),
+        "now": time.time(),
+        "began": house.began,
+        "keys": house.keys is not None,
+        "description": report.description,
+        "users": sorted(users, key=lambda user: -user["last_seen"]),
+        "tokens_per_second": house.metrics.history(),
+        "generated": house.metrics.generated,
+        "memory": {
+            "by_device": report.by_device,
+            "model_mib": report.total_mib,
+            "used_mib": (memory.total - memory.available) / 2**20,
+            "total_mib": memory.total / 2**20,
+        },
+        "errors": [
+            {"time": at, "key": key, "status": status, "code": code}
+            for at, key, status, code in reversed(house.metrics.errors)
+        ],
+    }
