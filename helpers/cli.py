@@ -192,6 +192,13 @@ def _bench(arguments: Sequence[str]) -> int:
     return bench(arguments)
 
 
+def _serve(arguments: Sequence[str]) -> int:
+    _enter("serve", arguments)
+    from helpers.serve.command import main as serve  # not at the top: it needs what is installed
+
+    return serve(arguments)
+
+
 def _rpc(arguments: Sequence[str]) -> int:
     _enter("rpc", arguments)
     from helpers.serve.rpc import main as rpc  # not at the top: it needs what is installed
@@ -205,6 +212,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "lint": (_lint, "check form and types"),
     "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
+    "serve": (_serve, "serve one model to many, by OpenAI's protocol"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
     "rpc": (_rpc, "lend this machine's devices to a model on another one"),
 }
