@@ -113,7 +113,8 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"messages[{number}] must be an object with a role, one of {', '.join(_ROLES)}.",
                 param=f"messages[{number}]",
             )
-    return messages
+    # A message that only calls tools has no content: null, or no such field.
+    return [{**one, "content": one.get("content") or ""} for one in messages]
 
 
 class ReplyWriter:

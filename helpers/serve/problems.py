@@ -17,7 +17,7 @@ from helpers.remote.codec import error_to_json
 
 log = logging.getLogger("helpers.serve")
 
-_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":;,()]+)+[\\/]([^\\/\s'\":;,()]+)")
+_PATH = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":;,()]+)+[\\/]([^\\/\s'\":;,()]+)")
 """An absolute path; what stays of it is the name of the file."""
 
 
