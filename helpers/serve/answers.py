@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from helpers.engine import Chunk, Completion, Engine, Request
+from helpers.errors import EngineCrashed
 from helpers.remote.codec import timings_to_json
 from helpers.serve.keys import Key
 from helpers.serve.limits import Admission
@@ -195,11 +196,14 @@ class Answer(Response):
             status, body, headers = described(error)
             code = str(body["error"]["code"])
             self._desk.metrics.problem(self._key.name, status, code)
-            async with asyncio.timeout(_LAST_WORDS_S):
-                if wire.began:
-                    await wire.event(json.dumps(body).encode(), more=False)
-                else:
-                    await wire.whole(body, status, headers)
+            if isinstance(error, EngineCrashed):
+                self._desk.metrics.crashes.inc()
+            with suppress(TimeoutError):  # it does not read: the server ends the connection
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    if wire.began:
+                        await wire.event(json.dumps(body).encode(), more=False)
+                    else:
+                        await wire.whole(body, status, headers)
             return code
 
     async def _stream(self, wire: Wire) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def make_app(settings: ServeSettings, keys: KeyStore | None = None) -> FastAPI:
         keys: Who has which key, where that is not in the file that the settings name.
 
     Returns:
-        The application. `app.state.house` has what it consists of; its `stop()` lets running
-        answers finish and refuses new ones.
+        The application. `app.state.house` has what it consists of; its `drain()` refuses new
+        requests and waits for the running answers.
 
     Raises:
         ModelFileError: The model cannot be used.
@@ -125,6 +125,19 @@ class House:
         self.served = Served(settings)
         self.desk = Desk(self.served.engine, self.admission, self.metrics, settings.request_s)
         self.began = time.time()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new requests, let the running answers finish, and give up those that do not.
+
+        Args:
+            seconds: How long they may go on.
+        """
+        self.admission.stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.admission.in_flight:
+                    await asyncio.sleep(0.02)
+        self.desk.end_all()
 
     async def _body(self, request: Request) -> dict[str, Any]:
         body = await json_body(request, self.settings.body_bytes, self.settings.stall_s)

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.messages import BaseMessage, convert_to_messages
+
 from helpers.chat.events import Content, Event, Thought
-from helpers.checks import check_switch
+from helpers.checks import check_switch, check_text
 from helpers.engine import Chunk, Completion
 from helpers.llm import ChatLlamaCpp
 from helpers.llm.chat import Turn
@@ -58,10 +60,10 @@ async def read_chat(body: Mapping[str, Any], chat: ChatLlamaCpp, most: int) -> l
     """
     refuse_unknown(body, FIELDS)
     n = choices_wanted(body, 1, most)
-    parameters = _parameters(body)
+    messages, parameters = _messages(body), _parameters(body)
     asked = []
     for copy in range(n):  # each with a reader of its own
-        turn = await asyncio.to_thread(chat.turn, _messages(body), **parameters)
+        turn = await asyncio.to_thread(chat.turn, messages, **parameters)
         request = replace(turn.request, seed=nth_seed(turn.request.seed, copy))
         asked.append(Asked(request, ReplyWriter(turn)))
     return asked
@@ -74,8 +76,11 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
         given["max_tokens"] = body["max_completion_tokens"]
     if "chat_template_kwargs" in body:
         given["template_kwargs"] = body["chat_template_kwargs"]
-    if body.get("reasoning_effort") == "none":
+    if (effort := body.get("reasoning_effort")) == "none":
         given.setdefault("reasoning", False)
+    elif effort is not None:  # some templates have it as a variable
+        variables = {"reasoning_effort": check_text("reasoning_effort", effort)}
+        given["template_kwargs"] = variables | dict(given.get("template_kwargs") or {})
     if "grammar" in body:
         given["grammar"] = grammar_from_json(body["grammar"])
     if check_switch("logprobs", body.get("logprobs", False)):
@@ -99,7 +104,7 @@ def _biases(bias: Mapping[str, Any]) -> dict[int, Any]:
         ) from None
 
 
-def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages(body: Mapping[str, Any]) -> list[BaseMessage]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Problem(
@@ -114,7 +119,14 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
                 param=f"messages[{number}]",
             )
     # A message that only calls tools has no content: null, or no such field.
-    return [{**one, "content": one.get("content") or ""} for one in messages]
+    whole = [{**one, "content": one.get("content") or ""} for one in messages]
+    try:
+        return convert_to_messages(whole)
+    except Exception as error:  # LangChain takes what is missing for granted
+        told = f"{error!r}".splitlines()[0]
+        raise Problem(
+            400, "invalid_value", f"The messages cannot be read: {told}.", param="messages"
+        ) from None
 
 
 class ReplyWriter:

@@ -131,6 +131,14 @@ class Admission:
             raise Problem(503, "shutting_down", "The server is being stopped.", retry_after=10)
         limits = key.limits or self.limits
         if self.limited:
+            if answers > limits.in_flight:
+                raise Problem(
+                    400,
+                    "invalid_value",
+                    f"The key of {key.name} may have {limits.in_flight} answers at a time; this "
+                    f"request asks for {answers}.",
+                    param="n",
+                )
             if usage.in_flight + answers > limits.in_flight:
                 raise Problem(
                     429,
@@ -148,6 +156,13 @@ class Admission:
                     "minute, prompts and answers together, and has used them.",
                     retry_after=(1 - usage.level) * _MINUTE / limits.tokens_per_minute,
                 )
+        if answers > self.n_parallel + self.queue:
+            raise Problem(
+                400,
+                "invalid_value",
+                f"{answers} answers are more than this server computes and lets wait together.",
+                param="n",
+            )
         if self.in_flight + answers > self.n_parallel + self.queue:
             raise Problem(
                 429,

@@ -61,9 +61,10 @@ class Metrics:
         self.tokens = Counter("llama_generated_tokens", "Tokens of answers.", registry=registry)
         self.running = Gauge("llama_answers_running", "Answers computed now.", registry=registry)
         self.waiting = Gauge("llama_answers_waiting", "Answers in the queue.", registry=registry)
-        self.restarts = Counter(
-            "llama_engine_crashes", "How often the model's process died.", registry=registry
-        )
+        self.crashes = Counter(
+            "llama_crashed_requests", "Requests that the death of the model's process ended.",
+            registry=registry,
+        )  # fmt: skip
 
     def piece(self, now: float, began: float | None, last: float | None) -> None:
         """Note a piece of an answer, which is a token but for rare ones.

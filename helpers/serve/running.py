@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -25,6 +26,8 @@ _IDLE_S = 30
 
 _HEADER_BYTES = 16 * 1024
 _BACKLOG = 256
+_MOST_CONNECTIONS = 900
+"""A process may have 1,024 files open, on most systems."""
 
 
 def bound_socket(settings: ServeSettings) -> socket.socket:
@@ -107,6 +110,9 @@ class GracefulServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take the signals over; unlike uvicorn's, an end that was asked for is no failure."""
+        if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+            yield
+            return
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -128,12 +134,7 @@ class GracefulServer(uvicorn.Server):
             self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
-        self._house.admission.stopping = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._grace_s):
-                while self._house.admission.in_flight:
-                    await asyncio.sleep(0.02)
-        self._house.desk.end_all()
+        await self._house.drain(self._grace_s)
         self.should_exit = True
 
 
@@ -152,6 +153,8 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A connection begins: its first request must come soon."""
         super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
         self._wait_for_headers()
 
     def data_received(self, data: bytes) -> None:

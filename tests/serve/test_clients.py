@@ -86,14 +86,10 @@ def test_chat_whole_and_in_pieces(client: openai.OpenAI, server: Running) -> Non
     asked = {"model": server.model, "messages": QUESTION, "max_tokens": 24, "temperature": 0}
     whole = client.chat.completions.create(**asked)
     said = whole.choices[0].message.content
-    with ChatLlamaCpp(
-        model_path=default_model(), n_ctx=1024, temperature=0, max_tokens=24
-    ) as chat:
+    with ChatLlamaCpp(model_path=default_model(), n_ctx=1024, temperature=0, max_tokens=24) as chat:
         assert said == chat.invoke(QUESTION).content
     pieces = list(
-        client.chat.completions.create(
-            **asked, stream=True, stream_options={"include_usage": True}
-        )
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
     )
     deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
     assert deltas[0].role == "assistant"

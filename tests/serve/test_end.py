@@ -1,0 +1,85 @@
+"""How a server begins and ends: with a word, with its answers finished, and with its kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from helpers.errors import ServerError
+from helpers.serve import serve
+from tests.serve.conftest import LONG
+from tests.support import ROOT, gone, wait_for
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+
+
+def http_of(server: serve) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=120, trust_env=False, verify=False)
+
+
+def events(lines: Iterator[str]) -> list[Any]:
+    return [line.removeprefix("data: ") for line in lines if line]
+
+
+def test_sigterm_lets_answers_finish_and_then_gives_them_up() -> None:
+    """One answer ends within the grace, the other does not; both learn how it was."""
+    body = {"prompt": "a", "stream": True, **LONG}
+    with serve(parallel=2, n_ctx=1024, threads=2, grace=4) as server:
+        with (
+            http_of(server) as http,
+            http.stream("POST", "/v1/completions", json=body | {"max_tokens": 12}) as short,
+            http_of(server) as other,
+            other.stream("POST", "/v1/completions", json=body | {"max_tokens": 900}) as long,
+        ):
+            first, second = short.iter_lines(), long.iter_lines()
+            next(first), next(second)
+            os.kill(server.pid, signal.SIGTERM)
+            with http_of(server) as late:
+                assert wait_for(lambda: late.get("/health").json()["status"] == "stopping")
+                answer = late.post("/v1/completions", json={"prompt": "a"})
+                assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+                assert answer.json()["error"]["code"] == "shutting_down"
+            assert events(first)[-1] == "[DONE]"
+            last = json.loads(events(second)[-1])
+            assert last["error"]["code"] == "shutting_down"
+        assert server._process.wait(timeout=60) == 0
+
+
+def test_a_server_ends_with_its_kernel(tmp_path: Path) -> None:
+    program = (
+        "from helpers.serve import serve\n"
+        "server = serve(parallel=1, n_ctx=512)\n"
+        "print(server.pid, flush=True)\n"
+        "input()\n"
+    )
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with kernel:
+        assert kernel.stdout is not None
+        pid = int(kernel.stdout.readline())
+        (engine,) = psutil.Process(pid).children()
+        kernel.kill()
+    assert gone(pid) and gone(engine.pid)
+
+
+def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
+    damaged = tmp_path / "model.gguf"
+    damaged.write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(ServerError, match=r"model\.gguf"):
+        serve(damaged)
+    with pytest.raises(ServerError, match="nearest|unrecognized|--paralel"):
+        serve(paralel=2)
