@@ -28,6 +28,7 @@ class LoadReport:
         isolated: Whether the model lives in a process of its own.
         pooling: How the tokens of a text become one vector, one of `POOLINGS`; None for a model
             that generates.
+        server: Address of the server that has loaded the model; None where this program has.
     """
 
     model: str
@@ -42,6 +43,7 @@ class LoadReport:
     load_ms: float = 0.0
     isolated: bool = False
     pooling: str | None = None
+    server: str | None = None
 
     @property
     def total_mib(self) -> float:
@@ -64,7 +66,9 @@ class LoadReport:
             f"flash attention: {'on' if self.flash_attn else 'off'}",
             f"threads: {self.n_threads}",
             f"loaded in: {self.load_ms:.0f} ms",
-            f"process: {'its own' if self.isolated else 'this one'}",
+            f"server: {self.server}"
+            if self.server is not None
+            else f"process: {'its own' if self.isolated else 'this one'}",
             *([f"pooling: {self.pooling}"] if self.pooling else []),
         ]
 

@@ -10,6 +10,7 @@ Format: `docs/gguf.md` of ggml, versions 2 and 3, in either byte order.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -402,3 +403,23 @@ def read_header(path: Path) -> Header:
             for tensor, end in zip(header.tensors, ends, strict=False)
         )
     return header
+
+
+def header_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The beginning of a GGUF file, up to the tensors' data: what a server tells of its model.
+
+    Written to a file, it is read as any model is by `inspect_model(…, check=False)`: all keys, the
+    vocabulary, the chat template and the table of tensors are there, and no weight.
+
+    Args:
+        path: The file; of a split model the first part.
+
+    Raises:
+        ModelFileError: It is not GGUF, or its header is damaged.
+        OSError: It cannot be read.
+    """
+    header = read_header(Path(path).expanduser().absolute())
+    if not header.data_offset:
+        raise file_error(header.path, f"is GGUF version {header.version}, whose layout is unknown")
+    with header.path.open("rb") as file:
+        return file.read(header.data_offset).ljust(header.data_offset, b"\0")
