@@ -301,6 +301,10 @@ class LocalCore:
             return model.tokenize(text)
         return aside(lambda: model.tokenize(text), lambda: None)
 
+    def tokenize_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` for several prompts."""
+        return [self.tokenize(text) for text in texts]
+
     def _check_process(self) -> None:
         if os.getpid() != self.pid:
             raise HelpersError(

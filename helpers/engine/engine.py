@@ -40,6 +40,7 @@ class Core(Protocol):
     def submit(self, jobs: Iterable[Job]) -> None: ...  # noqa: D102
     def cancel(self, job: Job) -> None: ...  # noqa: D102
     def tokenize(self, text: str) -> list[int]: ...  # noqa: D102
+    def tokenize_many(self, texts: Sequence[str]) -> list[list[int]]: ...  # noqa: D102
     def embed(self, texts: Sequence[Sequence[int]]) -> list[Vectors]: ...  # noqa: D102
     def close(self, *, wait: bool = True) -> None: ...  # noqa: D102
 
@@ -121,7 +122,11 @@ class Engine:
         self.options = options = settle(self._given)
         files = [options.model_path, *filter(None, [options.lora_path])]
         key = (options, *(fingerprint(Path(file)) for file in files), os.getpid())
-        self._shared = _acquire(key, lambda: self._make_core(options))
+        self._use(key, lambda: self._make_core(options))
+
+    def _use(self, key: tuple[Any, ...], make: Callable[[], Core]) -> None:
+        """Use the core with this key, made if there is none."""
+        self._shared = _acquire(key, make)
         self._finalizer = weakref.finalize(self, later, self._shared.release)
         self._finalizer.atexit = False
 
@@ -179,6 +184,10 @@ class Engine:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt, as a call would see it."""
         return self._core.tokenize(text)
+
+    def tokenize_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` for several prompts: a server is asked once for all."""
+        return self._core.tokenize_many(texts)
 
     def embed(
         self, texts: Sequence[Sequence[int]], room: int = BATCH_TOKENS
@@ -299,7 +308,7 @@ class Engine:
                 self._shared.core.cancel(job)
         self._detach()
 
-    def __reduce__(self) -> tuple[type[Engine], tuple[LoadOptions, MakeCore]]:
+    def __reduce__(self) -> tuple[object, ...]:
         """A copy shares the loaded model; a pickle carries the options and loads it again."""
         return (Engine, (self.options, self._make_core))
 

@@ -21,7 +21,7 @@ _MARK = ".llama-notebooks"
 _NAMES = (
     *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
     *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
-    *("tools-3.*", "accepted-models", "prefixes", "rpc-tensors"),
+    *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors"),
 )
 """What the suite writes into its cache."""
 
@@ -42,6 +42,11 @@ def cache_dir() -> Path:
 def prefix_folder() -> Path:
     """Return where the computed states of prompts are kept, unless another folder is named."""
     return cache_dir() / "prefixes"
+
+
+def header_folder() -> Path:
+    """Return where the headers of models are kept that servers have loaded."""
+    return cache_dir() / "headers"
 
 
 def _usual_cache() -> Path:

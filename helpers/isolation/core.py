@@ -142,6 +142,10 @@ class IsolatedCore:
         tokens: list[int] = self._ask("tokenize", text)
         return tokens
 
+    def tokenize_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` for several prompts."""
+        return [self.tokenize(text) for text in texts]
+
     def embed(self, texts: Sequence[Sequence[int]]) -> list[Vectors]:
         """The vectors of texts, given as tokens, that are computed in one decode."""
         found: list[tuple[tuple[int, ...], bytes]] = self._ask("embed", [list(t) for t in texts])
