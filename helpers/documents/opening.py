@@ -132,7 +132,7 @@ def _settings(embeddings: Embeddings, splitter: object) -> dict[str, Any]:
     (probe,) = embeddings.embed_documents([_PROBE])
     settings: dict[str, Any] = {"embeddings": type(embeddings).__name__, "width": len(probe)}
     if isinstance(embeddings, LlamaCppEmbeddings):
-        settings["model"] = Path(embeddings.model_path).name
+        settings["model"] = embeddings._model_name
         settings["pooling"] = embeddings.load_report.pooling
         settings["normalize"] = embeddings.normalize
         settings["document_prefix"] = embeddings.prefixes[1]

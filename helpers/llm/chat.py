@@ -101,9 +101,12 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Read the template, then load the model."""
-        self._template = ChatTemplate(inspect_model(self.model_path), self.chat_template)
+        if self.model_path and self.server is None:  # what is wrong shows before a slow load
+            self._template = ChatTemplate(inspect_model(self.model_path), self.chat_template)
         self._check_turn({})
         super().model_post_init(context)
+        if self.server is not None:
+            self._template = ChatTemplate(self._inspected(), self.chat_template)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
         if "chat_template" in changes:
@@ -153,7 +156,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        params.setdefault("ls_model_name", Path(self.model_path).name)
+        params.setdefault("ls_model_name", self._model_name)
         return {**params, "ls_provider": "llamacpp"}
 
     # -- what is asked ----------------------------------------------------------------------------
@@ -416,7 +419,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
             warn_caller(f"A call of a tool could not be used: {fault['error']}")
         told = turn.reply.faults and completion.finish_reason == "length"  # once is enough
         return {
-            "model_name": Path(self.model_path).name,
+            "model_name": self._model_name,
             "model_provider": "llamacpp",
             "finish_reason": turn.reply.finish_reason(completion),
             "timings": completion.timings,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
-from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -247,7 +246,7 @@ class LlamaCpp(ModelFields, BaseLLM):
         return LLMResult(
             generations=list(generations),
             llm_output={
-                "model_name": Path(self.model_path).name,
+                "model_name": self._model_name,
                 "token_usage": token_usage(prompt_tokens, answer_tokens),
             },
         )

@@ -120,7 +120,7 @@ class LlamaCppEmbeddings(VectorFields, Embeddings):
             )
         if isinstance(texts, str):
             raise TypeError(f"texts={texts[:40]!r} is one text: give a list, or use embed_query.")
-        tokens = [self._tokens(text, prefix, number) for number, text in enumerate(texts)]
+        tokens = self._tokens_of_many(texts, prefix)
         found = self._computed(tokens, "embed", started)
         return [unit(vector) for vector in found] if self.normalize else found
 

@@ -7,29 +7,52 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
 
 from helpers.checks import check_path
 from helpers.engine import Engine, LoadOptions, LoadReport
-from helpers.errors import ModelFileError
+from helpers.errors import ModelFileError, ServerError
 from helpers.isolation import make_core
+from helpers.models import ModelInfo, default_model, inspect_model
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown, warn_dead
 from helpers.prompt import check_prompt
+from helpers.remote.address import SERVER_VARIABLE, address_of
 from helpers.threads import busy
 
 _EITHER = {"type_k", "type_v", "flash_attn", "swa_full", "offload_kqv", "op_offload"}
 """Fields that may also be given in `model_kwargs`, where they stood before they were fields."""
 
-_LOADING = {field.name for field in dataclasses.fields(LoadOptions)} | {"model_kwargs"}
+_SERVERS = {field.name for field in dataclasses.fields(LoadOptions)} | {"model_kwargs"}
+"""Fields that say what is loaded, and how; of a model on a server, they are the server's."""
+
+_LOADING = _SERVERS | {"server", "key"}
 """Fields that are read when the model is loaded, and never again."""
 
 
 def _expanded(path: Any) -> Any:
     return check_path("path", path) if isinstance(path, str | os.PathLike) else path
+
+
+def _hidden(key: Any) -> SecretStr | None:
+    """A key that no message shows."""
+    if key is None or isinstance(key, SecretStr):
+        return key
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a text (str), not {type(key).__name__}.")
+    return SecretStr(str.__str__(key))
 
 
 File = Annotated[str, BeforeValidator(_expanded)]
@@ -40,12 +63,25 @@ class LoadingFields(BaseModel):
 
     A field can be set later on: it is checked as at the making. What is read when the model is
     loaded cannot: make a new model, or `llm.model_copy(update={"n_ctx": 8192})`.
+
+    With `server`, the model is one that `python -m helpers serve` has loaded on another machine,
+    or this one: what says how to load, `model_path` included, is then the server's. All else is as
+    with a model loaded here, timings and grammars included.
     """
 
     model_config = ConfigDict(validate_assignment=True)
 
-    model_path: File
-    """The GGUF file; `str` or `PathLike`, `~` is expanded."""
+    model_path: File = ""
+    """The GGUF file; `str` or `PathLike`, `~` is expanded. With `server`: none."""
+
+    server: str | None = None
+    """Address of a server, such as "http://127.0.0.1:8000". None: the model is loaded here; but
+    where the environment has `LLAMA_NOTEBOOKS_SERVER`, a model that is `default_model()`, and that
+    nothing is said of how to load it, is that server's."""
+
+    key: Annotated[SecretStr | None, BeforeValidator(_hidden)] = Field(default=None, repr=False)
+    """The key that the server knows you by; `str` or `SecretStr`. None: `LLAMA_NOTEBOOKS_KEY` of
+    the environment, for the server that is named there. It is in no pickle, message or log."""
 
     # -- loading
 
@@ -128,6 +164,8 @@ class LoadingFields(BaseModel):
 
     def __init__(self, *args: Any, **values: Any) -> None:
         """Check the values and load the model."""
+        if "key" in values:  # pydantic's messages show what was given
+            values["key"] = _hidden(values["key"])
         with busy():  # pydantic's checks are Rust, and call what loads
             super().__init__(*args, **values)
 
@@ -152,9 +190,59 @@ class LoadingFields(BaseModel):
         """Check the grammar, then load the model."""
         super().model_post_init(context)
         self._check_values()  # before a slow load
-        self._engine = Engine(self._options(), make_core)
+        self._engine = self._make_engine()
         if self.verbose:
             print(self._engine.load_report, file=sys.stderr)
+
+    def _make_engine(self) -> Engine:
+        """Load the model, or connect to the server that has."""
+        given = self.model_fields_set & _SERVERS
+        chosen = {
+            name for name in given if getattr(self, name) != type(self).model_fields[name].default
+        }
+        if self.server is not None:
+            if chosen:
+                raise ValueError(
+                    f"server={self.server!r} has loaded its own model: "
+                    f"{', '.join(sorted(chosen))} cannot be given with it. Leave that out, or "
+                    "leave server out to load a model here."
+                )
+            return self._connected(self.server)
+        if self.key is not None:
+            raise ValueError("key=… is for a server: give server=…, too, or leave it out.")
+        named = os.environ.get(SERVER_VARIABLE)
+        if named and chosen == {"model_path"} and self.model_path == str(default_model()):
+            try:
+                engine = self._connected(named)
+            except ServerError as error:
+                if error.code != "model_not_found":  # no model for vectors, say: one is loaded here
+                    raise
+            else:
+                self.__dict__["server"] = named
+                return engine
+        if not self.model_path:
+            raise ValueError(
+                f"{type(self).__name__} needs model_path=…, a GGUF file such as default_model(), "
+                "or server=…, the address of a server that has loaded one."
+            )
+        return Engine(self._options(), make_core)
+
+    def _connected(self, server: str, *, embeddings: bool = False) -> Engine:
+        """The engine of a server."""
+        from helpers.remote.engine import RemoteEngine  # httpx takes a moment
+
+        return RemoteEngine(address_of(server, self.key), embeddings=embeddings)
+
+    def _inspected(self) -> ModelInfo:
+        """What the model's file says of it; a server tells that without the weights."""
+        if self.server is None:
+            return inspect_model(self.model_path)
+        return inspect_model(self._engine.options.model_path, check=False)
+
+    @property
+    def _model_name(self) -> str:
+        """The file's name."""
+        return Path(self.model_path).name if self.server is None else self.load_report.model
 
     def _options(self) -> LoadOptions:
         fields = type(self).model_fields
@@ -185,8 +273,9 @@ class LoadingFields(BaseModel):
             return
         changes = self._known({name: value})
         if self._reloads(changes):
+            shown = "…" if name == "key" else repr(value)
             raise AttributeError(
-                f"{name}={value!r} cannot be set: the model was loaded with "
+                f"{name}={shown} cannot be set: the model was loaded with "
                 f"{name}={getattr(self, name)!r}. Make a new {type(self).__name__}, or "
                 f"llm.model_copy(update={{{name!r}: …}}), which loads it anew."
             )
@@ -206,10 +295,17 @@ class LoadingFields(BaseModel):
         changes = self._known(update or {})
         if self._reloads(changes):
             given = {name: getattr(self, name) for name in self.model_fields_set}
+            if changes.get("server") is not None:  # a model of its own, in place of what was loaded
+                given = {name: value for name, value in given.items() if name not in _SERVERS}
             return type(self)(**given | changes)
         copied = super().model_copy(deep=deep)
         copied._change(changes)
         return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What a pickle holds: all but the key."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "key": None}}
 
     def __copy__(self) -> Self:
         """A copy that shares the loaded model; closing one does not close the other."""

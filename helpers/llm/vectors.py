@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import PrivateAttr
 
+from helpers.engine import Engine
 from helpers.engine.embedder import BATCH_TOKENS, DEVICE_BATCH_TOKENS
 from helpers.errors import ContextOverflowError
 from helpers.llm.loading import LoadingFields
@@ -59,11 +60,25 @@ class VectorFields(LoadingFields):
         """Check the values, then load the model."""
         super().model_post_init(context)
         options = self._engine.options
-        header = check_overrides(options.model_path, options.kv_overrides)[0]
+        if self.server is None:
+            header = check_overrides(options.model_path, options.kv_overrides)[0]
+        else:
+            header = self._inspected().metadata
         # A model that was trained to sum a text up in its end token, in a file that forgets to put
         # it there, as the first ones of Qwen3-Embedding (ggml-org/llama.cpp#14234).
         if header.hyper("pooling_type") == _LAST and _ADD_END not in header:
             self._ending = header.get("tokenizer.ggml.eos_token_id")
+
+    def _connected(self, server: str, *, embeddings: bool = True) -> Engine:
+        engine = super()._connected(server, embeddings=embeddings)
+        pooling = engine.load_report.pooling
+        if self.pooling not in (None, pooling):
+            engine.close()
+            raise ValueError(
+                f"pooling={self.pooling!r} is not the server's, which is {pooling!r}. Leave it "
+                "out, or load the model here."
+            )
+        return engine
 
     @classmethod
     def _known(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,14 +123,26 @@ class VectorFields(LoadingFields):
 
     def _tokens(self, text: str, prefix: str = "", number: int = 0) -> list[int]:
         """The tokens of a text; what it says never becomes a control token."""
-        if not isinstance(text, str):
-            raise TypeError(f"Text {number} is {text!r}, a {type(text).__name__}: give a str.")
-        tokens = self._supplied(prefix + text)
-        # Where nothing is put around a text, an empty one has no tokens, and no vector.
-        return self._fitting(tokens or self._supplied(" "), text, number)
+        return self._tokens_of_many([text], prefix, number)[0]
+
+    def _tokens_of_many(
+        self, texts: Sequence[str], prefix: str = "", first: int = 0
+    ) -> list[list[int]]:
+        """The tokens of texts, the first of which has a number for messages."""
+        for number, text in enumerate(texts, first):
+            if not isinstance(text, str):
+                raise TypeError(f"Text {number} is {text!r}, a {type(text).__name__}: give a str.")
+        found = self._engine.tokenize_many([Prompt([(prefix + text, False)]) for text in texts])
+        return [
+            # Where nothing is put around a text, an empty one has no tokens, and no vector.
+            self._fitting(self._ended(tokens) or self._supplied(" "), text, number)
+            for number, (tokens, text) in enumerate(zip(found, texts, strict=True), first)
+        ]
 
     def _supplied(self, text: str) -> list[int]:
-        tokens = self._engine.tokenize(Prompt([(text, False)]))
+        return self._ended(self._engine.tokenize(Prompt([(text, False)])))
+
+    def _ended(self, tokens: list[int]) -> list[int]:
         if self._ending is not None and tokens[-1:] != [self._ending]:
             tokens.append(self._ending)
         return tokens

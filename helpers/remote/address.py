@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 SERVER_VARIABLE = "LLAMA_NOTEBOOKS_SERVER"
@@ -64,17 +64,19 @@ def address_of(server: str, key: SecretStr | None = None) -> Address:
 
 def _plain(text: str) -> str:
     """The address in one spelling."""
+    if not isinstance(text, str):
+        raise TypeError(f"server must be a text (str), not {type(text).__name__}.")
     try:
-        url = httpx.URL(text.strip())
-        port = url.port
-    except httpx.InvalidURL as error:
+        parts = urlsplit(text.strip())
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
         raise ValueError(f"server={text!r} is no address: {error}. {_REMEDY}") from None
-    if url.userinfo:  # shown nowhere: it may be a password
-        raise ValueError(f"server= has a user or a password in it: give key=… instead. {_REMEDY}")
-    if url.scheme not in ("http", "https") or not url.host:
+    if "@" in parts.netloc:  # shown nowhere: it may be a password
+        raise ValueError(f"server=… has a user or a password in it: give key=… instead. {_REMEDY}")
+    if parts.scheme not in ("http", "https") or not host or not text.isascii():
         raise ValueError(f"server={text!r} is no address of http or https. {_REMEDY}")
-    if url.query or url.fragment:
-        raise ValueError(f"server={text!r} has more behind its path. {_REMEDY}")
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    path = url.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{url.scheme}://{host}{'' if port is None else f':{port}'}{path}"
+    if parts.query or parts.fragment or any(char.isspace() for char in text.strip()):
+        raise ValueError(f"server={text!r} has more than a path behind the host. {_REMEDY}")
+    host = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"

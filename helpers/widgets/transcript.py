@@ -218,7 +218,7 @@ def _loading(chat: BaseChatModel) -> tuple[str, list[str]]:
     embedded = False
     with contextlib.suppress(ModelFileError):  # this machine may have no embedded model
         embedded = os.path.realpath(path) == os.path.realpath(default_model())
-    fields = [f"model_path={'default_model()' if embedded else repr(path)}"]
+    fields = [f"model_path={'default_model()' if embedded else repr(path)}"] if path else []
     names = ["ChatLlamaCpp", *(["default_model"] if embedded else [])]
     if values.get("chat_template") == PLAIN_TEMPLATE:
         del values["chat_template"]
