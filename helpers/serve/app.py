@@ -207,7 +207,8 @@ class House:
         async def answer() -> Response:
             await key_of(request, self.keys)
             body = await self._body(request)
-            return JsonResponse(await asyncio.to_thread(tokenize, self.served.engine, body))
+            engine = await self.served.engine_of(body.get("model"))
+            return JsonResponse(await asyncio.to_thread(tokenize, engine, body))
 
         return await self._told(request, answer)
 

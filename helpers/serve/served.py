@@ -94,6 +94,17 @@ class Served:
                 self._embedder = await asyncio.to_thread(self._load_embedder)
         return self._embedder
 
+    async def engine_of(self, given: Any) -> Engine:
+        """What makes tokens for a model's name; where none is given, for text.
+
+        Raises:
+            Problem: There is no such model here.
+        """
+        if given in (None, self.name):
+            return self.engine
+        self.check_name(given, self.vectors_name)
+        return (await self.embedder())._engine
+
     def _load_embedder(self) -> LlamaCppEmbeddings:
         settings = self._settings
         return LlamaCppEmbeddings(
@@ -143,6 +154,8 @@ class Served:
         }
         if face is not None:
             meta["load_report"] = report_to_json(face.load_report)
+        if name == self.vectors_name and self._embedder is not None:
+            meta["vectors_report"] = report_to_json(self._embedder.load_report)
         return {
             "id": name,
             "object": "model",
