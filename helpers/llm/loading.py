@@ -197,8 +197,11 @@ class LoadingFields(BaseModel):
     def _make_engine(self) -> Engine:
         """Load the model, or connect to the server that has."""
         given = self.model_fields_set & _SERVERS
+        fields = type(self).model_fields
         chosen = {
-            name for name in given if getattr(self, name) != type(self).model_fields[name].default
+            name
+            for name in given
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
         }
         if self.server is not None:
             if chosen:

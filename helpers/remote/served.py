@@ -48,31 +48,52 @@ async def find_model(connection: Connection, *, embeddings: bool) -> Served:
         ServerError: It has none, is no server of ours, or is not there.
         ModelFileError: The header that it sends is none.
     """
+    name, meta = _chosen(connection, await _cards(connection), embeddings)
+    report = "vectors_report" if embeddings else "load_report"
+    if embeddings and report not in meta:  # it is loaded when it is first asked for
+        await connection.json("/v1/embeddings", {"model": name, "input": "."})
+        name, meta = _chosen(connection, await _cards(connection), embeddings)
+    try:
+        return await _described(connection, name, meta, report_from_json(meta.get(report)))
+    except ValueError as error:
+        raise _foreign(connection, str(error)) from None
+
+
+async def _cards(connection: Connection) -> list[tuple[str, dict[str, Any]]]:
+    """The models of a server by their names, and what it says of each."""
     listed = await connection.json("/v1/models")
     models = listed.get("data") if isinstance(listed, dict) else None
-    if not isinstance(models, list):
+    if not isinstance(models, list) or not models:
         raise _foreign(connection, "it lists no models")
+    found = []
     for model in models:
         meta = model.get("meta") if isinstance(model, dict) else None
         if not isinstance(meta, dict) or not isinstance(model.get("id"), str):
             raise _foreign(connection, "it says nothing of its model but a name")
-        if meta.get("embeddings", False) is embeddings:
-            return await _described(connection, model["id"], meta)
-    wanted, has = ("makes vectors", "write text") if embeddings else ("writes text", "make vectors")
+        found.append((model["id"], meta))
+    return found
+
+
+def _chosen(
+    connection: Connection, cards: list[tuple[str, dict[str, Any]]], embeddings: bool
+) -> tuple[str, dict[str, Any]]:
+    """The model that writes; or the one for vectors, which may be the same one."""
+    found = [card for card in cards if card[1].get("embeddings", False) is embeddings]
+    if embeddings or found:
+        return (found or cards)[0]
     raise ServerError(
-        f"The server at {connection.url} has no model that {wanted}; those that it has {has}.",
+        f"The server at {connection.url} has no model that writes text: "
+        f"{', '.join(name for name, _ in cards)} makes vectors. Use LlamaCppEmbeddings.",
         code="model_not_found",
     )
 
 
-async def _described(connection: Connection, name: str, meta: dict[str, Any]) -> Served:
+async def _described(
+    connection: Connection, name: str, meta: dict[str, Any], report: LoadReport
+) -> Served:
     fingerprint = meta.get("fingerprint")
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
         raise _foreign(connection, "its model has no fingerprint")
-    try:
-        report = report_from_json(meta.get("load_report"))
-    except ValueError as error:
-        raise _foreign(connection, str(error)) from None
     claim_cache()
     # The file's name tells the family of some models.
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", report.model).lstrip(".")[-100:] or "model.gguf"
