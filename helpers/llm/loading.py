@@ -76,8 +76,9 @@ class LoadingFields(BaseModel):
 
     server: str | None = None
     """Address of a server, such as "http://127.0.0.1:8000". None: the model is loaded here; but
-    where the environment has `LLAMA_NOTEBOOKS_SERVER`, a model that is `default_model()`, and that
-    nothing is said of how to load it, is that server's."""
+    where the environment has `LLAMA_NOTEBOOKS_SERVER`, a model that is `default_model()`, and of
+    which nothing is said about how to load it, is that server's. `n_gpu_layers=0` says nothing: the
+    notebooks give it so that their answers are the same on each machine."""
 
     key: Annotated[SecretStr | None, BeforeValidator(_hidden)] = Field(default=None, repr=False)
     """The key that the server knows you by; `str` or `SecretStr`. None: `LLAMA_NOTEBOOKS_KEY` of
@@ -214,6 +215,8 @@ class LoadingFields(BaseModel):
         if self.key is not None:
             raise ValueError("key=… is for a server: give server=…, too, or leave it out.")
         named = os.environ.get(SERVER_VARIABLE)
+        if self.n_gpu_layers == 0:
+            chosen.discard("n_gpu_layers")
         if named and chosen == {"model_path"} and self.model_path == str(default_model()):
             try:
                 engine = self._connected(named)

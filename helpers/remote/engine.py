@@ -13,8 +13,9 @@ from helpers.native import Vectors
 from helpers.remote.address import Address
 from helpers.remote.core import RemoteCore
 
-_TOKENS_AT_ONCE = 8192
-"""Tokens of texts to embed in one request; the server makes its own batches of them."""
+_TOKENS_AT_ONCE = 2048
+"""Tokens of texts to embed in one request: the server makes its own batches of them, and a bar here
+moves on with each request."""
 
 
 class RemoteEngine(Engine):

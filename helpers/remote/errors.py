@@ -121,6 +121,11 @@ def error_from_json(
     if code == "context_length_exceeded":
         counts = (told.get("n_prompt_tokens"), told.get("n_ctx"))
         n_prompt_tokens, n_ctx = (count if type(count) is int else 0 for count in counts)
+        message = (
+            f"The prompt has {n_prompt_tokens} tokens, but the server's context holds {n_ctx} "
+            "(prompt and answer together). Shorten the prompt; who runs the server can give it "
+            "more with --n-ctx."
+        )
         return ContextOverflowError(n_prompt_tokens, n_ctx, message)
     if code == "invalid_grammar":
         kinds = (int, int, str, str)

@@ -429,7 +429,10 @@ def test_an_error_comes_through(
     assert type_ in (None, body["error"]["type"])
     found = error_from_json(status, through(body), {"retry-after": "2.5"})
     assert type(found) is type(error)
-    assert str(found) == str(error)
+    if isinstance(error, ContextOverflowError):  # n_ctx is not the client's to set
+        assert "n_ctx=" not in str(found)
+    else:
+        assert str(found) == str(error)
     for name, value in vars(error).items():
         if name != "retry_after":
             assert getattr(found, name) == value
