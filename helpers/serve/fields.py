@@ -45,6 +45,9 @@ COMMON = (
 
 _MOST_STOPS, _LONGEST_STOP = 16, 500
 _MOST_LOGPROBS = 20
+_ALL_LOGPROBS = 5_000_000
+"""Log probabilities that a whole answer may tell, where it is asked for more at a token: a lesson
+looks at the whole vocabulary for a few tokens."""
 _LONGEST_GRAMMAR = 200_000
 _MOST_BIASES = 1024
 
@@ -75,10 +78,16 @@ def check_bounds(body: Mapping[str, Any], n_ctx: int) -> None:
             "stop",
             f"stop may have {_MOST_STOPS} strings of up to {_LONGEST_STOP} characters each.",
         )
-    for name in ("logprobs", "top_logprobs"):
-        count = body.get(name)
-        if isinstance(count, int) and count > _MOST_LOGPROBS:
-            raise _bad(name, f"{name}={count} is more than {_MOST_LOGPROBS}.")
+    count = body.get("top_logprobs")
+    if isinstance(count, int) and count > _MOST_LOGPROBS:
+        raise _bad("top_logprobs", f"top_logprobs={count} is more than {_MOST_LOGPROBS}.")
+    count, tokens = body.get("logprobs"), most if isinstance(most, int) and most > 0 else n_ctx
+    if isinstance(count, int) and count > _MOST_LOGPROBS and count * tokens > _ALL_LOGPROBS:
+        raise _bad(
+            "logprobs",
+            f"logprobs={count} for {tokens} tokens is too much: give max_tokens of at most "
+            f"{_ALL_LOGPROBS // count}, or logprobs of at most {_MOST_LOGPROBS}.",
+        )
     bias = body.get("logit_bias")
     if isinstance(bias, Mapping) and len(bias) > _MOST_BIASES:
         raise _bad("logit_bias", f"logit_bias may have {_MOST_BIASES} tokens.")
