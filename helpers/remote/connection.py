@@ -90,18 +90,21 @@ class Connection:
             kind = response.headers.get("content-type", "")
             if not kind.startswith("text/event-stream"):
                 raise self._foreign(f"{path} answers {kind or 'something'} in place of a stream")
-            rest = b""
+            rest = bytearray()
             try:
                 async for piece in response.aiter_bytes():
-                    *lines, rest = (rest + piece).split(b"\n")
+                    rest += piece
+                    if len(rest) > _LARGEST:
+                        raise self._foreign("a line of its stream has no end")
+                    if b"\n" not in piece:
+                        continue
+                    *lines, rest = rest.split(b"\n")
                     for line in lines:
                         if done or not line.startswith(b"data:"):
                             continue
-                        data = line[5:].strip()
+                        data = bytes(line[5:].strip())
                         done = data == b"[DONE]"
                         yield DONE if done else self._parsed(data)
-                    if len(rest) > _LARGEST:
-                        raise self._foreign("a line of its stream has no end")
             except httpx.HTTPError as error:
                 if not done:
                     raise self._broken(error) from None

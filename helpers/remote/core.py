@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from helpers.engine.options import Chunk, Completion
+from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.report import LoadReport
 from helpers.engine.sequence import Job
 from helpers.errors import HelpersError, ServerError
@@ -88,10 +88,7 @@ class RemoteCore:
         """Send jobs to the server; their sinks are called from this core's thread."""
         self._check_process()
         # Written here, so that what cannot be sent is the caller's exception.
-        bodies = [
-            (job, {**request_to_json(job.request), "model": self.served.id, **_STREAMED})
-            for job in jobs
-        ]
+        bodies = [(job, self._body(job.request)) for job in jobs]
         with self._lock:
             self._check_open()
             for job, body in bodies:
@@ -147,6 +144,12 @@ class RemoteCore:
                 self._loop.call_soon_threadsafe(self._loop.stop)
         if wait and threading.current_thread() is not self._thread:
             self._thread.join(timeout=5)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = request_to_json(request)
+        if request.max_tokens is not None:  # the server refuses more than there can be
+            body["max_tokens"] = min(request.max_tokens, self.load_report.n_ctx)
+        return {**body, "model": self.served.id, **_STREAMED}
 
     def _check_process(self) -> None:
         if os.getpid() != self.pid:

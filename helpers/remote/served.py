@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from helpers.engine.report import LoadReport
-from helpers.errors import ServerError
+from helpers.errors import ModelFileError, ServerError
 from helpers.install.paths import claim_cache, header_folder
 from helpers.models import inspect_model
 from helpers.models.cursor import MAX_HEADER_BYTES
@@ -104,7 +104,11 @@ async def _described(
         if _sum(raw) != fingerprint:
             raise _foreign(connection, "the header that it sends is not the one that it names")
         _write(file, raw)
-    inspect_model(file, check=False)
+    info = inspect_model(file, check=False)
+    if not info.architecture or not info.n_vocab:
+        raise ModelFileError(
+            f"The header that the server at {connection.url} sends says nothing of a model."
+        )
     return Served(name, replace(report, server=connection.url), fingerprint, file)
 
 
