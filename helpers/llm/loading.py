@@ -212,8 +212,6 @@ class LoadingFields(BaseModel):
                     "leave server out to load a model here."
                 )
             return self._connected(self.server)
-        if self.key is not None:
-            raise ValueError("key=… is for a server: give server=…, too, or leave it out.")
         named = os.environ.get(SERVER_VARIABLE)
         if self.n_gpu_layers == 0:
             chosen.discard("n_gpu_layers")
@@ -226,6 +224,8 @@ class LoadingFields(BaseModel):
             else:
                 self.__dict__["server"] = named
                 return engine
+        if self.key is not None:
+            raise ValueError("key=… is for a server: give server=…, too, or leave it out.")
         if not self.model_path:
             raise ValueError(
                 f"{type(self).__name__} needs model_path=…, a GGUF file such as default_model(), "

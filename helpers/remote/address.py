@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -38,6 +39,23 @@ class Address:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _plain(self.url))
+        if self.key is not None:
+            plain = self.key.get_secret_value().strip()  # as of a line that was read from a file
+            if not plain or not plain.isascii() or not plain.isprintable() or " " in plain:
+                raise ValueError(
+                    "key=… cannot be a key: one has letters, digits and signs, and no blanks. "
+                    "Copy it again as it was given to you."
+                )
+            object.__setattr__(self, "key", SecretStr(plain))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def __copy__(self) -> Address:
         return self

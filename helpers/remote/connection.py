@@ -7,6 +7,7 @@ What a server answers is an object or an exception of ours. A connection that br
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,6 +54,7 @@ class Connection:
             headers=headers,
             timeout=httpx.Timeout(SILENCE, connect=_CONNECT, pool=None),
             limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=_IDLE),
+            trust_env=not address.is_loopback,  # a proxy of the environment leads elsewhere
         )
         self._answered = 0.0  # when the server has last taken a request, or ended one
 
@@ -117,7 +119,7 @@ class Connection:
     @asynccontextmanager
     async def _answer(self, path: str, body: Any) -> AsyncIterator[httpx.Response]:
         """The response to a request that the server takes, sooner or later."""
-        content = None if body is None else write_json(body)
+        content = None if body is None else _written(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         method = "GET" if body is None else "POST"
         clock = asyncio.get_running_loop().time
@@ -224,6 +226,14 @@ class Connection:
                 "the system does not know is named by SSL_CERT_FILE."
             )
         return ServerError(f"No server answers at {self.url} ({_reason(error)}). {hint}")
+
+
+def _written(body: Any) -> bytes:
+    """A body in UTF-8, of which a server takes more; half a surrogate pair needs ASCII."""
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return write_json(body)
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -44,9 +44,10 @@ _T = TypeVar("_T")
 
 AT_ONCE = LoadOptions.n_parallel
 """Requests that are with the server at a time; the others wait here, in their order."""
-TEXTS_AT_ONCE = 256
-"""Texts that one request asks the tokens of."""
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 100_000
+"""Texts that one request asks the tokens of: a server takes a megabyte."""
 _CLOSED = "This model has been closed. Make a new one to go on."
+_ANEW = "Make the model anew: its template and its tokens are others."
 
 
 class RemoteCore:
@@ -65,7 +66,8 @@ class RemoteCore:
         self.pid = os.getpid()
         self.native_log: list[tuple[int, str]] = []
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._stale = self._doubted = False
+        self._embeddings = embeddings
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._connection = Connection(address)
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -81,8 +83,11 @@ class RemoteCore:
 
     @property
     def alive(self) -> bool:
-        """False once it was closed, and in a process that was forked: there a new one is made."""
-        return not self._closed and os.getpid() == self.pid
+        """Whether it can be used: not when closed, in a fork, or when the server has another model.
+
+        Then an engine makes a new one.
+        """
+        return not self._closed and not self._stale and os.getpid() == self.pid
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Send jobs to the server; their sinks are called from this core's thread."""
@@ -108,8 +113,7 @@ class RemoteCore:
     def tokenize_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`tokenize` for several prompts, in few round trips."""
         found: list[list[int]] = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            some = texts[start : start + TEXTS_AT_ONCE]
+        for some in _in_parts(texts):
             body = {"model": self.served.id, "prompts": [prompt_to_json(text) for text in some]}
             answer = self._ask(self._connection.json("/tokenize", body))
             found += _tokens(answer, len(some))
@@ -168,8 +172,11 @@ class RemoteCore:
 
         async def run() -> None:
             try:
+                await self._make_sure()
                 outcome.put((await work, None))
             except BaseException as error:
+                work.close()
+                self._note(error)
                 outcome.put((None, error))
 
         try:
@@ -216,10 +223,30 @@ class RemoteCore:
         if job in self._tasks:
             self._tasks[job].cancel()
 
+    async def _make_sure(self) -> None:
+        """Where a server was gone, look whether the one that is there now has the same model."""
+        if self._doubted:
+            found = await find_model(self._connection, embeddings=self._embeddings)
+            if (found.id, found.fingerprint) != (self.served.id, self.served.fingerprint):
+                self._stale = True
+                raise ServerError(
+                    f"The server at {self._connection.url} has another model than before, "
+                    f"{found.id}. {_ANEW}",
+                    code="model_not_found",
+                )
+            self._doubted = False
+
+    def _note(self, error: BaseException) -> None:
+        """What an error says of the server."""
+        if isinstance(error, ServerError):
+            self._doubted |= error.status is None and hasattr(self, "served")
+            self._stale |= error.code == "model_not_found"
+
     async def _generate(self, job: Job, body: dict[str, Any]) -> None:
         answer = _Answer(job, self.load_report.load_ms)
         try:
             async with self._room:
+                await self._make_sure()
                 stream = self._connection.events("/v1/completions", body)
                 async with contextlib.aclosing(stream):
                     async for event in stream:
@@ -229,6 +256,7 @@ class RemoteCore:
         except asyncio.CancelledError:
             answer.cancelled()
         except Exception as error:
+            self._note(error)
             if not job.ended:
                 _tell(job, error)
 
@@ -286,8 +314,10 @@ class _Answer:
         )
 
     def cancelled(self) -> None:
-        """Tell that nobody waits any more."""
-        if not self._job.ended:
+        """Tell that there will be no more of it, which is no answer unless that was asked for."""
+        if not self._job.ended and not self._job.cancelled:
+            _tell(self._job, HelpersError("The connection was closed during this call."))
+        elif not self._job.ended:
             text = "".join(chunk.text for chunk in self._chunks)
             timings = Timings(load_ms=self._load_ms, total_ms=self._ms())
             _tell(self._job, Completion(text, "cancelled", timings, 0, len(self._chunks)))
@@ -301,6 +331,20 @@ def _tell(job: Job, event: Chunk | Completion | BaseException) -> None:
         job.tell(event)
     except Exception:  # the receiver is gone: its event loop is closed
         raise asyncio.CancelledError from None
+
+
+def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in groups that a request has room for."""
+    part: list[str] = []
+    room = 0
+    for text in texts:
+        if part and (len(part) == _TEXTS_AT_ONCE or len(text) > room):
+            yield part
+            part = []
+        room = (room if part else _CHARACTERS_AT_ONCE) - len(text)
+        part.append(text)
+    if part:
+        yield part
 
 
 def _tokens(answer: Any, count: int) -> list[list[int]]:

@@ -35,6 +35,7 @@ class RemoteEngine(Engine):
 
     def __init__(self, address: Address, *, embeddings: bool = False) -> None:
         self._address, self._embeddings = address, embeddings
+        self._fingerprint = ""
         super().__init__(LoadOptions(model_path=address.url))
 
     def _attach(self) -> None:
@@ -43,7 +44,15 @@ class RemoteEngine(Engine):
         self._use(key, lambda: RemoteCore(address, embeddings=embeddings))
         core = self._shared.core
         assert isinstance(core, RemoteCore)
-        self._served = core.served
+        fingerprint = self._fingerprint or core.served.fingerprint
+        if core.served.fingerprint != fingerprint:
+            self._detach()
+            raise ServerError(
+                f"The server at {address.url} has another model than before, {core.served.id}. "
+                "Make the model anew: its template and its tokens are others.",
+                code="model_not_found",
+            )
+        self._fingerprint = fingerprint
         try:
             self.options = LoadOptions(
                 model_path=str(core.served.header),
@@ -56,7 +65,7 @@ class RemoteEngine(Engine):
     @property
     def files(self) -> tuple[Any, ...]:
         """The server and the fingerprint of its model."""
-        return (self._address.url, self._served.fingerprint)
+        return (self._address.url, self._fingerprint)
 
     def embed(
         self, texts: Sequence[Sequence[int]], room: int = _TOKENS_AT_ONCE

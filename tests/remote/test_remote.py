@@ -43,7 +43,12 @@ from helpers.serve.keys import add_keys
 from tests.support import ROOT, wait_for
 
 FRANCE = "The capital of France is"
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 def running(url: str) -> int:
