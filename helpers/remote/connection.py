@@ -55,6 +55,7 @@ class Connection:
             timeout=httpx.Timeout(SILENCE, connect=_CONNECT, pool=None),
             limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=_IDLE),
             trust_env=not address.is_loopback,  # a proxy of the environment leads elsewhere
+            verify=self.url.startswith("https:"),  # else the certificates are read for nothing
         )
         self._answered = 0.0  # when the server has last taken a request, or ended one
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import pickle
 import socket
 import time
@@ -229,8 +230,6 @@ def test_a_path_before_the_path(pretender: Scripted) -> None:
 
 
 def test_a_header_that_is_none(pretender: Scripted) -> None:
-    import hashlib
-
     raw = header_bytes(default_model())
     cards = pretender.answers["/v1/models"]
 
@@ -379,11 +378,55 @@ def test_a_pickle_takes_the_key_of_the_environment(
     pretender.answers["/v1/completions"] = WHOLE
     with LlamaCpp(server=pretender.url, key=KEY) as llm:
         raw = pickle.dumps(llm)
-    monkeypatch.setenv("LLAMA_NOTEBOOKS_KEY", "of the environment")
+    monkeypatch.setenv("LLAMA_NOTEBOOKS_KEY", "sk-of-the-environment")
     with pickle.loads(raw) as found:
         assert found.invoke("x") == "ab"
         assert found.key is None
-    assert pretender.seen[-1][1]["authorization"] == "Bearer of the environment"
+    assert pretender.seen[-1][1]["authorization"] == "Bearer sk-of-the-environment"
+
+
+@pytest.mark.parametrize("wrong", ["", " ", "a b", "a\r\nHost: b", "schlüssel", "a\x00b"])
+def test_what_is_no_key(scripted: Scripted, wrong: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a key") as caught:
+        LlamaCpp(server=scripted.url, key=wrong)
+    assert scripted.seen == []
+    assert not wrong.strip() or wrong not in str(caught.value)
+
+
+def test_a_key_from_a_line_of_a_file(pretender: Scripted) -> None:
+    LlamaCpp(server=pretender.url, key=f"{KEY}\n").close()
+    assert pretender.seen[0][1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_another_model_is_not_taken_for_the_one_before(pretender: Scripted) -> None:
+    cards, header = (pretender.answers[path] for path in ("/v1/models", "/v1/models/it/header"))
+    pretender.answers["/v1/completions"] = WHOLE
+    llm = LlamaCpp(server=pretender.url)
+    assert llm.invoke("x") == "ab"
+    pretender.answers["/v1/completions"] = answer(piece("a"), whole=False)  # it goes down,
+    with pytest.raises(ServerError, match="broke off"):
+        llm.invoke("x")
+    pretender.answers["/v1/completions"] = WHOLE
+    assert llm.invoke("x") == "ab"  # and comes back as it was
+    pretender.answers["/v1/completions"] = answer(piece("a"), whole=False)
+    with pytest.raises(ServerError, match="broke off"):
+        llm.invoke("x")
+    pretender.answers["/v1/completions"] = WHOLE
+    raw = header_bytes(default_model()) + b"\0" * 32
+    meta = {"embeddings": False, "load_report": {**REPORT, "model": "other.gguf"}}
+    meta["fingerprint"] = hashlib.sha256(raw).hexdigest()
+    pretender.answers["/v1/models"] = lambda handler: handler.say(
+        200, {"data": [{"id": "other", "meta": meta}]}
+    )
+    pretender.answers["/v1/models/other/header"] = lambda handler: handler.say(200, raw)
+    for _ in range(3):
+        with pytest.raises(ServerError, match="another model than before, other"):
+            llm.invoke("x")
+    with LlamaCpp(server=pretender.url) as anew:
+        assert anew.invoke("x") == "ab"
+        assert anew.load_report.model == "other.gguf"
+    pretender.answers |= {"/v1/models": cards, "/v1/models/it/header": header}
+    llm.close()
 
 
 def test_whole_answers_have_one_form(pretender: Scripted) -> None:
