@@ -191,7 +191,7 @@ class Connection:
                 else "No key was sent: give key=…, or set LLAMA_NOTEBOOKS_KEY"
             )
             return ServerError(f"{self.url}: {error} {remedy}.", status=status, code=error.code)
-        if isinstance(error, ServerError) and status == 404 and error.code is None:
+        if isinstance(error, ServerError) and status == 404 and error.code in (None, "not_found"):
             return self._foreign("it does not know the path", status=status)
         return error
 
