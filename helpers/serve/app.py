@@ -20,7 +20,7 @@ from helpers.serve.chats import read_chat
 from helpers.serve.completions import read_completions
 from helpers.serve.fields import check_bounds, envelope, given_fields
 from helpers.serve.guard import SameSite, key_of
-from helpers.serve.keys import KeyFile, KeyStore
+from helpers.serve.keys import Key, KeyFile, KeyStore
 from helpers.serve.limits import Admission
 from helpers.serve.metrics import Metrics
 from helpers.serve.problems import JsonResponse, Problem, problem_response
@@ -139,6 +139,14 @@ class House:
                     await asyncio.sleep(0.02)
         self.desk.end_all()
 
+    async def _key(self, request: Request, *, teacher: bool = False) -> Key:
+        """Whose request it is, noted for what may go wrong with it."""
+        key = await key_of(request, self.keys)
+        request.state.key = key.name
+        if teacher and not key.teacher:
+            raise Problem(403, "teacher_only", f"The key of {key.name} is not a teacher's.")
+        return key
+
     async def _body(self, request: Request) -> dict[str, Any]:
         body = await json_body(request, self.settings.body_bytes, self.settings.stall_s)
         return given_fields(body)
@@ -150,7 +158,7 @@ class House:
         began = time.monotonic()
 
         async def answer() -> Response:
-            key = await key_of(request, self.keys)
+            key = await self._key(request)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.name)
             check_bounds(body, self.served.n_ctx)
@@ -165,7 +173,7 @@ class House:
         began = time.monotonic()
 
         async def answer() -> Response:
-            key = await key_of(request, self.keys)
+            key = await self._key(request)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.name)
             check_bounds(body, self.served.n_ctx)
@@ -181,7 +189,7 @@ class House:
         """POST /v1/embeddings."""
 
         async def answer() -> Response:
-            key = await key_of(request, self.keys)
+            key = await self._key(request)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.vectors_name)
             texts = read_texts(body)
@@ -205,7 +213,7 @@ class House:
         """POST /tokenize."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys)
+            await self._key(request)
             body = await self._body(request)
             engine = await self.served.engine_of(body.get("model"))
             return JsonResponse(await asyncio.to_thread(tokenize, engine, body))
@@ -220,7 +228,8 @@ class House:
             response = problem_response(error)
             code = str(getattr(error, "code", type(error).__name__))
             self.metrics.requests.labels(request.scope["route"].path, code).inc()
-            self.metrics.problem("", response.status_code, code)
+            name = getattr(request.state, "key", "")
+            self.metrics.problem(name, response.status_code, code)
             return response
 
     # -- what there is to know --------------------------------------------------------------------
@@ -229,7 +238,7 @@ class House:
         """GET /v1/models."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys)
+            await self._key(request)
             cards = [await asyncio.to_thread(self.served.card, n) for n in self.served.names()]
             return JsonResponse({"object": "list", "data": cards})
 
@@ -239,7 +248,7 @@ class House:
         """GET /v1/models/{name}."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys)
+            await self._key(request)
             return JsonResponse(await asyncio.to_thread(self.served.card, name))
 
         return await self._told(request, answer)
@@ -248,7 +257,7 @@ class House:
         """GET /v1/models/{name}/header."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys)
+            await self._key(request)
             raw, tag = await asyncio.to_thread(self.served.header_of, name)
             headers = {"etag": f'"{tag}"', "cache-control": "private, no-cache"}
             if request.headers.get("if-none-match") == headers["etag"]:
@@ -266,7 +275,7 @@ class House:
         """GET /metrics."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys, teacher=True)
+            await self._key(request, teacher=True)
             self.metrics.running.set(self.desk.running)
             self.metrics.waiting.set(self.desk.waiting)
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -277,7 +286,7 @@ class House:
         """GET /status."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys, teacher=True)
+            await self._key(request, teacher=True)
             return JsonResponse(status_of(self), headers={"cache-control": "no-store"})
 
         return await self._told(request, answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -108,7 +109,7 @@ def _layers(given: str) -> int | str:
 
 def _end_with_input() -> None:
     """End the server when nobody holds the other end of its input any more."""
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not sys.stdin, whose lock Python wants at its end
         pass
     signal.raise_signal(signal.SIGTERM)
 

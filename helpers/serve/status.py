@@ -31,6 +31,7 @@ def health_of(house: House) -> dict[str, Any]:
         "n_parallel": house.settings.n_parallel,
         "queue": house.settings.queue,
         "n_ctx": house.served.n_ctx,
+        "keys": house.keys is not None,
     }
 
 
@@ -53,7 +54,6 @@ def status_of(house: House) -> dict[str, Any]:
         **health_of(house),
         "now": time.time(),
         "began": house.began,
-        "keys": house.keys is not None,
         "description": report.description,
         "users": sorted(users, key=lambda user: -user["last_seen"]),
         "tokens_per_second": house.metrics.history(),

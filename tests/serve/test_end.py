@@ -71,9 +71,10 @@ def test_a_server_ends_with_its_kernel(tmp_path: Path) -> None:
     with kernel:
         assert kernel.stdout is not None
         pid = int(kernel.stdout.readline())
-        (engine,) = psutil.Process(pid).children()
+        children = psutil.Process(pid).children()
+        assert any("helpers.isolation.child" in child.cmdline() for child in children)
         kernel.kill()
-    assert gone(pid) and gone(engine.pid)
+    assert gone(pid) and all(gone(child.pid) for child in children)
 
 
 def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
@@ -81,5 +82,5 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     damaged.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(ServerError, match=r"model\.gguf"):
         serve(damaged)
-    with pytest.raises(ServerError, match="nearest|unrecognized|--paralel"):
+    with pytest.raises(ServerError, match="unrecognized arguments: --paralel"):
         serve(paralel=2)
