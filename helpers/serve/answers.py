@@ -20,7 +20,7 @@ from helpers.serve.keys import Key
 from helpers.serve.limits import Admission
 from helpers.serve.metrics import Metrics
 from helpers.serve.problems import Problem, described
-from helpers.serve.sending import Wire, hung_up
+from helpers.serve.sending import Wire, unless_gone
 
 Item = Chunk | Completion
 
@@ -145,38 +145,31 @@ class Answer(Response):
         self._done: dict[int, Completion] = {}
         self._last: float | None = None
         self._ended: Problem | None = None
-        self._work_task: asyncio.Task[str] | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     def end(self, problem: Problem) -> None:
         """Give the answer up; the client learns why."""
         self._ended = problem
-        if self._work_task is not None:
-            self._work_task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; a client that hangs up ends the work at once."""
-        metrics = self._desk.metrics
-        self._work_task = work = asyncio.create_task(self._work(Wire(send)))
+        metrics, outcome = self._desk.metrics, "stopped"
         self._desk.answers.add(self)
-        gone = asyncio.create_task(hung_up(receive))
-        outcome = "stopped"
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                outcome = work.result()
-            else:
-                outcome = "client_gone"
-                metrics.problem(self._key.name, 499, outcome)
+            outcome = await unless_gone(receive, self._work(Wire(send)))
+        except Problem as gone:
+            outcome = gone.code
+            metrics.problem(self._key.name, gone.status, outcome)
         finally:
             self._desk.answers.discard(self)
-            work.cancel()
-            gone.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
             metrics.requests.labels(scope["path"], outcome).inc()
             metrics.duration.observe(time.monotonic() - self._began)
 
     async def _work(self, wire: Wire) -> str:
         """Compute and send; how it ended, in a word for the metrics."""
+        self._task = asyncio.current_task()
         try:
             async with asyncio.timeout(self._desk.request_s):
                 idle = not self._desk.admission.in_flight

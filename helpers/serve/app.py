@@ -23,7 +23,8 @@ from helpers.serve.guard import SameSite, key_of
 from helpers.serve.keys import Key, KeyFile, KeyStore
 from helpers.serve.limits import Admission
 from helpers.serve.metrics import Metrics
-from helpers.serve.problems import JsonResponse, Problem, problem_response
+from helpers.serve.problems import JsonResponse, Problem, described, problem_response
+from helpers.serve.sending import unless_gone
 from helpers.serve.served import Served
 from helpers.serve.settings import ServeSettings
 from helpers.serve.status import health_of, status_of
@@ -198,7 +199,9 @@ class House:
                 try:
                     async with asyncio.timeout(self.settings.request_s):
                         model = await self.served.embedder()
-                        data, count = await asyncio.to_thread(embed, model, body, texts, stop)
+                        data, count = await unless_gone(
+                            request.receive, asyncio.to_thread(embed, model, body, texts, stop)
+                        )
                 finally:
                     stop.set()
                 ticket.tokens = count
@@ -225,12 +228,11 @@ class House:
         try:
             return await answer()
         except Exception as error:
-            response = problem_response(error)
-            code = str(getattr(error, "code", type(error).__name__))
+            status, body, headers = described(error)
+            code = str(body["error"]["code"])
             self.metrics.requests.labels(request.scope["route"].path, code).inc()
-            name = getattr(request.state, "key", "")
-            self.metrics.problem(name, response.status_code, code)
-            return response
+            self.metrics.problem(getattr(request.state, "key", ""), status, code)
+            return JsonResponse(body, status, headers)
 
     # -- what there is to know --------------------------------------------------------------------
 

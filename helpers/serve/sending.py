@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Send
+
+from helpers.serve.problems import Problem
+
+_T = TypeVar("_T")
 
 _EVENTS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -61,7 +66,29 @@ class Wire:
         )
 
 
-async def hung_up(receive: Receive) -> None:
-    """Return when the client has gone; the body must have been read."""
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """What some work gives; it is cancelled as soon as the client has hung up.
+
+    Args:
+        receive: ASGI's; the body must have been read.
+        work: The work.
+
+    Raises:
+        Problem: The client has hung up.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Problem(499, "client_gone", "The client has hung up.")
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

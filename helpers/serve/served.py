@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from helpers.engine import Engine
+from helpers.engine import Engine, LoadReport
 from helpers.llm import ChatLlamaCpp, LlamaCppEmbeddings
 from helpers.models import ModelInfo, find_model, inspect_model
 from helpers.models.header import read_header
@@ -43,6 +43,7 @@ class Served:
             model_kwargs={"continuous_batching": True},
             **settings.load,
         )
+        self._report = self.chat.load_report
         self._embedder: LlamaCppEmbeddings | None = None
         self._loading = asyncio.Lock()
         self._vectors_path = path
@@ -54,6 +55,13 @@ class Served:
     def engine(self) -> Engine:
         """What computes the answers."""
         return self.chat._engine
+
+    @property
+    def report(self) -> LoadReport:
+        """What the last load did; asking loads nothing."""
+        if self.engine._alive:
+            self._report = self.chat.load_report
+        return self._report
 
     @property
     def n_ctx(self) -> int:

@@ -37,7 +37,7 @@ def health_of(house: House) -> dict[str, Any]:
 
 def status_of(house: House) -> dict[str, Any]:
     """All that the teacher's page shows."""
-    report = house.served.chat.load_report
+    report = house.served.report
     memory = psutil.virtual_memory()
     users = [
         {

@@ -54,13 +54,13 @@ class Running:
         """Wait until nothing is computed or waits any more."""
         return wait_for(lambda: self.status()["running"] == 0)
 
-    def engine(self) -> psutil.Process:
-        (child,) = (
+    def engines(self) -> list[psutil.Process]:
+        """The processes that hold the model: for text, and for vectors if they were asked for."""
+        return [
             child
             for child in psutil.Process(self.process.pid).children()
             if "helpers.isolation.child" in child.cmdline()
-        )
-        return child
+        ]
 
 
 @pytest.fixture(scope="session")

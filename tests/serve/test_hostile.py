@@ -233,6 +233,8 @@ def test_a_vanished_client_gives_its_place_back(server: Running) -> None:
         for _ in range(2):
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/completions", json={"prompt": "a", **LONG}, timeout=1)
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/embeddings", json={"input": ["word " * 900] * 500}, timeout=1)
     assert server.calm()
     with server.http() as http:
         assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).is_success
@@ -296,7 +298,8 @@ def test_the_engines_death_is_told_and_the_next_call_works(server: Running) -> N
     with ThreadPoolExecutor(1) as pool, streaming(server) as lines:
         other = pool.submit(whole)
         assert wait_for(lambda: server.status()["running"] == 2)
-        server.engine().kill()
+        for engine in server.engines():
+            engine.kill()
         events = [line for line in lines if line]
         assert "data: [DONE]" not in events
         error = json.loads(events[-1].removeprefix("data: "))["error"]
@@ -305,6 +308,7 @@ def test_the_engines_death_is_told_and_the_next_call_works(server: Running) -> N
     assert "SIGKILL" in told["message"]
     with server.http() as http:
         assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).is_success
+        assert http.post("/v1/embeddings", json={"input": "a"}).is_success
         assert http.get("/health").json()["status"] == "ok"
 
 
