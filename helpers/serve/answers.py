@@ -96,7 +96,6 @@ class Desk:
         admission: Who is let in.
         metrics: What is noted.
         request_s: Longest time for a request.
-        busy_since: When the last request came that found nothing being computed.
         answers: Those that are on their way.
     """
 
@@ -104,7 +103,6 @@ class Desk:
     admission: Admission
     metrics: Metrics
     request_s: float
-    busy_since: float = 0.0
     answers: set[Answer] = field(default_factory=set)
 
     def end_all(self) -> None:
@@ -172,10 +170,7 @@ class Answer(Response):
         self._task = asyncio.current_task()
         try:
             async with asyncio.timeout(self._desk.request_s):
-                idle = not self._desk.admission.in_flight
                 with self._desk.admission.admit(self._key, len(self._asked)) as ticket:
-                    if idle:
-                        self._desk.busy_since = time.monotonic()
                     try:
                         await (self._stream if self._envelope.stream else self._whole)(wire)
                     finally:
@@ -191,6 +186,8 @@ class Answer(Response):
             self._desk.metrics.problem(self._key.name, status, code)
             if isinstance(error, EngineCrashed):
                 self._desk.metrics.crashes.inc()
+            if code == "timeout" and self._desk.metrics.last_token < self._began:
+                self._desk.metrics.stuck = True  # nobody got a token all the while
             with suppress(TimeoutError):  # it does not read: the server ends the connection
                 async with asyncio.timeout(_LAST_WORDS_S):
                     if wire.began:

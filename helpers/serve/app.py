@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,16 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
-from helpers.serve.answers import Answer, Desk
+from helpers.serve.answers import Answer
 from helpers.serve.bodies import json_body
 from helpers.serve.chats import read_chat
 from helpers.serve.completions import read_completions
 from helpers.serve.fields import check_bounds, envelope, given_fields
 from helpers.serve.guard import SameSite, key_of
-from helpers.serve.keys import Key, KeyFile, KeyStore
-from helpers.serve.limits import Admission
-from helpers.serve.metrics import Metrics
+from helpers.serve.house import House
+from helpers.serve.keys import Key, KeyStore
 from helpers.serve.problems import JsonResponse, Problem, described, problem_response
 from helpers.serve.sending import unless_gone
-from helpers.serve.served import Served
 from helpers.serve.settings import ServeSettings
 from helpers.serve.status import health_of, status_of
 from helpers.serve.vectors import embed, read_texts, tokenize
@@ -68,17 +66,18 @@ def make_app(settings: ServeSettings, keys: KeyStore | None = None) -> FastAPI:
         title="llama-notebooks", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
     app.state.house = house
-    app.add_api_route("/v1/completions", house.completions, methods=["POST"])
-    app.add_api_route("/v1/chat/completions", house.chat, methods=["POST"])
-    app.add_api_route("/v1/embeddings", house.embeddings, methods=["POST"])
-    app.add_api_route("/tokenize", house.tokenize, methods=["POST"])
-    app.add_api_route("/v1/models", house.models)
-    app.add_api_route("/v1/models/{name}", house.model)
-    app.add_api_route("/v1/models/{name}/header", house.header)
-    app.add_api_route("/health", house.health)
-    app.add_api_route("/metrics", house.metrics_text)
-    app.add_api_route("/status", house.status)
-    app.add_api_route("/", house.page)
+    paths = Paths(house)
+    app.add_api_route("/v1/completions", paths.completions, methods=["POST"])
+    app.add_api_route("/v1/chat/completions", paths.chat, methods=["POST"])
+    app.add_api_route("/v1/embeddings", paths.embeddings, methods=["POST"])
+    app.add_api_route("/tokenize", paths.tokenize, methods=["POST"])
+    app.add_api_route("/v1/models", paths.models)
+    app.add_api_route("/v1/models/{name}", paths.model)
+    app.add_api_route("/v1/models/{name}/header", paths.header)
+    app.add_api_route("/health", paths.health)
+    app.add_api_route("/metrics", paths.metrics_text)
+    app.add_api_route("/status", paths.status)
+    app.add_api_route("/", paths.page)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(Exception, _failed)
     if house.keys is None:
@@ -106,39 +105,17 @@ async def _failed(request: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
-class House:
-    """The parts of one server, and what it answers on each path.
+class Paths:
+    """What the server answers on each path.
 
     Args:
-        settings: What is served to whom.
-        keys: Who has which key, where that is not in a file.
+        house: The server.
     """
 
-    def __init__(self, settings: ServeSettings, keys: KeyStore | None = None) -> None:
-        self.settings = settings
-        self.keys = keys
-        if keys is None and settings.keys is not None:
-            self.keys = KeyFile(settings.keys, settings.limits)
-        self.metrics = Metrics()
-        self.admission = Admission(
-            settings.n_parallel, settings.queue, settings.limits, limited=self.keys is not None
-        )
-        self.served = Served(settings)
-        self.desk = Desk(self.served.engine, self.admission, self.metrics, settings.request_s)
-        self.began = time.time()
-
-    async def drain(self, seconds: float) -> None:
-        """Refuse new requests, let the running answers finish, and give up those that do not.
-
-        Args:
-            seconds: How long they may go on.
-        """
-        self.admission.stopping = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.admission.in_flight:
-                    await asyncio.sleep(0.02)
-        self.desk.end_all()
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.keys, self.settings, self.served = house.keys, house.settings, house.served
+        self.admission, self.metrics, self.desk = house.admission, house.metrics, house.desk
 
     async def _key(self, request: Request, *, teacher: bool = False) -> Key:
         """Whose request it is, noted for what may go wrong with it."""
@@ -196,11 +173,16 @@ class House:
             texts = read_texts(body)
             with self.admission.admit(key, 1) as ticket:
                 stop = threading.Event()
+
+                def alive() -> bool:
+                    self.metrics.last_token = time.monotonic()
+                    return not stop.is_set()
+
                 try:
                     async with asyncio.timeout(self.settings.request_s):
                         model = await self.served.embedder()
                         data, count = await unless_gone(
-                            request.receive, asyncio.to_thread(embed, model, body, texts, stop)
+                            request.receive, asyncio.to_thread(embed, model, body, texts, alive)
                         )
                 finally:
                     stop.set()
@@ -270,7 +252,7 @@ class House:
 
     async def health(self) -> Response:
         """GET /health."""
-        health = health_of(self)
+        health = health_of(self.house)
         return JsonResponse(health, 200 if health["status"] == "ok" else 503)
 
     async def metrics_text(self, request: Request) -> Response:
@@ -289,7 +271,7 @@ class House:
 
         async def answer() -> Response:
             await self._key(request, teacher=True)
-            return JsonResponse(status_of(self), headers={"cache-control": "no-store"})
+            return JsonResponse(status_of(self.house), headers={"cache-control": "no-store"})
 
         return await self._told(request, answer)
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.errors import HelpersError
-from helpers.serve.greeting import greeting
 from helpers.serve.keys import KeyFile, add_keys, remove_keys
 from helpers.serve.settings import KeyLimits, ServeSettings
 
@@ -97,6 +96,8 @@ def _serve(argv: Sequence[str]) -> int:
             print(json.dumps({"url": url, "model": app.state.house.served.name}), flush=True)
             threading.Thread(target=_end_with_input, daemon=True).start()
         else:
+            from helpers.serve.greeting import greeting
+
             print(greeting(app.state.house, url, owners), flush=True)
 
     run(app, settings, bound, tell)

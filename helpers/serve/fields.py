@@ -66,11 +66,10 @@ def check_bounds(body: Mapping[str, Any], n_ctx: int) -> None:
     Raises:
         Problem: The message names the field and its bound.
     """
-    most = body.get("max_tokens")
-    if isinstance(most, int) and most > n_ctx:
-        raise _bad(
-            "max_tokens", f"max_tokens={most} is more than the context of {n_ctx} tokens holds."
-        )
+    for name in ("max_tokens", "max_completion_tokens"):
+        most = body.get(name)
+        if isinstance(most, int) and most > n_ctx:
+            raise _bad(name, f"{name}={most} is more than the context of {n_ctx} tokens holds.")
     stops = body.get("stop")
     texts = [stops] if isinstance(stops, str) else stops if isinstance(stops, list) else []
     if len(texts) > _MOST_STOPS or any(len(str(one)) > _LONGEST_STOP for one in texts):

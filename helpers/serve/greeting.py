@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from helpers.serve.house import House
 from helpers.serve.keys import Key
-
-if TYPE_CHECKING:
-    from helpers.serve.app import House
 
 _EVERYWHERE = ("0.0.0.0", "::")
 

@@ -68,6 +68,8 @@ class Admission:
         clock: Seconds that only grow.
         users: What each key uses.
         in_flight: Answers that are computed or wait.
+        busy_since: When the last request came that found none.
+        stopping: Whether nobody is let in any more.
     """
 
     n_parallel: int
@@ -77,6 +79,7 @@ class Admission:
     clock: Callable[[], float] = time.monotonic
     users: dict[str, Usage] = field(default_factory=dict)
     in_flight: int = 0
+    busy_since: float = 0.0
     stopping: bool = False
     _service_s: float = _FIRST_GUESS_S
 
@@ -109,6 +112,8 @@ class Admission:
             usage.errors += 1
             raise
         ticket = Ticket(key, answers, self.clock())
+        if not self.in_flight:
+            self.busy_since = ticket.began
         usage.in_flight += answers
         self.in_flight += answers
         try:

@@ -24,12 +24,14 @@ class Metrics:
         registry: What Prometheus reads.
         generated: Tokens generated since the start.
         last_token: When the last one came, by the monotonic clock.
+        stuck: Whether a request has waited its whole time, and nobody has got a token since.
         errors: The last problems, newest last: time, key, status, code.
     """
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     generated: int = 0
     last_token: float = field(default_factory=time.monotonic)
+    stuck: bool = False
     errors: deque[tuple[float, str, int, str]] = field(
         default_factory=lambda: deque(maxlen=_ERRORS_KEPT)
     )
@@ -89,7 +91,7 @@ class Metrics:
 
     def _generated(self, now: float, count: int) -> None:
         self.generated += count
-        self.last_token = now
+        self.last_token, self.stuck = now, False
         second = int(now)
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1] = (second, self._seconds[-1][1] + count)

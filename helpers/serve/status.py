@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
-if TYPE_CHECKING:
-    from helpers.serve.app import House
+from helpers.serve.house import House
 
 _SILENT_S = 120.0
-"""Answers are computed and no token comes for so long: the model hangs. Reading the longest prompt
-on the slowest machine brings one sooner, and computing a vector is none of these answers."""
+"""Something is computed and nothing comes of it for so long: the model hangs."""
 
 
 def health_of(house: House) -> dict[str, Any]:
     """Whether the server can be asked: "ok", "failing" or "stopping"."""
     desk, metrics = house.desk, house.metrics
-    status = "ok"
+    status, silent = "ok", time.monotonic() - max(metrics.last_token, house.admission.busy_since)
     if house.admission.stopping:
         status = "stopping"
-    elif desk.running and time.monotonic() - max(metrics.last_token, desk.busy_since) > _SILENT_S:
+    elif metrics.stuck or (desk.running and silent > _SILENT_S):
         status = "failing"
     return {
         "status": status,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ def embed(
     model: LlamaCppEmbeddings,
     body: Mapping[str, Any],
     texts: Sequence[str | list[int]],
-    stop: threading.Event,
+    alive: Callable[[], bool],
 ) -> tuple[list[dict[str, Any]], int]:
     """The vectors of texts in the protocol's form, and how many tokens were read.
 
@@ -69,7 +68,7 @@ def embed(
         model: The model.
         body: The body, for how they are wanted.
         texts: Its texts.
-        stop: Ends the work after the batch that is computed.
+        alive: Is asked after each of them whether somebody still waits.
 
     Raises:
         ContextOverflowError: A text is too long.
@@ -86,7 +85,7 @@ def embed(
     room = DEVICE_BATCH_TOKENS if model.load_report.n_gpu_layers else BATCH_TOKENS
     for number, vector in model._engine.embed(tokens, room):
         found[number] = unit(vector) if normalize else vector
-        if stop.is_set():
+        if not alive():
             raise TimeoutError
     width = len(found[0])
     if body.get("dimensions", width) != width:

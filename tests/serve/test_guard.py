@@ -105,10 +105,14 @@ async def test_an_answer_that_takes_too_long(app: FastAPI, http: httpx.AsyncClie
 async def test_a_model_that_hangs_is_noticed(app: FastAPI, http: httpx.AsyncClient) -> None:
     house = app.state.house
     house.admission.in_flight += 1
-    house.desk.busy_since = house.metrics.last_token = time.monotonic() - 1000
+    house.admission.busy_since = house.metrics.last_token = time.monotonic() - 1000
     answer = await http.get("/health")
     assert (answer.status_code, answer.json()["status"]) == (503, "failing")
     house.admission.in_flight -= 1
+    assert (await http.get("/health")).json()["status"] == "ok"
+    house.metrics.stuck = True  # a request has waited for nothing until its time was over
+    assert (await http.get("/health")).status_code == 503
+    await http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
     assert (await http.get("/health")).json()["status"] == "ok"
 
 
