@@ -115,7 +115,7 @@ class Paths:
     def __init__(self, house: House) -> None:
         self.house = house
         self.keys, self.settings, self.served = house.keys, house.settings, house.served
-        self.admission, self.metrics, self.desk = house.admission, house.metrics, house.desk
+        self.metrics, self.desk = house.metrics, house.desk
 
     async def _key(self, request: Request, *, teacher: bool = False) -> Key:
         """Whose request it is, noted for what may go wrong with it."""
@@ -171,7 +171,7 @@ class Paths:
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.vectors_name)
             texts = read_texts(body)
-            with self.admission.admit(key, 1) as ticket:
+            with self.house.admission.admit(key, 1) as ticket:
                 stop = threading.Event()
 
                 def alive() -> bool:

@@ -83,6 +83,8 @@ def _serve(argv: Sequence[str]) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from helpers.serve.running import bound_socket, run  # uvicorn: `keys` does without
 
+    if arguments.ready:  # from now on: a load may take long, and its end be wanted sooner
+        threading.Thread(target=_end_with_input, daemon=True).start()
     bound = bound_socket(settings)
     print(f"Loading {settings.model} …", file=sys.stderr, flush=True)
     from helpers.serve.app import make_app
@@ -92,9 +94,8 @@ def _serve(argv: Sequence[str]) -> int:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def tell() -> None:
-        if arguments.ready:  # whoever started this waits for a line to read, and holds our input
+        if arguments.ready:  # whoever started this waits for a line to read
             print(json.dumps({"url": url, "model": app.state.house.served.name}), flush=True)
-            threading.Thread(target=_end_with_input, daemon=True).start()
         else:
             from helpers.serve.greeting import greeting
 
