@@ -13,7 +13,7 @@ from helpers.serve.settings import KeyLimits
 
 _MINUTE = 60.0
 _FIRST_GUESS_S = 5.0
-"""How long an answer takes, before one was seen."""
+"""How long an answer takes, its wait included, before one was seen."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Admission:
     in_flight: int = 0
     busy_since: float = 0.0
     stopping: bool = False
-    _service_s: float = _FIRST_GUESS_S
+    _stay_s: float = _FIRST_GUESS_S
 
     def user(self, key: Key) -> Usage:
         """What a key uses, its tokens of the last seconds given back."""
@@ -123,7 +123,7 @@ class Admission:
             raise
         else:
             took = self.clock() - ticket.began
-            self._service_s += 0.2 * (took - self._service_s)
+            self._stay_s += 0.2 * (took - self._stay_s)
         finally:
             self.in_flight -= answers
             usage = self.user(key)
@@ -151,7 +151,7 @@ class Admission:
                     f"The key of {key.name} may have {limits.in_flight} answers in flight and has "
                     f"{usage.in_flight}; this request asks for {answers} more. Wait for one to "
                     "end.",
-                    retry_after=self.wait_s(),
+                    retry_after=self._next_end(usage.in_flight),
                 )
             if usage.level <= 0:
                 raise Problem(
@@ -174,9 +174,13 @@ class Admission:
                 "queue_full",
                 f"{max(0, self.in_flight - self.n_parallel)} answers wait already and the queue "
                 f"has room for {self.queue}. Try again later.",
-                retry_after=self.wait_s(),
+                retry_after=self._next_end(self.in_flight),
             )
 
-    def wait_s(self) -> float:
-        """In how many seconds an answer's place is free, as far as the last ones tell."""
-        return max(1.0, self._service_s / self.n_parallel)
+    def _next_end(self, in_flight: int) -> float:
+        """In how many seconds one of so many answers ends, as far as the last ones tell.
+
+        What stays for T seconds and is L at a time leaves every T / L seconds (Little's law); the
+        wait in the queue is a part of T.
+        """
+        return max(1.0, self._stay_s / max(1, in_flight))

@@ -143,6 +143,15 @@ def test_answers_in_flight(admission: Admission) -> None:
         pass
 
 
+def test_when_to_come_again_follows_the_last_answers(admission: Admission, clock: Clock) -> None:
+    for _ in range(50):
+        with admission.admit(BOB, 1):
+            clock.now += 40
+    with admission.admit(ADA, 2), admission.admit(BOB, 2):  # 40 s each, four at a time
+        assert refused(admission, EVE).retry_after == pytest.approx(10, rel=0.01)
+        assert refused(admission, ADA).retry_after == pytest.approx(20, rel=0.01)
+
+
 def test_tokens_come_back_with_time(admission: Admission, clock: Clock) -> None:
     with admission.admit(ADA, 1) as ticket:
         ticket.tokens = 900  # 300 more than there were
