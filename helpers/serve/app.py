@@ -21,7 +21,7 @@ from helpers.serve.completions import read_completions
 from helpers.serve.fields import check_bounds, envelope, given_fields
 from helpers.serve.guard import SameSite, key_of
 from helpers.serve.house import House
-from helpers.serve.keys import Key, KeyStore
+from helpers.serve.keys import KeyStore
 from helpers.serve.problems import JsonResponse, Problem, described, problem_response
 from helpers.serve.sending import unless_gone
 from helpers.serve.settings import ServeSettings
@@ -117,14 +117,6 @@ class Paths:
         self.keys, self.settings, self.served = house.keys, house.settings, house.served
         self.metrics, self.desk = house.metrics, house.desk
 
-    async def _key(self, request: Request, *, teacher: bool = False) -> Key:
-        """Whose request it is, noted for what may go wrong with it."""
-        key = await key_of(request, self.keys)
-        request.state.key = key.name
-        if teacher and not key.teacher:
-            raise Problem(403, "teacher_only", f"The key of {key.name} is not a teacher's.")
-        return key
-
     async def _body(self, request: Request) -> dict[str, Any]:
         body = await json_body(request, self.settings.body_bytes, self.settings.stall_s)
         return given_fields(body)
@@ -136,7 +128,7 @@ class Paths:
         began = time.monotonic()
 
         async def answer() -> Response:
-            key = await self._key(request)
+            key = await key_of(request, self.keys)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.name)
             check_bounds(body, self.served.n_ctx)
@@ -151,7 +143,7 @@ class Paths:
         began = time.monotonic()
 
         async def answer() -> Response:
-            key = await self._key(request)
+            key = await key_of(request, self.keys)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.name)
             check_bounds(body, self.served.n_ctx)
@@ -167,7 +159,7 @@ class Paths:
         """POST /v1/embeddings."""
 
         async def answer() -> Response:
-            key = await self._key(request)
+            key = await key_of(request, self.keys)
             body = await self._body(request)
             self.served.check_name(body.get("model"), self.served.vectors_name)
             texts = read_texts(body)
@@ -198,7 +190,7 @@ class Paths:
         """POST /tokenize."""
 
         async def answer() -> Response:
-            await self._key(request)
+            await key_of(request, self.keys)
             body = await self._body(request)
             engine = await self.served.engine_of(body.get("model"))
             return JsonResponse(await asyncio.to_thread(tokenize, engine, body))
@@ -222,7 +214,7 @@ class Paths:
         """GET /v1/models."""
 
         async def answer() -> Response:
-            await self._key(request)
+            await key_of(request, self.keys)
             cards = [await asyncio.to_thread(self.served.card, n) for n in self.served.names()]
             return JsonResponse({"object": "list", "data": cards})
 
@@ -232,7 +224,7 @@ class Paths:
         """GET /v1/models/{name}."""
 
         async def answer() -> Response:
-            await self._key(request)
+            await key_of(request, self.keys)
             return JsonResponse(await asyncio.to_thread(self.served.card, name))
 
         return await self._told(request, answer)
@@ -241,7 +233,7 @@ class Paths:
         """GET /v1/models/{name}/header."""
 
         async def answer() -> Response:
-            await self._key(request)
+            await key_of(request, self.keys)
             raw, tag = await asyncio.to_thread(self.served.header_of, name)
             headers = {"etag": f'"{tag}"', "cache-control": "private, no-cache"}
             if request.headers.get("if-none-match") == headers["etag"]:
@@ -259,7 +251,7 @@ class Paths:
         """GET /metrics."""
 
         async def answer() -> Response:
-            await self._key(request, teacher=True)
+            await key_of(request, self.keys, teacher=True)
             self.metrics.running.set(self.desk.running)
             self.metrics.waiting.set(self.desk.waiting)
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -270,7 +262,7 @@ class Paths:
         """GET /status."""
 
         async def answer() -> Response:
-            await self._key(request, teacher=True)
+            await key_of(request, self.keys, teacher=True)
             return JsonResponse(status_of(self.house), headers={"cache-control": "no-store"})
 
         return await self._told(request, answer)

@@ -63,15 +63,16 @@ class SameSite:
         return None
 
 
-async def key_of(request: Request, store: KeyStore | None) -> Key:
+async def key_of(request: Request, store: KeyStore | None, *, teacher: bool = False) -> Key:
     """Whose request it is.
 
     Args:
         request: The request.
         store: The keys; None where there are none.
+        teacher: Whether only a teacher's key will do.
 
     Raises:
-        Problem: There is no key, or nobody's.
+        Problem: There is no key, or not the right one.
     """
     if store is None:
         return NOBODY
@@ -92,4 +93,7 @@ async def key_of(request: Request, store: KeyStore | None) -> Key:
             "invalid_api_key",
             "Nobody here has this key. It may have been removed, or cut off while it was copied.",
         )
+    request.state.key = key.name  # whose request it was, should anything go wrong with it
+    if teacher and not key.teacher:
+        raise Problem(403, "teacher_only", f"The key of {key.name} is not a teacher's.")
     return key
