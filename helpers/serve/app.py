@@ -19,7 +19,7 @@ from helpers.serve.bodies import json_body
 from helpers.serve.chats import read_chat
 from helpers.serve.completions import read_completions
 from helpers.serve.fields import check_bounds, envelope, given_fields
-from helpers.serve.guard import SameSite, key_of
+from helpers.serve.guard import SameSite, check_teacher, key_of
 from helpers.serve.house import House
 from helpers.serve.keys import KeyStore
 from helpers.serve.problems import JsonResponse, Problem, described, problem_response
@@ -251,7 +251,7 @@ class Paths:
         """GET /metrics."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys, teacher=True)
+            check_teacher(await key_of(request, self.keys))
             self.metrics.running.set(self.desk.running)
             self.metrics.waiting.set(self.desk.waiting)
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -262,7 +262,7 @@ class Paths:
         """GET /status."""
 
         async def answer() -> Response:
-            await key_of(request, self.keys, teacher=True)
+            check_teacher(await key_of(request, self.keys))
             return JsonResponse(status_of(self.house), headers={"cache-control": "no-store"})
 
         return await self._told(request, answer)

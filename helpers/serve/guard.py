@@ -63,16 +63,15 @@ class SameSite:
         return None
 
 
-async def key_of(request: Request, store: KeyStore | None, *, teacher: bool = False) -> Key:
+async def key_of(request: Request, store: KeyStore | None) -> Key:
     """Whose request it is.
 
     Args:
         request: The request.
         store: The keys; None where there are none.
-        teacher: Whether only a teacher's key will do.
 
     Raises:
-        Problem: There is no key, or not the right one.
+        Problem: There is no key, or nobody's.
     """
     if store is None:
         return NOBODY
@@ -94,6 +93,14 @@ async def key_of(request: Request, store: KeyStore | None, *, teacher: bool = Fa
             "Nobody here has this key. It may have been removed, or cut off while it was copied.",
         )
     request.state.key = key.name  # whose request it was, should anything go wrong with it
-    if teacher and not key.teacher:
-        raise Problem(403, "teacher_only", f"The key of {key.name} is not a teacher's.")
     return key
+
+
+def check_teacher(key: Key) -> None:
+    """Refuse a learner what is the teacher's.
+
+    Raises:
+        Problem: It is a learner's key.
+    """
+    if not key.teacher:
+        raise Problem(403, "teacher_only", f"The key of {key.name} is not a teacher's.")
