@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from helpers.serve.problems import Problem
 
@@ -70,6 +70,8 @@ async def _bounded(request: Request, most: int, seconds: float) -> bytes:
         raise Problem(
             408, "timeout", f"The body did not come within {seconds:g} seconds.", close=True
         ) from None
+    except ClientDisconnect:
+        raise Problem(499, "client_gone", "The client has hung up.") from None
     if too_large:
         raise Problem(
             413,

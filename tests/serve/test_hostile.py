@@ -285,6 +285,8 @@ def test_half_a_request_and_no_request(server: Running) -> None:
         assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).is_success
     for one in open_ones:
         one.close()
+    assert wait_for(lambda: "client_gone" in str(server.status()["errors"]))
+    assert "ClientDisconnect" not in server.process.log
 
 
 # -- the engine dies ------------------------------------------------------------------------------
