@@ -255,7 +255,7 @@ class ChatLlamaCpp(ModelFields, BaseChatModel):
         request = caller._request(rendered.prompt)
         content = request.grammar
         if content is None and given["response_format"] is not None:
-            content = _format_grammar(given["response_format"], given["strict"])
+            content = format_grammar(given["response_format"], given["strict"])
         thinking = rendered.thinking or (False if given["reasoning"] is False else None)
         parallel = given["parallel_tool_calls"]
         grammar = reply_grammar(
@@ -537,8 +537,17 @@ def _choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     return None if choice is None else tool_choice(choice, tools)
 
 
-def _format_grammar(given: Any, strict: bool | None) -> Grammar | None:
-    """The grammar of a `response_format` in OpenAI's form."""
+def format_grammar(given: Any, strict: bool | None) -> Grammar | None:
+    """The grammar of a `response_format` in OpenAI's form; None for plain text.
+
+    Args:
+        given: What was asked for.
+        strict: True: what a grammar cannot hold of a schema is an error.
+
+    Raises:
+        GrammarError: The schema cannot be used.
+        ValueError: It is no such format.
+    """
     kind = given.get("type") if isinstance(given, Mapping) else None
     if kind == "text":
         return None

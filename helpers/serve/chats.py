@@ -7,8 +7,10 @@ and grammar make the request, its reader finds content, reasoning and calls in t
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import BaseMessage, convert_to_messages
@@ -16,8 +18,9 @@ from langchain_core.messages import BaseMessage, convert_to_messages
 from helpers.chat.events import Content, Event, Thought
 from helpers.checks import check_switch, check_text
 from helpers.engine import Chunk, Completion
+from helpers.grammars import Grammar
 from helpers.llm import ChatLlamaCpp
-from helpers.llm.chat import Turn
+from helpers.llm.chat import Turn, format_grammar
 from helpers.remote.codec import chunk_to_json, grammar_from_json
 from helpers.serve.answers import Asked, Item
 from helpers.serve.fields import COMMON, SAMPLING, choices_wanted, nth_seed
@@ -83,6 +86,9 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
         given["template_kwargs"] = variables | dict(given.get("template_kwargs") or {})
     if "grammar" in body:
         given["grammar"] = grammar_from_json(body["grammar"])
+    elif "response_format" in given:
+        strict = body.get("strict") is True
+        given["grammar"] = _format(json.dumps(given.pop("response_format")), strict)
     if check_switch("logprobs", body.get("logprobs", False)):
         given["logprobs"] = body.get("top_logprobs", 0)
     elif "top_logprobs" in body:
@@ -90,6 +96,12 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(bias := given.get("logit_bias"), Mapping):
         given["logit_bias"] = _biases(bias)
     return given
+
+
+@lru_cache(maxsize=64)
+def _format(written: str, strict: bool) -> Grammar | None:
+    """The grammar of a `response_format`: a class asks for the same one again and again."""
+    return format_grammar(json.loads(written), strict)
 
 
 def _biases(bias: Mapping[str, Any]) -> dict[int, Any]:
