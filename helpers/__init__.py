@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from helpers.memory import network_cost as network_cost
     from helpers.memory import predict_memory as predict_memory
     from helpers.memory import suggest_gpu_layers as suggest_gpu_layers
+    from helpers.memory import suggest_parallel as suggest_parallel
     from helpers.models import PLAIN_TEMPLATE as PLAIN_TEMPLATE
     from helpers.models import ModelInfo as ModelInfo
     from helpers.models import check_model_file as check_model_file
@@ -101,7 +102,7 @@ _NAMES = {
     "install": "BACKENDS detect_backend install_command",
     "lessons": "checkpoint recorded_answers",
     "llm": "ChatLlamaCpp LlamaCpp LlamaCppEmbeddings LlamaCppReranker",
-    "memory": "MemoryPlan network_cost predict_memory suggest_gpu_layers",
+    "memory": "MemoryPlan network_cost predict_memory suggest_gpu_layers suggest_parallel",
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator remote_device",

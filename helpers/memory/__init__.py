@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from helpers.memory.network import NetworkCost as NetworkCost
     from helpers.memory.network import network_cost as network_cost
+    from helpers.memory.parallel import suggest_parallel as suggest_parallel
     from helpers.memory.plan import MemoryPlan as MemoryPlan
     from helpers.memory.predict import predict_memory as predict_memory
     from helpers.memory.predict import suggest_gpu_layers as suggest_gpu_layers
@@ -21,9 +22,17 @@ _MODULE_OF = {
     "network_cost": "network",
     "predict_memory": "predict",
     "suggest_gpu_layers": "predict",
+    "suggest_parallel": "parallel",
 }
 
-__all__ = ["MemoryPlan", "NetworkCost", "network_cost", "predict_memory", "suggest_gpu_layers"]
+__all__ = [
+    "MemoryPlan",
+    "NetworkCost",
+    "network_cost",
+    "predict_memory",
+    "suggest_gpu_layers",
+    "suggest_parallel",
+]
 
 
 def __getattr__(name: str) -> object:
