@@ -32,7 +32,7 @@ def table() -> str:
             files[name] = header(Path(folder) / f"{name}.gguf", name)
         for name, file in files.items():
             fits = [suggest_parallel(file, devices=[card(gib)], n_ctx=N_CTX) for gib in CARDS]
-            lines.append(f"| {name} | " + " | ".join(str(n or "–") for n in fits) + " |")
+            lines.append(f"| {name} | " + " | ".join(str(n or "none") for n in fits) + " |")
     return "\n".join(lines) + "\n"
 
 
