@@ -19,7 +19,7 @@ from helpers.serve.bodies import json_body
 from helpers.serve.chats import read_chat
 from helpers.serve.completions import read_completions
 from helpers.serve.fields import check_bounds, envelope, given_fields
-from helpers.serve.guard import SameSite, check_teacher, key_of
+from helpers.serve.guard import SameSite, Under, check_teacher, key_of
 from helpers.serve.house import House
 from helpers.serve.keys import KeyStore
 from helpers.serve.problems import JsonResponse, Problem, described, problem_response
@@ -28,8 +28,8 @@ from helpers.serve.settings import ServeSettings
 from helpers.serve.status import health_of, status_of
 from helpers.serve.vectors import embed, read_texts, tokenize
 
-_PAGE = Path(__file__).with_name("page.html")
-_PAGE_HEADERS = {
+PAGE = Path(__file__).with_name("page.html")
+PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -82,6 +82,8 @@ def make_app(settings: ServeSettings, keys: KeyStore | None = None) -> FastAPI:
     app.add_exception_handler(Exception, _failed)
     if house.keys is None:
         app.add_middleware(SameSite, host=settings.host)
+    if settings.prefix:
+        app.add_middleware(Under, prefix=settings.prefix)
     return app
 
 
@@ -269,4 +271,4 @@ class Paths:
 
     async def page(self) -> Response:
         """GET /: the page itself holds nothing; it asks for /status with the teacher's key."""
-        return HTMLResponse(_PAGE.read_text("utf-8"), headers=_PAGE_HEADERS)
+        return HTMLResponse(PAGE.read_text("utf-8"), headers=PAGE_HEADERS)

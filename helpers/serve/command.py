@@ -60,6 +60,7 @@ def _serve(argv: Sequence[str]) -> int:
         embeddings=arguments.embeddings,
         host=arguments.host,
         port=arguments.port,
+        prefix=arguments.prefix,
         keys=arguments.keys,
         n_parallel=arguments.parallel,
         queue=arguments.queue,
@@ -143,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="address to listen on (127.0.0.1: this machine alone); others need --keys",
     )
     add("--port", type=int, default=_DEFAULTS.port, help="port (8000); 0: a free one")
+    add("--prefix", default="", metavar="PATH", help="path under which a proxy leads here")
     add("--keys", metavar="FILE", help="who may ask; see below")
     add(
         "--parallel",

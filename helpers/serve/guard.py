@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from helpers.serve.keys import Key, KeyStore
@@ -61,6 +62,28 @@ class SameSite:
         ):
             return Problem(403, "foreign_origin", "A page of another site may not ask this server.")
         return None
+
+
+class Under:
+    """Cuts off the path under which a proxy leads here; what comes without it is served as well.
+
+    Args:
+        app: The application.
+        prefix: The path, such as "/services/llm".
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app, self._prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the rest of the path."""
+        path = scope.get("path", "")
+        if path == self._prefix:  # the page's own paths are relative to a folder
+            await RedirectResponse(f"{self._prefix}/")(scope, receive, send)
+            return
+        if path.startswith(f"{self._prefix}/"):
+            scope = {**scope, "path": path.removeprefix(self._prefix), "raw_path": None}
+        await self._app(scope, receive, send)
 
 
 async def key_of(request: Request, store: KeyStore | None) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class ServeSettings:
             embeddings when it is first asked for them.
         host: Address to listen on. Only a loopback address may be served without keys.
         port: Port; 0 for a free one.
+        prefix: Path of the server's own paths where a proxy leads to it without cutting it off, such
+            as "/services/llm" for JupyterHub's; "" for none.
         keys: File of keys (`python -m helpers serve keys`); None for a server without.
         n_parallel: Answers computed side by side.
         queue: Answers that may wait beside them; more are refused with 429.
@@ -59,6 +62,7 @@ class ServeSettings:
     embeddings: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    prefix: str = ""
     keys: str | None = None
     n_parallel: int = LoadOptions.n_parallel
     queue: int = 64
@@ -77,6 +81,8 @@ class ServeSettings:
     def __post_init__(self) -> None:
         check_text("host", self.host)
         check_range("port", self.port, 0, 65535)
+        if self.prefix and not re.fullmatch(r"(/[\w.~-]+)+", self.prefix):
+            raise ValueError(f"prefix={self.prefix!r} must be a path such as '/services/llm'.")
         check_range("n_parallel", self.n_parallel, 1, MAX_SEQUENCES)
         check_range("queue", self.queue, 0, 100_000)
         check_range("body_bytes", self.body_bytes, 1024, 2**31)
