@@ -129,7 +129,7 @@ def _ask(url: str, key: str) -> httpx.Response:
 
 def test_nobody_comes_in_without_a_key_or_the_password(hub: tuple[str, Path]) -> None:
     url, _ = hub
-    assert _ask(url, "").status_code == 401
+    assert _ask(url, "nobody").status_code == 401
     assert _ask(url, "lln-wrong").status_code == 401
     with pytest.raises(AssertionError, match="could not log in"):
         asyncio.run(_come_in(url, "ada", "wrong password"))
