@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m helpers bench",
         description="Compare the engine with llama.cpp itself, side by side, on this machine.",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times each pair is measured (5)")
+    parser.add_argument("--rounds", type=int, help="times each pair is measured (5; servers: 1)")
     parser.add_argument(
         "--grammar", action="store_true", help="measure what a grammar costs per token instead"
     )
@@ -36,10 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="also write the table to this file; a sweep goes on from what is there",
     )
     parser.add_argument("--llama-bench", metavar="PATH", help="compare with this llama-bench too")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="measure `python -m helpers serve` against llama-server instead (see --llama-server)",
+    )
+    parser.add_argument("--llama-server", metavar="PATH", help="the program to compare with")
+    parser.add_argument(
+        "--clients",
+        type=int,
+        nargs="+",
+        choices=(1, 8, 30),
+        default=(1, 8, 30),
+        help="how many ask at once, with --serve (1 8 30)",
+    )
     add_sweep_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.sweep or arguments.best:
         return run_sweep(arguments)
+    if arguments.rounds is None:
+        arguments.rounds = 1 if arguments.serve else 5
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds} must be 1 or more")
     if arguments.llama_bench is not None and not Path(arguments.llama_bench).is_file():
@@ -48,7 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(line: str) -> None:
         print(f"  {line} …", file=sys.stderr, flush=True)
 
-    if arguments.grammar:
+    if arguments.serve:
+        if arguments.llama_server is None or not Path(arguments.llama_server).is_file():
+            parser.error(
+                "--serve needs --llama-server PATH, a file; build it from the source of the "
+                "installed llama-cpp-python: cmake --build … --target llama-server"
+            )
+        from helpers.bench.serving import compare_servers
+
+        result = compare_servers(
+            arguments.llama_server, rounds=arguments.rounds, clients=arguments.clients, say=say
+        )
+    elif arguments.grammar:
         from helpers.bench.constrained import compare_constrained
 
         result = compare_constrained(rounds=arguments.rounds, say=say)
