@@ -12,6 +12,7 @@ from helpers.plots.memory import plot_memory
 from helpers.plots.overview import plot_overview
 from helpers.plots.passages import plot_passages
 from helpers.plots.rules import RulesDrawing, plot_rules
+from helpers.plots.serving import plot_serving
 from helpers.plots.split import plot_split
 from helpers.plots.sweep import plot_sweep
 from helpers.plots.timings import plot_timings
@@ -28,6 +29,7 @@ __all__ = [
     "plot_overview",
     "plot_passages",
     "plot_rules",
+    "plot_serving",
     "plot_split",
     "plot_sweep",
     "plot_timings",
