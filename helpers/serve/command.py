@@ -82,6 +82,10 @@ def _serve(argv: Sequence[str]) -> int:
     # What the engine notes goes to who asked; a warning here would reach nobody.
     warnings.simplefilter("ignore")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if arguments.cluster is not None:
+        from helpers.serve.cluster import run_cluster  # Ray: one machine does without
+
+        return run_cluster(settings, arguments.cluster or None, replicas=arguments.replicas)
     from helpers.serve.running import bound_socket, run  # uvicorn: `keys` does without
 
     if arguments.ready:  # from now on: a load may take long, and its end be wanted sooner
@@ -104,6 +108,11 @@ def _serve(argv: Sequence[str]) -> int:
 
     run(app, settings, bound, tell)
     return 0
+
+
+def _replicas(given: str) -> tuple[int, int]:
+    fewest, _, most = given.partition(":")
+    return int(fewest), int(most or fewest)
 
 
 def _layers(given: str) -> int | str:
@@ -200,6 +209,20 @@ def _parser() -> argparse.ArgumentParser:
         default=_DEFAULTS.grace_s,
         metavar="S",
         help=f"how long running answers may go on at the end ({_DEFAULTS.grace_s:g} s)",
+    )
+    add(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="serve on all machines of a Ray cluster (default: the one that runs here, or a new "
+        "one of this machine alone)",
+    )
+    add(
+        "--replicas",
+        type=_replicas,
+        metavar="MIN:MAX",
+        help="with --cluster: how many machines answer (default: all at first, one when idle)",
     )
     add("--ready", action="store_true", help=argparse.SUPPRESS)
     return parser  # fmt: skip
