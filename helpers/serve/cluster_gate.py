@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from helpers.serve.app import _PAGE, _PAGE_HEADERS
 from helpers.serve.bodies import json_body
 from helpers.serve.cluster_replica import Asked
-from helpers.serve.guard import SameSite, key_of
+from helpers.serve.guard import SameSite, check_teacher, key_of
 from helpers.serve.keys import Key, KeyFile
 from helpers.serve.limits import Admission, Ticket
 from helpers.serve.metrics import Metrics
@@ -99,12 +99,13 @@ class Gate:
             "waiting": self.admission.in_flight - running,
             "n_parallel": self.admission.n_parallel,
             "queue": self.settings.queue,
+            "keys": self.keys is not None,
         }
 
     async def status(self, request: Request) -> Response:
         """GET /status."""
         try:
-            await key_of(request, self.keys, teacher=True)
+            check_teacher(await key_of(request, self.keys))
         except Problem as problem:
             return problem_response(problem)
         users = [
@@ -123,7 +124,6 @@ class Gate:
                 **self._health(),
                 "now": time.time(),
                 "began": self.began,
-                "keys": self.keys is not None,
                 "description": f"{self.replicas} replicas on Ray Serve",
                 "users": sorted(users, key=lambda user: -float(str(user["last_seen"]))),
                 "tokens_per_second": self.metrics.history(),
@@ -140,7 +140,7 @@ class Gate:
     async def metrics_text(self, request: Request) -> Response:
         """GET /metrics: what passed the gate; Ray exports what each replica does."""
         try:
-            await key_of(request, self.keys, teacher=True)
+            check_teacher(await key_of(request, self.keys))
         except Problem as problem:
             return problem_response(problem)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")

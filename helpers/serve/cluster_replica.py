@@ -17,7 +17,8 @@ from typing import Any
 from starlette.types import Message
 
 from helpers.engine import Request
-from helpers.serve.app import House, make_app
+from helpers.serve.app import make_app
+from helpers.serve.house import House
 from helpers.serve.keys import Key
 from helpers.serve.limits import Admission, Ticket
 from helpers.serve.settings import KeyLimits, ServeSettings
