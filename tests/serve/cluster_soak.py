@@ -217,8 +217,8 @@ async def converse(people: Class) -> dict[str, int]:
     """Two turns each through OpenAI's client; how many second turns found their first one."""
     from openai import AsyncOpenAI
 
-    # No more at a time than one replica has places: none has to go elsewhere.
-    places = asyncio.Semaphore(SLOTS)
+    # One at a time: none has to go elsewhere, and none takes another's place.
+    places = asyncio.Semaphore(1)
 
     async def talk(name: str) -> bool:
         async with (
