@@ -8,6 +8,9 @@ import platform
 import pytest
 from pytest_socket import socket_allow_hosts
 
+# Ray is an extra that not every Python has, and its import warns; their tests import it with care.
+collect_ignore_glob = ["helpers/serve/cluster_*.py"]
+
 _SHOWN = ("llama-cpp-python", "langchain-core", "llguidance", "ipykernel", "nbval")
 
 

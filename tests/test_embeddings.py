@@ -239,8 +239,9 @@ def test_a_reranker_scores_and_sorts(tmp_path: Path) -> None:
     texts = ["It is long.", "It is cold.", "", "The sea."]
     with LlamaCppReranker(model_path=path) as reranker:
         scores = reranker.score("How long is the river?", texts)
+        # On some processors ggml takes other kernels for other numbers of rows.
         assert [reranker.score("How long is the river?", [text])[0] for text in texts] == (
-            pytest.approx(scores, abs=1e-5)
+            pytest.approx(scores, abs=5e-4)
         )
         assert len(set(np.round(scores, 4))) == 4
         assert scores != reranker.score("How cold?", texts), "the question counts"

@@ -173,9 +173,11 @@ def test_no_model_gets_another_one_s_answer() -> None:
         assert make(**same).asdict() == first
     assert {f.name for f in dataclasses.fields(LoadOptions)} - set(first) == {
         "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
-        "cache_dir", "cache_dir_mib",
+        "cache_dir", "cache_dir_mib", "continuous_batching",
     }  # fmt: skip
-    assert {f.name for f in dataclasses.fields(Request)} - set(first) == {"prompt", "stop"}
+    assert {f.name for f in dataclasses.fields(Request)} - set(first) == {
+        "prompt", "stop", "user",
+    }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:The answer was cut off")

@@ -236,8 +236,8 @@ def _end_tokens() -> list[int]:
 
 
 def _our_command(port: int) -> list[str]:
-    arguments = ["serve", "--port", str(port), "--parallel", str(SLOTS), "--n-ctx", str(CONTEXT)]
-    return [sys.executable, "-m", "helpers", *arguments]
+    arguments = ["--port", str(port), "--parallel", str(SLOTS), "--n-ctx", str(CONTEXT)]
+    return [sys.executable, "-m", "helpers.serve.command", *arguments]
 
 
 def _their_command(program: str) -> Callable[[int], list[str]]:

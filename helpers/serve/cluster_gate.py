@@ -22,7 +22,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from helpers.serve.app import _PAGE, _PAGE_HEADERS
+from helpers.serve.app import PAGE, PAGE_HEADERS
 from helpers.serve.bodies import json_body
 from helpers.serve.cluster_replica import Asked
 from helpers.serve.guard import SameSite, check_teacher, key_of
@@ -147,7 +147,7 @@ class Gate:
 
     async def page(self) -> Response:
         """GET /: the teacher's page."""
-        return HTMLResponse(_PAGE.read_text("utf-8"), headers=_PAGE_HEADERS)
+        return HTMLResponse(PAGE.read_text("utf-8"), headers=PAGE_HEADERS)
 
 
 class _Relayed(Response):

@@ -26,7 +26,7 @@ PREFIX = "lln-"
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_LIMIT = re.compile(r"(in_flight|tokens_per_minute)=(\d{1,9})")
+_LIMIT = re.compile(r"(in_flight|tokens_per_minute)=(\d{1,10})")
 _TEACHER = "teacher"
 _HEAD = "# name, SHA-256 of the key, limits; written by `python -m helpers serve keys`\n"
 

@@ -100,7 +100,7 @@ def described(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]
 def without_paths(text: str) -> str:
     """A text with the names of files in place of their paths.
 
-    >>> without_paths("/home/me/models/a.gguf is damaged")
+    >>> without_paths("/srv/models/a.gguf is damaged")
     'a.gguf is damaged'
     """
     return _PATH.sub(r"\1", text)

@@ -40,7 +40,7 @@ class ServeSettings:
             embeddings when it is first asked for them.
         host: Address to listen on. Only a loopback address may be served without keys.
         port: Port; 0 for a free one.
-        prefix: Path of the server's own paths where a proxy leads to it without cutting it off, such
+        prefix: Path under which a proxy leads to the server without cutting it off, such
             as "/services/llm" for JupyterHub's; "" for none.
         keys: File of keys (`python -m helpers serve keys`); None for a server without.
         n_parallel: Answers computed side by side.

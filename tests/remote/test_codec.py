@@ -441,7 +441,7 @@ def test_an_error_comes_through(
 
 
 def test_what_a_bug_says_stays_with_the_server() -> None:
-    status, body = error_to_json(KeyError("/home/teacher/secret"))
+    status, body = error_to_json(KeyError("/srv/teacher/secret"))
     assert status == 500
     assert "secret" not in json.dumps(body)
     assert isinstance(error_from_json(status, body), ServerError)

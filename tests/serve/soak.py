@@ -29,6 +29,8 @@ import httpx
 import psutil
 
 from helpers import LlamaCpp, default_model
+from helpers.serve.keys import add_keys
+from helpers.serve.settings import KeyLimits
 
 PROMPTS = [
     "The capital of France is",
@@ -195,7 +197,7 @@ class Soak:
 
     async def wrong_key(self, web: httpx.AsyncClient, draw: random.Random) -> str:
         """A client that the server does not know."""
-        headers = {"Authorization": draw.choice(["", "Bearer x", "Basic YQ==", "Bearer "])}
+        headers = {"Authorization": draw.choice(["", "Bearer x", "Basic YQ==", "Bearer"])}
         response = await web.post("/v1/completions", json=self._body(draw), headers=headers)
         if response.status_code != 401:
             self._record.faults.append(f"wrong_key: {response.status_code}")
@@ -238,7 +240,15 @@ def soak(clients: int, seconds: float, say: Callable[[str], None] = print) -> Re
         port = probe.getsockname()[1]
         probe.close()
         process = subprocess.Popen(
-            [sys.executable, "-m", "helpers", "serve", "--port", str(port), "--keys", str(keys)],
+            [
+                sys.executable,
+                "-m",
+                "helpers.serve.command",
+                "--port",
+                str(port),
+                "--keys",
+                str(keys),
+            ],
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -288,9 +298,8 @@ async def _in_flight(clients: Soak) -> int:
 
 def _add_key(keys: Path) -> str:
     """A key whose limits are out of the way."""
-    from helpers.serve.keys import add_key
-
-    return add_key(keys, "soak", in_flight=1000, tokens_per_minute=10**9)
+    limits = KeyLimits(in_flight=1000, tokens_per_minute=10**9)
+    return add_keys(keys, ["soak"], limits=limits)["soak"]
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -188,7 +188,7 @@ def _read(connection: socket.socket) -> bytes:
 
 
 def test_words_without_paths() -> None:
-    told = without_paths("'/home/me/my models/a.gguf' and C:\\Users\\me\\b.gguf are damaged")
+    told = without_paths("'/srv/models/my models/a.gguf' and C:\\Users\\me\\b.gguf are damaged")
     assert "/home" not in told and "Users" not in told and "b.gguf" in told
     assert without_paths("see https://example.org/a/b, 3/4, and/or") == (
         "see https://example.org/a/b, 3/4, and/or"
