@@ -10,7 +10,7 @@ from typing import Any
 
 from helpers.engine import Engine, LoadReport
 from helpers.llm import ChatLlamaCpp, LlamaCppEmbeddings
-from helpers.models import ModelInfo, find_model, inspect_model
+from helpers.models import PLAIN_TEMPLATE, ModelInfo, find_model, inspect_model
 from helpers.models.header import read_header
 from helpers.remote.codec import report_to_json
 from helpers.serve.problems import Problem
@@ -33,6 +33,9 @@ class Served:
         path = find_model(settings.model)
         self.info: ModelInfo = inspect_model(path)
         self.name = name_of(path)
+        load = dict(settings.load)
+        if self.info.chat_template is None:  # a base model, which continues texts for all that
+            load.setdefault("chat_template", PLAIN_TEMPLATE)
         self.chat = ChatLlamaCpp(
             model_path=str(path),
             n_ctx=settings.n_ctx,
@@ -41,7 +44,7 @@ class Served:
             n_parallel=settings.n_parallel,
             isolate=settings.isolate,
             model_kwargs={"continuous_batching": True},
-            **settings.load,
+            **load,
         )
         self._report = self.chat.load_report
         self._embedder: LlamaCppEmbeddings | None = None
