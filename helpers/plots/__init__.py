@@ -14,6 +14,7 @@ from helpers.plots.passages import plot_passages
 from helpers.plots.rules import RulesDrawing, plot_rules
 from helpers.plots.serving import plot_serving
 from helpers.plots.split import plot_split
+from helpers.plots.streams import plot_streams
 from helpers.plots.sweep import plot_sweep
 from helpers.plots.timings import plot_timings
 from helpers.plots.tokens import plot_tokens
@@ -31,6 +32,7 @@ __all__ = [
     "plot_rules",
     "plot_serving",
     "plot_split",
+    "plot_streams",
     "plot_sweep",
     "plot_timings",
     "plot_tokens",
