@@ -55,7 +55,9 @@ def plot_streams(
     <Figure: When each token came: a first 500 ms, gap 100 ms; b first 200 ms, gap 800 ms>
     """
     if not streams or not all(streams.values()):
-        raise ValueError("There is nothing to draw: each answer needs the moment when it was asked.")
+        raise ValueError(
+            "There is nothing to draw: each answer needs the moment when it was asked."
+        )
     for name, moments in streams.items():
         if any(later < earlier for earlier, later in pairwise(moments)):
             raise ValueError(f"The moments of {name!r} are out of order.")
