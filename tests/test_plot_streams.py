@@ -12,17 +12,18 @@ from helpers import plot_bars, plot_streams
 STREAMS = {"one": [10.0, 10.5, 10.6, 11.4], "late": [10.8, 11.0, 11.1]}
 
 
-def strokes(figure: Figure) -> list[list[float]]:
+def strokes(figure: Figure) -> list[list[Any]]:
     """For each row, where its tokens stand."""
     drawn: list[Any] = list(figure.axes[0].collections)
     return [[pytest.approx(segment[0][0]) for segment in row.get_segments()] for row in drawn]
 
 
-def bars(figure: Figure) -> list[tuple[str, float, float]]:
+def bars(figure: Figure) -> list[tuple[Any, ...]]:
     """Name, begin and length of each bar."""
+    drawn: list[Any] = list(figure.axes[0].patches)
     return [
         (bar.get_label(), pytest.approx(bar.get_x()), pytest.approx(bar.get_width()))
-        for bar in figure.axes[0].patches
+        for bar in drawn
     ]
 
 
