@@ -34,6 +34,14 @@ class Learner:
         self._token = ""
 
     async def __aenter__(self) -> Learner:
+        try:
+            await self._log_in()
+        except BaseException:
+            await self._web.aclose()
+            raise
+        return self
+
+    async def _log_in(self) -> None:
         await self._web.get("/hub/login")
         form = {"username": self.name, "password": self._password}
         answer = await self._web.post("/hub/login", params=self._xsrf, data=form)
@@ -43,7 +51,6 @@ class Learner:
         )
         assert answer.status_code == 201, answer.text
         self._token = answer.json()["token"]
-        return self
 
     async def __aexit__(
         self,

@@ -9,6 +9,7 @@ the catalogue knows, and a hole where the weights would be: all that `predict_me
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import Device, default_model, suggest_parallel
@@ -22,15 +23,14 @@ N_CTX = 4096
 _Q4_K, _Q6_K = 12, 14
 
 
-def table() -> str:
-    """The table, as Markdown."""
+def table(models: Sequence[str] = ("smollm2-135m", *MODELS)) -> str:
+    """The table, as Markdown, or some of its lines."""
     lines = ["| model | " + " | ".join(f"{gib} GiB" for gib in CARDS) + " |"]
     lines.append("|---|" + "---|" * len(CARDS))
     with tempfile.TemporaryDirectory() as folder:
-        files = {"smollm2-135m": default_model()}
-        for name in MODELS:
-            files[name] = header(Path(folder) / f"{name}.gguf", name)
-        for name, file in files.items():
+        for name in models:
+            embedded = name == "smollm2-135m"
+            file = default_model() if embedded else header(Path(folder) / f"{name}.gguf", name)
             fits = [suggest_parallel(file, devices=[card(gib)], n_ctx=N_CTX) for gib in CARDS]
             lines.append(f"| {name} | " + " | ".join(str(n or "none") for n in fits) + " |")
     return "\n".join(lines) + "\n"
