@@ -34,7 +34,8 @@ class Claims:
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
         # timeout and max_retries are of clients that ask a server: an unknown field here.
-        return {"temperature": 0, "max_tokens": 100, "stop": []}
+        # What a processor rounds otherwise, a small model may say at greater length.
+        return {"temperature": 0, "max_tokens": 256, "stop": []}
 
     @property
     def has_tool_choice(self) -> bool:
