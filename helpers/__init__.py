@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from helpers.plots import plot_overview as plot_overview
     from helpers.plots import plot_passages as plot_passages
     from helpers.plots import plot_rules as plot_rules
+    from helpers.plots import plot_serving as plot_serving
     from helpers.plots import plot_split as plot_split
     from helpers.plots import plot_streams as plot_streams
     from helpers.plots import plot_sweep as plot_sweep
@@ -108,7 +109,8 @@ _NAMES = {
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator remote_device",
     "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview "
-    "plot_passages plot_rules plot_split plot_streams plot_sweep plot_timings plot_tokens",
+    "plot_passages plot_rules plot_serving plot_split plot_streams plot_sweep plot_timings "
+    "plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
     "widgets": "ChatBox DocumentChat GpuTuner GrammarPlayground ModelChooser",

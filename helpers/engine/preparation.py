@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 
 from helpers.engine.sequence import Job, Sequence
-from helpers.errors import ContextOverflowError
+from helpers.errors import ContextOverflowError, GrammarError
 from helpers.grammars.mask import Matcher, Vocabulary
 from helpers.native import Model
 
@@ -16,12 +17,17 @@ class Preparation:
     Args:
         model: The loaded model.
         n_ctx: Tokens that a sequence may hold.
+        for_many: Prepare the vocabulary for grammars now: in a server, others would wait a quarter
+            of a second for their next token when the first grammar comes.
     """
 
-    def __init__(self, model: Model, n_ctx: int) -> None:
+    def __init__(self, model: Model, n_ctx: int, *, for_many: bool = False) -> None:
         self._model = model
         self._n_ctx = n_ctx
         self._vocabulary: Vocabulary | None = None
+        if for_many:
+            with suppress(GrammarError):  # told to whoever comes with a grammar
+                self._vocabulary = Vocabulary(model, model.vocab)
 
     def tokens(self, job: Job) -> list[int]:
         """The prompt's tokens, made once per job.

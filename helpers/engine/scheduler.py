@@ -62,7 +62,7 @@ class Scheduler:
         self._lane = lane
         self._batch_lane: Lane | None = None
         self._n_parallel = n_parallel
-        self._prepared = Preparation(model, lane.n_ctx)
+        self._prepared = Preparation(model, lane.n_ctx, for_many=len(lane.held) > 1)
         self._thread = engine_thread()
         self._wake = self._thread.wake
         self._arrived: deque[Job] = deque()  # nobody has looked at them yet

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from helpers import predict_memory
-from helpers.engine import Chunk, Completion, Engine, Request
+from helpers.engine import Chunk, Completion, Engine, Request, preparation
 from helpers.engine import core as core_module
 from helpers.engine.lane import TILE
 from helpers.engine.sequence import Job
 from helpers.engine.waiting import Waiting
 from helpers.errors import ContextOverflowError, DeviceError, HelpersError
+from helpers.grammars import Grammar
 from helpers.isolation import make_core
 from helpers.models import default_model
 from helpers.native.context import Context
@@ -236,6 +237,12 @@ def test_a_common_beginning_is_computed_once_for_all(lane: Engine) -> None:
     assert sorted(computed)[-1] == 740
     # The beginning in whole tiles is copied; up to a tile of it is read with what follows.
     assert sum(computed) <= 740 + 7 * (40 + TILE)
+
+
+def test_the_first_grammar_lets_nobody_wait(lane: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "Vocabulary", None)  # it was prepared at the load
+    asked = request(prompt(8), grammar=Grammar.from_string("root ::= [a-z0-9]+"), logit_bias=())
+    assert set(lane.generate(asked).text) <= set("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
 def test_conversations_keep_their_sequence(model: str) -> None:
