@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.errors import HelpersError
+from helpers.load_options import check_option
 from helpers.serve.keys import KeyFile, add_keys, remove_keys
 from helpers.serve.settings import KeyLimits, ServeSettings
 
@@ -116,7 +117,11 @@ def _replicas(given: str) -> tuple[int, int]:
 
 
 def _layers(given: str) -> int | str:
-    return given if given == "auto" else int(given)
+    try:
+        return int(given)
+    except ValueError:
+        found: int | str = check_option("n_gpu_layers", given)  # "auto", or the error that says so
+        return found
 
 
 def _end_with_input() -> None:

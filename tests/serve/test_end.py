@@ -84,3 +84,5 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
         serve(damaged)
     with pytest.raises(ServerError, match="unrecognized arguments: --paralel"):
         serve(paralel=2)
+    with pytest.raises(ServerError, match="n_gpu_layers='many' must be a number or 'auto'"):
+        serve(n_gpu_layers="many")
