@@ -137,10 +137,10 @@ class Syllabus:
 
 
 def _known(block: dict[str, Any], key: str, known: Any) -> list[str]:
-    for one in block[key]:
+    for one in (wanted := list(block[key])):
         if one not in known:
             raise SyllabusError(f"{block['notebook']} has no {one!r}; it has: {', '.join(known)}")
-    return list(block[key])
+    return wanted
 
 
 def _what(block: dict[str, Any]) -> str:
@@ -183,11 +183,10 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     try:
         plans = syllabi()
+        problems = [problem for plan in plans for problem in plan.problems()]
         files = make(plans)
     except SyllabusError as error:
-        print(error)
-        return 1
-    problems = [problem for plan in plans for problem in plan.problems()]
+        raise SystemExit(str(error)) from error
     for path, text in files.items():
         if check and path.read_text("utf-8") != text:
             problems.append(f"{path.name} is out of date: python workshop/make_syllabi.py")
