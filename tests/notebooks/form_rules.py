@@ -30,6 +30,7 @@ LANGUAGE_INFO = {
     "pygments_lexer": "ipython3",
 }
 METADATA = {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
+RUN_SECONDS = "run_seconds"  # of a lesson's last whole run; workshop/make_syllabi.py reads it
 CELL_METADATA = {"jupyter", "tags"}
 
 Found = Iterator[tuple[int | None, str]]
@@ -183,8 +184,12 @@ def ids(notebook: Notebook) -> Found:
 
 @rule
 def metadata(notebook: Notebook) -> Found:
-    if notebook.node.metadata != METADATA:
+    rest = dict(notebook.node.metadata)
+    seconds = rest.pop(RUN_SECONDS, 1)
+    if rest != METADATA:
         yield None, "the metadata is not exactly the one kernelspec and language without version"
+    if not is_seconds(seconds):
+        yield None, f"{RUN_SECONDS} is {seconds!r}; run_notebook.py writes whole seconds"
     for n, cell in notebook.cells:
         extra = sorted(set(cell.metadata) - CELL_METADATA)
         if extra:
@@ -196,6 +201,10 @@ def whitespace(notebook: Notebook) -> Found:
     for n, cell in notebook.cells:
         if source_text(cell) != tidy(source_text(cell)):
             yield n, "there is whitespace at the end of a line or of the cell"
+
+
+def is_seconds(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 def tidy(source: str) -> str:
