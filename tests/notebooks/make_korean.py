@@ -1,25 +1,25 @@
 """Make the Korean notebooks and pages from gettext's files.
 
-    python tests/notebooks/make_korean.py update|make|check [PATH…]
-    python tests/notebooks/make_korean.py make --site FOLDER
+    python tests/notebooks/make_korean.py update|make|check [--site FOLDER] [PATH…]
 
 docs/locale/ko/LC_MESSAGES/FOLDER/NAME.po belongs to FOLDER/NAME.ipynb or .md; what has such a file
-is translated. `update` takes over what changed in the English text (a new PATH begins a file):
-a message whose English changed becomes fuzzy, which is to say stale. `make` writes FOLDER/ko/NAME.
-`check` changes nothing and counts; exit status 1 if a file differs from what it is made of, or if a
-translation lost some code, a link or an emphasis. With --site, the pages are written under FOLDER
-with the names and the links of the English ones, which they replace there.
+is translated. `update` takes over what changed in the English text (a new PATH begins a file): a
+message whose English changed becomes fuzzy, which is to say stale. `make` writes FOLDER/ko/NAME.
+`check` changes nothing and counts; exit status 1 if a file differs from what it is made of, or a
+translation lost some code, a link or an emphasis. With --site, `make` writes under that folder,
+with the names and the links of the English pages, which these then replace.
 
 A message is what Sphinx's gettext builder takes for one: a heading, a paragraph, an item of a list,
 a cell of a table. In code cells the comments, the docstrings of one line, and the names that
-`checkpoint` prints are messages too; everything else stays as it is, but for the relative paths of
-files. What is not translated, or stale, is shown in English, and counted under the title.
+`checkpoint` prints are messages too; all else stays as it is, but for the relative paths of files.
+What is not translated, or stale, is shown in English, and counted under the title.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import io
 import os
 import re
@@ -27,10 +27,9 @@ import sys
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import nbformat
@@ -42,27 +41,24 @@ from markdown_it import MarkdownIt
 
 LOCALE = ROOT / "docs" / "locale" / "ko" / "LC_MESSAGES"
 MARKDOWN = MarkdownIt("commonmark").enable("table")
-UPDATE = "python tests/notebooks/make_korean.py update"
-_KEPT_HEADERS = ("Language:", "Plural", "MIME", "Content")
+# The other headers have the time of a run, or say nothing.
+_HEADERS = ("#", "msg", '"Language:', '"Plural', '"MIME', '"Content')
 _NO_WORDS = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|\b\d\d_\w+|[\W\d_]")
 _DIRECTIVE = re.compile(r"#\s*(noqa|type:|fmt:|ruff:|pragma)")
 _TARGET = re.compile(r"(\]\(<?|(?:src|href)=[\"'])([^)\s>\"']+)")
+_KEPT = ("code_inline", "strong_open", "em_open", "link_open", "image", "html_inline")
 
-Kind = Literal["text", "cell of a table", "comment", "string", "path"]
 
-
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A message, or the path of a file, and its place in a source."""
 
     start: int
     end: int
     text: str
-    kind: Kind
+    kind: str  # "text", "cell of a table", "comment", "string" or "path"
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """How many messages a page has, and how many of them are shown in English."""
 
     messages: int
@@ -75,14 +71,12 @@ class Count:
 
 def prose(source: str) -> Iterator[Span]:
     """Yield the messages of a Markdown text, in order."""
-    starts = [0, *accumulate(len(line) for line in source.splitlines(keepends=True))]
+    starts = [0, *accumulate(map(len, source.splitlines(keepends=True)))]
     at, kind = 0, "text"
     for token in MARKDOWN.parse(source):
         at = max(at, starts[token.map[0]] if token.map else 0)
-        if token.type in ("th_open", "td_open"):
-            kind = "cell of a table"
-        elif token.type.endswith("_open"):
-            kind = "text"
+        if token.type.endswith("_open"):
+            kind = "cell of a table" if token.type in ("th_open", "td_open") else "text"
         if token.type != "inline" or not token.content:
             continue
         lines = [re.escape(line.strip()) for line in token.content.split("\n")]
@@ -93,14 +87,11 @@ def prose(source: str) -> Iterator[Span]:
         if found is None:
             raise ValueError(f"cannot find in its source: {token.content!r}")
         at = found.end()
-        yield Span(*found.span(), token.content.replace("\n", " ").strip(), kind)  # type: ignore[arg-type]
+        yield Span(found.start(), at, token.content.replace("\n", " ").strip(), kind)
 
 
 def words_of_code(source: str, folder: Path) -> Iterator[Span]:
-    """Yield the messages of a code cell, and the paths of files seen from a folder, in order.
-
-    A cell that is not Python alone has none.
-    """
+    """Yield the messages of a cell that is all Python, and the paths of files in a folder."""
     try:
         tree = ast.parse(source)
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
@@ -108,56 +99,43 @@ def words_of_code(source: str, folder: Path) -> Iterator[Span]:
         return
     lines = source.splitlines(keepends=True)
     starts = [0, *accumulate(map(len, lines))]
-    shown = set()
+    shown: list[Any] = []
     for node in ast.walk(tree):
-        keys: list[Any] = []
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "checkpoint":
-            keys = [key for each in node.args if isinstance(each, ast.Dict) for key in each.keys]
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            keys = [node.body[0].value] if ast.get_docstring(node) else []  # type: ignore[attr-defined]
-        for key in keys:
-            before = lines[key.lineno - 1].encode()[: key.col_offset].decode()
-            shown.add((key.lineno, len(before)))
+            shown += [key for each in node.args if isinstance(each, ast.Dict) for key in each.keys]
+        elif isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            shown.append(node.body[0])
+    before = [(one.lineno, lines[one.lineno - 1].encode()[: one.col_offset]) for one in shown]
+    places = {(row, len(text.decode())) for row, text in before}
     for token in tokens:
         start, end = (starts[row - 1] + column for row, column in (token.start, token.end))
         if token.type == tokenize.COMMENT and not _DIRECTIVE.match(token.string):
             yield Span(start, end, token.string.removeprefix("#").strip(), "comment")
-        elif (
-            token.type == tokenize.STRING and token.string[0] in "\"'" and "\n" not in token.string
-        ):
+        elif token.type == tokenize.STRING and re.fullmatch(r"[\"'].*", token.string):
             text = ast.literal_eval(token.string)
-            if token.start in shown:
+            if token.start in places:
                 yield Span(start, end, text, "string")
-            elif isinstance(text, str) and text.strip("./") and (folder / text).exists():
+            elif text.strip("./") and (folder / text).exists():
                 yield Span(start, end, text, "path")
 
 
-def cells(path: Path) -> list[tuple[str, str, str]]:
-    """Return (id, type, source) of a notebook's cells; a page is one cell of Markdown."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".md":
-        return [("", "markdown", text)]
-    return [(cell.id, cell.cell_type, cell.source) for cell in nbformat.v4.reads(text).cells]
-
-
-def spans(kind: str, source: str, folder: Path) -> list[Span]:
+@functools.cache
+def spans(cell_type: str, source: str, folder: Path) -> tuple[Span, ...]:
     """Return the messages and paths of a cell."""
-    return list(prose(source) if kind == "markdown" else words_of_code(source, folder))
+    return tuple(prose(source) if cell_type == "markdown" else words_of_code(source, folder))
 
 
-def needs_words(text: str) -> bool:
-    """Say whether a message has words, and is not code, numbers and names of notebooks alone."""
-    return bool(_NO_WORDS.sub("", text))
-
-
-def messages(path: Path) -> dict[str, list[str]]:
-    """Return the messages of a page, each with the places where it stands."""
+def messages(page: Path) -> dict[str, list[str]]:
+    """Return the messages of a page that have words, each with the places where it stands."""
+    text = page.read_text("utf-8")
+    cells = [("", "markdown", text)]
+    if page.suffix == ".ipynb":
+        cells = [(f" in {c.id}", c.cell_type, c.source) for c in nbformat.v4.reads(text).cells]
     found: dict[str, list[str]] = {}
-    for identity, cell_type, source in cells(path):
-        for span in spans(cell_type, source, path.parent):
-            if span.kind != "path" and needs_words(span.text):
-                place = span.kind + (f" in {identity}" if identity else "")
-                found.setdefault(span.text, []).append(place)
+    for place, cell_type, source in cells:
+        for span in spans(cell_type, source, page.parent):
+            if span.kind != "path" and _NO_WORDS.sub("", span.text):
+                found.setdefault(span.text, []).append(span.kind + place)
     return found
 
 
@@ -170,59 +148,57 @@ def po_file(page: Path) -> Path:
 
 
 def pages() -> list[Path]:
-    """Return the pages that have a translation, with their English files."""
-    found = []
-    for path in sorted(LOCALE.rglob("*.po")):
-        base = ROOT / path.relative_to(LOCALE)
-        page = next((p for s in (".ipynb", ".md") if (p := base.with_suffix(s)).exists()), None)
-        if page:
-            found.append(page)
-    return found
+    """Return the English files of the pages that have a translation."""
+    stems = [ROOT / path.relative_to(LOCALE).with_suffix("") for path in LOCALE.rglob("*.po")]
+    both = [stem.with_suffix(suffix) for stem in stems for suffix in (".ipynb", ".md")]
+    return sorted(path for path in both if path.exists())
 
 
-def read_catalog(path: Path) -> Catalog:
-    """Read a file of gettext's; an absent one is empty."""
-    if not path.exists():
-        return Catalog(locale="ko", project="llama-notebooks", fuzzy=False)
-    with path.open("rb") as file:
-        return read_po(file, locale="ko", abort_invalid=True)
+def read_catalog(page: Path) -> Catalog:
+    """Return the translation of a page; empty where there is none."""
+    text = po_file(page).read_bytes() if po_file(page).exists() else b""
+    return read_po(io.BytesIO(text), locale="ko", abort_invalid=True)
 
 
-def translations(catalog: Catalog) -> dict[str, str]:
+def translations(page: Path) -> dict[str, str]:
     """Return the messages whose translation is there and not stale."""
     return {
-        str(one.id): str(one.string) for one in catalog if one.id and one.string and not one.fuzzy
+        str(one.id): str(one.string)
+        for one in read_catalog(page)
+        if one.id and one.string and not one.fuzzy
     }
 
 
 def updated(page: Path, memory: dict[str, str]) -> str:
-    """Return what the gettext file of a page has to be, for its English text of today."""
-    catalog = read_catalog(po_file(page))
-    template = Catalog(locale="ko", fuzzy=False)
+    """Return what gettext's file of a page has to be, for its English text of today.
+
+    Args:
+        page: The English file.
+        memory: Translations of other pages, for the messages that have none here.
+    """
+    catalog, template = read_catalog(page), Catalog(locale="ko")
     for text, places in messages(page).items():
         template.add(text, auto_comments=list(dict.fromkeys(places)))
-    catalog.update(template, update_header_comment=False)
+    catalog.update(template)
     for one in catalog:
-        if one.id and str(one.id) in memory and (one.fuzzy or not one.string):
-            one.string = memory[str(one.id)]
+        if one.id in memory and (one.fuzzy or not one.string):
+            one.string, one.previous_id = memory[str(one.id)], []
             one.flags.discard("fuzzy")
-            one.previous_id = []
-    catalog.header_comment = f"# Korean of {page.relative_to(ROOT).as_posix()}"
+    catalog.header_comment, catalog.fuzzy = (
+        f"# Korean of {page.relative_to(ROOT).as_posix()}",
+        False,
+    )
     file = io.BytesIO()
     write_po(file, catalog, width=0, include_previous=True, ignore_obsolete=True)
     head, _, body = file.getvalue().decode().partition("\n\n")
-    kept = [
-        line
-        for line in head.splitlines()
-        if not line.startswith('"') or line[1:].startswith(_KEPT_HEADERS)
-    ]
-    return "\n".join(kept) + "\n\n" + body.rstrip("\n") + "\n"
+    kept = [line for line in head.splitlines() if line.startswith(_HEADERS) or line == '""']
+    return "\n".join([*kept, "", body.rstrip("\n"), ""])
 
 
 # --- the Korean page -----------------------------------------------------------------------------
 
 
-def rewrite(source: str, found: list[Span], replace: Callable[[Span], str]) -> str:
+def rewrite(source: str, found: tuple[Span, ...], replace: Callable[[Span], str]) -> str:
     """Return a source with other messages and paths in the same places."""
     parts, at = [], 0
     for span in found:
@@ -234,16 +210,11 @@ def rewrite(source: str, found: list[Span], replace: Callable[[Span], str]) -> s
         elif span.kind == "cell of a table":
             new = new.replace("|", r"\|")
         elif span.kind in ("string", "path"):
-            quotes = re.match(r"\"\"\"|.", old)[0]  # type: ignore[index]
+            quotes = old[: 3 if old.startswith('"""') else 1]
             new = quotes + new.replace("\\", r"\\").replace('"', r"\"") + quotes
         parts += [source[at : span.start], new]
         at = span.end
     return "".join([*parts, source[at:]])
-
-
-def translated_path(page: Path) -> Path:
-    """Return where the Korean of a page is."""
-    return page.parent / "ko" / page.name
 
 
 def moved(target: str, page: Path) -> str:
@@ -253,28 +224,17 @@ def moved(target: str, page: Path) -> str:
         return target
     aim = Path(os.path.normpath(page.parent / parts.path))
     if aim.is_relative_to(ROOT) and po_file(aim).exists():
-        aim = translated_path(aim)
-    path = Path(os.path.relpath(aim, translated_path(page).parent)).as_posix()
+        aim = aim.parent / "ko" / aim.name
+    path = Path(os.path.relpath(aim, page.parent / "ko")).as_posix()
     return path + (f"#{parts.fragment}" if parts.fragment else "")
 
 
-def count(page: Path, catalog: Catalog) -> Count:
+def count(page: Path) -> Count:
     """Count the messages of a page, and those without a translation that holds."""
-    ready = translations(catalog)
-    left = [text for text in messages(page) if text not in ready]
+    catalog, ready, found = read_catalog(page), translations(page), messages(page)
+    left = [text for text in found if text not in ready]
     stale = sum(bool((one := catalog.get(text)) and one.string) for text in left)
-    return Count(len(messages(page)), len(left) - stale, stale)
-
-
-def note(page: Path, counted: Count, site: bool) -> str:
-    """Return what stands under the title: the way to the English, and what is still English."""
-    parts = [] if site else [f"[영어 원문](../{page.name})"]
-    if counted.untranslated or counted.stale:
-        parts.append(
-            f"문장 {counted.messages}개 가운데 번역하지 않은 것이 {counted.untranslated}개, 번역한 "
-            f"뒤에 원문이 바뀐 것이 {counted.stale}개입니다. 이 부분은 영어로 보입니다."
-        )
-    return "".join(f"\n\n{part}" for part in parts)
+    return Count(len(found), len(left) - stale, stale)
 
 
 def korean(page: Path, *, site: bool = False) -> str:
@@ -287,8 +247,13 @@ def korean(page: Path, *, site: bool = False) -> str:
     Raises:
         ValueError: A translation changes the structure of its text.
     """
-    catalog = read_catalog(po_file(page))
-    ready = translations(catalog)
+    ready, counted = translations(page), count(page)
+    below = "" if site else f"\n\n[영어 원문](../{page.name})"
+    if counted.untranslated or counted.stale:
+        below += (
+            f"\n\n문장 {counted.messages}개 가운데 번역하지 않은 것이 {counted.untranslated}개, "
+            f"번역한 뒤에 원문이 바뀐 것이 {counted.stale}개입니다. 이 부분은 영어로 보입니다."
+        )
 
     def replace(span: Span) -> str:
         if span.kind == "path":
@@ -302,44 +267,33 @@ def korean(page: Path, *, site: bool = False) -> str:
             return text
         wanted, got = [replace(span) for span in found], [span.text for span in prose(text)]
         if wanted != got:
-            differ = next(
-                pair for pair in zip(wanted, [*got, ""], strict=False) if len(set(pair)) > 1
-            )
-            raise ValueError(f"{po_file(page)}: {differ[0]!r} is read as {differ[1]!r}")
+            raise ValueError(f"{po_file(page)}: {set(wanted) - set(got)} becomes something else")
         blocks = re.split(r"^(```.*?^```)", text, flags=re.M | re.S)
         if not site:
             blocks[::2] = [_TARGET.sub(lambda m: m[1] + moved(m[2], page), b) for b in blocks[::2]]
         return "".join(blocks)
 
-    below = note(page, count(page, catalog), site)
+    def titled(text: str) -> str:
+        return re.sub(r"^# .+", lambda title: title[0] + below, text, count=1, flags=re.M)
+
     if page.suffix == ".md":
-        return re.sub(
-            r"^# .+",
-            lambda m: m[0] + below,
-            cell("markdown", page.read_text("utf-8")),
-            count=1,
-            flags=re.M,
-        )
+        return titled(cell("markdown", page.read_text("utf-8")))
     node = nbformat.v4.reads(page.read_text("utf-8"))
     for one in node.cells:
         found = spans(one.cell_type, one.source, page.parent)
-        one.source = cell(one.cell_type, one.source)
         names = {span.text: replace(span) for span in found if span.kind == "string"}
+        one.source = cell(one.cell_type, one.source)
         for output in one.get("outputs", []):
             if output.output_type == "stream":
-                output.text = _printed(output.text, names)
-    node.cells[0].source = re.sub(r"^# .+", lambda m: m[0] + below, node.cells[0].source, count=1)
+                output.text = printed(output.text, names)
+    node.cells[0].source = titled(node.cells[0].source)
     return canonical_text(node)
 
 
-def _printed(text: str, names: dict[str, str]) -> str:
-    """What `checkpoint` prints, with other names of its conditions."""
-    return re.sub(
-        r"^(✓ |still to do: )(.+?)(?= \(\w+|$)",
-        lambda match: match[1] + names.get(match[2], match[2]),
-        text,
-        flags=re.M,
-    )
+def printed(text: str, names: dict[str, str]) -> str:
+    """Return what `checkpoint` prints, with other names of its conditions."""
+    line = re.compile(r"^(✓ |still to do: )(.+?)(?= \(\w+|$)", re.M)
+    return line.sub(lambda match: match[1] + names.get(match[2], match[2]), text)
 
 
 # --- what is checked -----------------------------------------------------------------------------
@@ -348,24 +302,22 @@ def _printed(text: str, names: dict[str, str]) -> str:
 def shape(text: str) -> Counter[tuple[str, str]]:
     """Return what a translation has to keep of a message: code, links, pictures, emphasis."""
     tokens = MARKDOWN.parseInline(text)[0].children or []
-    kept = ("code_inline", "strong_open", "em_open", "link_open", "image", "html_inline")
     return Counter(
         (one.type, str(one.attrs.get("href") or one.attrs.get("src") or one.content))
         for one in tokens
-        if one.type in kept
+        if one.type in _KEPT
     )
 
 
 def losses(page: Path) -> Iterator[str]:
-    """Yield the translations that differ from their message in more than words."""
+    """Yield what is wrong with translations that differ from their messages in more than words."""
     places = messages(page)
-    for text, string in translations(read_catalog(po_file(page))).items():
-        if not places.get(text, ["comment"])[0].startswith(("comment", "string")):
-            lost, added = shape(text) - shape(string), shape(string) - shape(text)
-            if lost or added:
-                yield f"{string!r} lacks {sorted(lost)} and adds {sorted(added)}"
+    for text, string in translations(page).items():
+        lost, added = shape(text) - shape(string), shape(string) - shape(text)
+        if places.get(text, ["comment"])[0].startswith(("text", "cell")) and (lost or added):
+            yield f"{po_file(page).name}: {string!r} lacks {list(lost)} and adds {list(added)}"
         if "\n" in string:
-            yield f"{string!r} has more than one line"
+            yield f"{po_file(page).name}: {string!r} has more than one line"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -380,30 +332,27 @@ def main(arguments: list[str] | None = None) -> int:
     files: dict[Path, str] = {}
     problems: list[str] = []
     if options.action != "make":
-        memory: dict[str, str] = {}
-        for page in pages():
-            memory = translations(read_catalog(po_file(page))) | memory
+        memory = {text: string for page in pages() for text, string in translations(page).items()}
         files |= {po_file(page): updated(page, memory) for page in chosen}
     if options.action != "update":
         for page in chosen:
-            counted = count(page, read_catalog(po_file(page)))
-            print(f"{page.relative_to(ROOT)}: {counted}")
-            problems += [f"{po_file(page).name}: {loss}" for loss in losses(page)]
-            at = options.site / page.relative_to(ROOT) if options.site else translated_path(page)
+            name = page.relative_to(ROOT)
+            print(name.as_posix(), *(f"{key}={n}" for key, n in count(page)._asdict().items()))
+            problems += losses(page)
+            at = options.site / name if options.site else page.parent / "ko" / page.name
             files[at] = korean(page, site=bool(options.site))
     for path, text in files.items():
         if path.exists() and path.read_text("utf-8") == text:
             continue
         if options.action == "check":
             problems.append(
-                f"{path.relative_to(ROOT)} is not what its source gives: {UPDATE}, then make"
+                f"{path.relative_to(ROOT)} is not what it is made of: update, then make"
             )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
             print(f"wrote {path}")
-    print(*problems, sep="\n", end="\n" if problems else "")
-    print(f"{len(chosen)} pages, {len(problems)} problem{'s' * (len(problems) != 1)}")
+    print(*problems, f"{len(chosen)} pages, {len(problems)} problems", sep="\n")
     return 1 if problems or not chosen else 0
 
 
