@@ -21,6 +21,7 @@ import nbformat
 from form_rules import (
     CELL_METADATA,
     METADATA,
+    RUN_SECONDS,
     Notebook,
     canonical_text,
     check_notebook,
@@ -83,7 +84,8 @@ def list_problems(found: list[str], listed: list[str]) -> list[str]:
 def normalise(node: Any) -> Any:
     """Fix in place what needs no thought, and return the notebook."""
     node.nbformat, node.nbformat_minor = 4, 5
-    node.metadata = nbformat.from_dict(METADATA)
+    took = {RUN_SECONDS: node.metadata[RUN_SECONDS]} if RUN_SECONDS in node.metadata else {}
+    node.metadata = nbformat.from_dict(METADATA | took)
     used: set[str] = set()
     for n, cell in enumerate(node.cells):
         cell.source = tidy(cell.source)

@@ -30,6 +30,7 @@ LANGUAGE_INFO = {
     "pygments_lexer": "ipython3",
 }
 METADATA = {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
+RUN_SECONDS = "run_seconds"  # of a lesson's last whole run; workshop/make_syllabi.py reads it
 CELL_METADATA = {"jupyter", "tags"}
 
 Found = Iterator[tuple[int | None, str]]
@@ -190,8 +191,12 @@ def ids(notebook: Notebook) -> Found:
 
 @rule
 def metadata(notebook: Notebook) -> Found:
-    if notebook.node.metadata != METADATA:
+    rest = dict(notebook.node.metadata)
+    seconds = rest.pop(RUN_SECONDS, 1)
+    if rest != METADATA:
         yield None, "the metadata is not exactly the one kernelspec and language without version"
+    if type(seconds) is not int or seconds < 1:
+        yield None, f"{RUN_SECONDS} is {seconds!r}; run_notebook.py writes whole seconds"
     for n, cell in notebook.cells:
         extra = sorted(set(cell.metadata) - CELL_METADATA)
         if extra:

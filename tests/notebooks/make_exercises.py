@@ -148,7 +148,7 @@ def _code(source: str, identity: str) -> Any:
 def with_section(lesson: Any, cells: list[Any]) -> Any:
     """Return a lesson with these exercises, before its last cell, in place of those it has."""
     rest = [cell for cell in lesson.cells if TAG not in cell.metadata.get("tags", [])]
-    return new_notebook(cells=[*rest[:-1], *cells, *rest[-1:]])
+    return new_notebook(cells=[*rest[:-1], *cells, *rest[-1:]], metadata=lesson.metadata)
 
 
 def keep_outputs(node: Any, old: Any | None) -> Any:

@@ -5,8 +5,9 @@
 A number means a lesson and its solutions. Without arguments: all. Each is run in a new kernel with
 its folder as the working directory, as a reader runs it. A notebook whose run raises, or whose
 outputs show this machine's paths, is not written: nothing is scrubbed. The time of each is
-printed. With --model, another model is at work, and nothing is written: it only shows whether the
-notebooks run to their ends. Exit status 1 if one failed.
+printed; a lesson's is kept in its metadata, for the workshop's syllabi. With --model, another model
+is at work, and nothing is written: it only shows whether the notebooks run to their ends. Exit
+status 1 if one failed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import nbclient
 import nbformat
 from check_form import NOTEBOOKS, find_notebooks, normalise, write
-from form_rules import is_solutions, output_texts
+from form_rules import RUN_SECONDS, is_solutions, output_texts
 from machine_traces import machine_traces_in
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -60,6 +61,8 @@ def run(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> float:
     ]
     if traces:
         raise RunError("\n".join(traces))
+    if not is_solutions(path):
+        node.metadata[RUN_SECONDS] = max(1, round(seconds))
     write(path, normalise(node))
     return seconds
 

@@ -163,6 +163,8 @@ BROKEN: dict[str, list[Callable[[Any], None]]] = {
         put(lambda node: node.metadata, "language_info", {"name": "python", "version": "3.11.7"}),
         put(lambda node: node.metadata.kernelspec, "name", "my-env"),
         put(lambda node: node.metadata, "widgets", {}),
+        put(lambda node: node.metadata, "run_seconds", 12.5),
+        put(lambda node: node.metadata, "run_seconds", 0),
         put(lambda node: node.cells[3].metadata, "execution", {"iopub.status.busy": "now"}),
         put(lambda node: node.cells[3].metadata, "scrolled", True),
     ],
@@ -623,8 +625,9 @@ def test_run_writes_real_outputs_in_canonical_form(folder: Path) -> None:
     assert [cell.execution_count for cell in written.cells] == [1, 2]
     assert [output.text for output in written.cells[0].outputs] == ["0\n1\n2\n"]
     assert written.cells[1].outputs[0].data["text/plain"] == "'1'"
-    assert written.metadata == form_rules.METADATA
     assert text == form_rules.canonical_text(written)
+    assert written.metadata.pop("run_seconds") >= 1
+    assert written.metadata == form_rules.METADATA
 
 
 @pytest.mark.parametrize(
