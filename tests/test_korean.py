@@ -140,6 +140,14 @@ def test_each_fault_is_found(text: str, string: str, fault: str) -> None:
     assert fault in "; ".join(faults(text, string))
 
 
+def test_the_questions_quote_sections_that_exist() -> None:
+    page = ROOT / "workshop" / "ko" / "questions.md"
+    quoted = re.findall(r'\]\(([^)]+/ko/[^)]+)\)의 "(.+?)"', page.read_text("utf-8"))
+    assert len(quoted) >= 9
+    for link, title in quoted:
+        assert f'"## {title}' in (page.parent / link).read_text("utf-8"), title
+
+
 # --- how it is made, on pages of its own ---------------------------------------------------------
 
 PAGE = """# A title

@@ -335,7 +335,9 @@ def main(arguments: list[str] | None = None) -> int:
     files: dict[Path, str] = {}
     problems: list[str] = []
     if options.action != "make":
-        memory = {text: string for page in pages() for text, string in translations(page).items()}
+        known = (pair for page in pages() for pair in translations(page).items())
+        # One or two words mean one thing here and another one there.
+        memory = {text: string for text, string in known if len(text.split()) > 2}
         files |= {po_file(page): updated(page, memory) for page in chosen}
     if options.action != "update":
         for page in chosen:
