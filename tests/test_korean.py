@@ -111,7 +111,7 @@ def faults(text: str, string: str) -> Iterator[str]:
         yield "no Korean word"
     if re.search(r"은\(는\)|을\(를\)|이\(가\)|당신|(?:이다|한다|된다|해요|예요)\.", korean_words):
         yield "not 합니다체, or a particle with a choice"
-    if "*" in korean_words:
+    if "*" in korean_words and "*" not in english:
         yield "an emphasis that Markdown does not close"
 
 
