@@ -25,6 +25,7 @@ from form_rules import (
     Notebook,
     canonical_text,
     check_notebook,
+    is_seconds,
     tidy,
 )
 from machine_traces import ROOT
@@ -84,8 +85,10 @@ def list_problems(found: list[str], listed: list[str]) -> list[str]:
 def normalise(node: Any) -> Any:
     """Fix in place what needs no thought, and return the notebook."""
     node.nbformat, node.nbformat_minor = 4, 5
-    took = {RUN_SECONDS: node.metadata[RUN_SECONDS]} if RUN_SECONDS in node.metadata else {}
-    node.metadata = nbformat.from_dict(METADATA | took)
+    seconds = node.metadata.get(RUN_SECONDS)
+    node.metadata = nbformat.from_dict(METADATA)
+    if is_seconds(seconds):
+        node.metadata[RUN_SECONDS] = seconds
     used: set[str] = set()
     for n, cell in enumerate(node.cells):
         cell.source = tidy(cell.source)

@@ -195,7 +195,7 @@ def metadata(notebook: Notebook) -> Found:
     seconds = rest.pop(RUN_SECONDS, 1)
     if rest != METADATA:
         yield None, "the metadata is not exactly the one kernelspec and language without version"
-    if type(seconds) is not int or seconds < 1:
+    if not is_seconds(seconds):
         yield None, f"{RUN_SECONDS} is {seconds!r}; run_notebook.py writes whole seconds"
     for n, cell in notebook.cells:
         extra = sorted(set(cell.metadata) - CELL_METADATA)
@@ -208,6 +208,10 @@ def whitespace(notebook: Notebook) -> Found:
     for n, cell in notebook.cells:
         if source_text(cell) != tidy(source_text(cell)):
             yield n, "there is whitespace at the end of a line or of the cell"
+
+
+def is_seconds(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 def tidy(source: str) -> str:
