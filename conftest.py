@@ -9,7 +9,8 @@ import pytest
 from pytest_socket import socket_allow_hosts
 
 # Ray is an extra that not every Python has, and its import warns; their tests import it with care.
-collect_ignore_glob = ["helpers/serve/cluster_*.py"]
+# The code of translated notebooks is that of the English ones, which run: tests/test_korean.py.
+collect_ignore_glob = ["helpers/serve/cluster_*.py", "notebooks/ko/*"]
 
 _SHOWN = ("llama-cpp-python", "langchain-core", "llguidance", "ipykernel", "nbval")
 

@@ -2,7 +2,8 @@
 
     python tests/notebooks/check_form.py [--fix] [paths]
 
-Without paths: every notebook in notebooks/, and whether the README's table lists just these.
+Without paths: every notebook in notebooks/, its solutions and its translations, and whether the
+README's table lists just the first.
 --fix fixes what can be fixed without thinking: ids, kernelspec, other metadata, whitespace, the
 order of keys in the file. It never touches outputs. Exit status 1 if something is wrong.
 """
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     paths: list[Path] = options.paths or find_notebooks()
     if not options.paths:
-        paths = [*paths, *find_notebooks(NOTEBOOKS / "solutions")]
+        paths = [*paths, *(p for f in ("solutions", "ko") for p in find_notebooks(NOTEBOOKS / f))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         parser.error(f"no such file: {', '.join(map(str, missing))}")

@@ -21,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 FOUND = check_form.find_notebooks()
 SOLUTIONS = check_form.find_notebooks(check_form.NOTEBOOKS / "solutions")
+KOREAN = check_form.find_notebooks(check_form.NOTEBOOKS / "ko")
 
 
 def test_the_notebooks_are_those_of_the_readme() -> None:
@@ -30,8 +31,8 @@ def test_the_notebooks_are_those_of_the_readme() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*FOUND, *SOLUTIONS],
-    ids=[f"{path.parent.name}-{path.stem}" for path in FOUND + SOLUTIONS],
+    [*FOUND, *SOLUTIONS, *KOREAN],
+    ids=[f"{path.parent.name}-{path.stem}" for path in FOUND + SOLUTIONS + KOREAN],
 )
 def test_form(path: Path) -> None:
     assert [str(problem) for problem in form_rules.check_notebook(path)] == []
