@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
+from operator import lt
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(done: int, aims: tuple[str, ...] = AIMS) -> bool:
-    return checkpoint({aim: lambda n=n: n < done for n, aim in enumerate(aims)})
+    return checkpoint({aim: partial(lt, n, done) for n, aim in enumerate(aims)})
 
 
 def write(folder: Path, learner: str, notebook: str, exercise: str, done: int, hours: int) -> None:

@@ -106,8 +106,8 @@ def _native(fresh: bool) -> tuple[list[Check], BackendReport | None]:
         fix = _fix(packages, str(fault))
         return [Check(FAIL, "Native library", f"cannot be used: {fault}", fix)], None
     if not report.devices:
-        fault = "none registered, not even the processor"
-        return [Check(FAIL, "Devices", fault, _again())], report
+        none = Check(FAIL, "Devices", "none registered, not even the processor", _again())
+        return [none], report
     flags = os.environ.get("CMAKE_ARGS", "")
     lines = explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
     if day:  # of an earlier day, and whatever else was going on then

@@ -134,11 +134,12 @@ def _calls(lines: list[str]) -> Iterator[Call]:
     for line in lines:
         with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             data = json.loads(line)
-            names = [printable(data[key]) for key in ("learner", "notebook", "exercise")]
+            texts = (printable(data[key]) for key in ("learner", "notebook", "exercise"))
+            who, notebook, exercise = texts
             done, aims = data["reached"], data["aims"]
             at = datetime.datetime.fromisoformat(data["time"])
             if type(done) is type(aims) is int and 0 <= done <= aims > 0 and at.tzinfo:
-                yield Call(*names, done, aims, at)
+                yield Call(who, notebook, exercise, done, aims, at)
 
 
 def printable(text: str, most: int = LONGEST) -> str:
