@@ -25,18 +25,19 @@ FIX = f"/opt/{USER}/.venv/bin/python -m pip install --no-deps --force-reinstall 
 
 
 def doctor(
-    *arguments: str, home: Path, cwd: Path = ROOT, python: tuple[str, ...] = (), **more: str
+    *arguments: str, home: Path, cwd: Path = ROOT, python: tuple[str, ...] = (), suite: Path
 ) -> tuple[int, str, str]:
-    """Run the doctor as a user whose names are known."""
+    """Run the doctor as a user whose names are known; `suite` is where Python looks first."""
     names = {
         **dict.fromkeys(("HOME", "USERPROFILE"), str(home)),
         **dict.fromkeys(("USER", "LOGNAME", "USERNAME"), USER),
         **dict.fromkeys(("HOSTNAME", "COMPUTERNAME"), HOST),
+        **{"PYTHONPATH": str(suite), "CONDA_PREFIX": ""},
     }
     done = subprocess.run(
         [sys.executable, *python, "-m", "helpers", "doctor", *arguments],
         cwd=cwd,
-        env={**os.environ, **names, **more},
+        env={**os.environ, **names},
         capture_output=True,
         text=True,
         timeout=120,
@@ -44,6 +45,13 @@ def doctor(
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the suite without an environment."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "helpers", folder / "suite" / "helpers", ignore=ignore)
+    return folder / "suite"
 
 
 def nobody_in(text: str) -> bool:
@@ -57,7 +65,7 @@ def test_no_name_and_no_path_of_a_person_gets_into_the_file(tmp_path: Path) -> N
     said = f"{home}/thesis/x.so, /srv/{USER}/y.so: {USER.upper()}@{HOST}, {platform.node()}:50052"
     (home / "llama_cpp" / "__init__.py").write_text(f"raise OSError({said!r})", encoding="utf-8")
     target = tmp_path / "mine.json"
-    status, output, _ = doctor("--report", str(target), home=home, PYTHONPATH=str(home))
+    status, output, _ = doctor("--report", str(target), home=home, suite=home)
     assert status == 1 and USER in output and HOST in output, "the names did not get that far"
     text = target.read_text(encoding="utf-8")
     (fault,) = [one for one in json.loads(text)["checks"] if one["name"] == "Native library"]
@@ -86,14 +94,11 @@ def test_what_is_hidden(
 
 
 def test_without_an_environment_the_report_says_what_is_missing(tmp_path: Path) -> None:
-    ignore = shutil.ignore_patterns("__pycache__")
-    suite, room = tmp_path / "suite", tmp_path / "room"
-    shutil.copytree(ROOT / "helpers", suite / "helpers", ignore=ignore)
+    suite, room = copied(tmp_path), tmp_path / "room"
     room.mkdir()
 
     def bare(*arguments: str) -> tuple[int, str, str]:
-        alone = {"PYTHONPATH": str(suite), "CONDA_PREFIX": ""}
-        return doctor(*arguments, home=tmp_path, cwd=room, python=("-S",), **alone)
+        return doctor(*arguments, home=tmp_path, cwd=room, python=("-S",), suite=suite)
 
     status, output, _ = bare("--report")
     (path,) = room.iterdir()
@@ -108,6 +113,20 @@ def test_without_an_environment_the_report_says_what_is_missing(tmp_path: Path) 
     assert status == 1 and output.splitlines()[1].startswith(report["id"])
     status, _, error = bare("--fast")
     assert status == 2 and "unrecognized arguments: --fast" in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_the_environment_s_python_writes_where_the_terminal_is(tmp_path: Path) -> None:
+    suite, room = copied(tmp_path), tmp_path / "room"
+    python = suite / ".venv" / "bin" / "python"
+    for folder in (python.parent, room):
+        folder.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$PWD: $*"\n', encoding="utf-8")
+    python.chmod(0o755)
+    _, output, _ = doctor("--report", home=tmp_path, cwd=room, suite=suite)
+    asked = rf"{suite}: -m helpers doctor --report {room}/doctor-[0-9a-f]{{8}}\.json\n"
+    assert re.fullmatch(asked, output)
+    assert "no report in" in doctor("--room", ".", home=tmp_path, cwd=room, suite=suite)[2]
 
 
 def test_a_report_takes_no_other_files_place_and_keeps_its_id(tmp_path: Path) -> None:
