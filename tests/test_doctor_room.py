@@ -32,7 +32,8 @@ def doctor(
         **dict.fromkeys(("HOME", "USERPROFILE"), str(home)),
         **dict.fromkeys(("USER", "LOGNAME", "USERNAME"), USER),
         **dict.fromkeys(("HOSTNAME", "COMPUTERNAME"), HOST),
-        **{"PYTHONPATH": str(suite), "CONDA_PREFIX": ""},
+        "PYTHONPATH": str(suite),
+        "CONDA_PREFIX": "",
     }
     done = subprocess.run(
         [sys.executable, *python, "-m", "helpers", "doctor", *arguments],
