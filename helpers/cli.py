@@ -1,7 +1,7 @@
 """The commands of `python -m helpers`.
 
 Each prepares the environment and continues inside it, so that it does not matter which Python
-started it. `clean` and `doctor` are the exceptions: they never install anything.
+started it. `clean`, `doctor` and `progress` are the exceptions: they never install anything.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers.doctor import main as doctor
+from helpers.doctor import read_options, report_path
 from helpers.errors import InstallError, ModelFileError
 from helpers.install import environment
 from helpers.install.backends import BACKENDS
@@ -174,9 +175,13 @@ def _lint(arguments: Sequence[str]) -> int:
 
 def _doctor(arguments: Sequence[str]) -> int:
     # Whoever activated a conda environment asks about that one.
-    if not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists():
-        return _in_environment(["doctor", *arguments])
-    return doctor(arguments)
+    elsewhere = not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists()
+    options = read_options(arguments)
+    if options.room is not None or not elsewhere:
+        return doctor(arguments)
+    # The other process begins in the clone; a report goes to where this one is.
+    target = [] if options.report is None else ["--report", str(report_path(options.report))]
+    return _in_environment(["doctor", *target])
 
 
 def _clean(arguments: Sequence[str]) -> int:
@@ -206,11 +211,22 @@ def _rpc(arguments: Sequence[str]) -> int:
     return rpc(arguments)
 
 
+def _progress(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m helpers progress", description="Say who is where in a class.")
+    parser.add_argument("folder", metavar="FOLDER", help="that of LLAMA_NOTEBOOKS_PROGRESS")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    options = parser.parse_args(list(arguments))
+    from helpers.lessons.standing import show
+
+    return show(options.folder, watch=options.watch)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
     "lint": (_lint, "check form and types"),
     "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
+    "progress": (_progress, "show a teacher who has reached what in the notebooks"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
     "serve": (_serve, "serve one model to many, by OpenAI's protocol"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
@@ -220,7 +236,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
 
 def _usage() -> str:
     lines = ["usage: python -m helpers COMMAND [ARGUMENTS]", ""]
-    lines += [f"  {name:8}{text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", "COMMAND --help says more."])
 
 
