@@ -21,7 +21,7 @@ _MARK = ".llama-notebooks"
 _NAMES = (
     *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
     *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
-    *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors"),
+    *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors", "learner"),
 )
 """What the suite writes into its cache."""
 
