@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
 from helpers.install.environment import MODEL, MODEL_PIN
 from helpers.install.flags import dead_settings
-from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
+from helpers.install.installed import installed, is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
     OLDEST_PYTHON,
     REPOSITORY,
@@ -71,6 +72,9 @@ def _environment() -> Check:
     if in_conda():
         return Check(OK, "Environment", f"conda, {sys.prefix}")
     if not where.exists():
+        # Installed by pip into a Python of the user's own, or of Colab's or Binder's.
+        if installed(Path(sysconfig.get_path("purelib")), "llama-notebooks"):
+            return Check(OK, "Environment", f"this Python's own, {sys.prefix}")
         return Check(FAIL, "Environment", f"{where} is not there", _again())
     return Check(NOTE, "Environment", f"this Python is not the one in {where}")
 
