@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from helpers.install.commands import install_command
 from helpers.install.detect import look_at_machine
 from helpers.install.environment import MODEL, MODEL_PIN
 from helpers.install.flags import dead_settings
-from helpers.install.installed import installed, is_upstream, libraries, pip_cached_wheel
+from helpers.install.installed import is_upstream, libraries, pip_cached_wheel
 from helpers.install.paths import (
     OLDEST_PYTHON,
     REPOSITORY,
@@ -65,16 +64,22 @@ def _python() -> Check:
     return Check(OK, "Python", f"{version}, {sys.executable}")
 
 
+def _is_guest() -> bool:
+    """Whether pip has put the suite into a Python of the user's own, or of Colab's or Binder's."""
+    # setuptools leaves a folder in the clone that looks like an installation, but has no RECORD.
+    own = importlib.metadata.distributions(name="llama-notebooks")
+    return not venv_dir().exists() and any(one.read_text("RECORD") is not None for one in own)
+
+
 def _environment() -> Check:
     where = venv_dir()
     if inside(where):
         return Check(OK, "Environment", str(where))
     if in_conda():
         return Check(OK, "Environment", f"conda, {sys.prefix}")
+    if _is_guest():
+        return Check(OK, "Environment", f"this Python's own, {sys.prefix}")
     if not where.exists():
-        # Installed by pip into a Python of the user's own, or of Colab's or Binder's.
-        if installed(Path(sysconfig.get_path("purelib")), "llama-notebooks"):
-            return Check(OK, "Environment", f"this Python's own, {sys.prefix}")
         return Check(FAIL, "Environment", f"{where} is not there", _again())
     return Check(NOTE, "Environment", f"this Python is not the one in {where}")
 
@@ -221,6 +226,8 @@ def _distribution(name: str, title: str, data: str = "") -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if _is_guest() and name.startswith("jupyterlab"):
+            return Check(NOTE, title, f"{name} is not installed; Colab and editors do without")
         return Check(FAIL, title, f"{name} is not installed", _again())
     if not (Path(sys.prefix) / data).exists():
         fix = f"{sys.executable} -m pip install --force-reinstall {name}"

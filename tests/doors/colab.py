@@ -70,7 +70,7 @@ class Bare:
         """Run its Python; what it prints is shown as well."""
         env = {**os.environ, "HOME": str(self.home), **more}
         env |= {"PIP_CACHE_DIR": str(Path.home() / ".cache" / "pip")}
-        env |= {"LLAMA_NOTEBOOKS_WHEEL_INDEX": self.wheels.as_uri()}
+        env |= {"LLAMA_NOTEBOOKS_WHEEL_INDEX": self.wheels.as_uri(), "OMP_WAIT_POLICY": "passive"}
         env = {k: v for k, v in env.items() if k not in {"PYTHONPATH", "LLAMA_NOTEBOOKS_CACHE"}}
         command = [str(self.python), *map(str, arguments)]
         done = subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True)
@@ -85,10 +85,9 @@ class Bare:
 
 def _python() -> str:
     """Python 3.13, as Colab has, where there is one that starts; else this one."""
-    for name in (shutil.which("python3.13"), sys.executable):
-        if name and subprocess.run([name, "-V"], capture_output=True).returncode == 0:
-            return name
-    raise AssertionError
+    found = shutil.which("python3.13")
+    starts = found and subprocess.run([found, "-V"], capture_output=True).returncode == 0
+    return found if found and starts else sys.executable
 
 
 def record(bare: Bare, name: str) -> None:
