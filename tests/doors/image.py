@@ -22,6 +22,8 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
+from helpers.install.paths import cache_dir
+
 ROOT = Path(__file__).resolve().parents[2]
 # What the second stage has: Debian's slim image and libgomp1.
 LIBRARIES = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6", "libgomp.so.1"}
@@ -96,6 +98,10 @@ def main() -> None:
     # Debian's own Python: nobody can read one that lies in root's home.
     base = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     base |= {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
+    base |= {"LLAMA_NOTEBOOKS_CACHE": str(room / "cache")}
+    if (cache_dir() / "sdist").exists():  # 77 MB that need not come again
+        shutil.copytree(cache_dir() / "sdist", room / "cache" / "sdist")
+        (room / "cache" / "lock").touch()  # by which a cache of the suite is known
     settings = dict(x.split("=", 1) for one in arguments(first, "ENV") for x in shlex.split(one))
     begin = time.monotonic()
     subprocess.run(
