@@ -7,8 +7,10 @@ started it. `clean`, `doctor` and `progress` are the exceptions: they never inst
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -86,6 +88,14 @@ def _lab(arguments: Sequence[str]) -> int:
         "find_model knows, such as qwen3.5-4b (downloaded if need be)",
     )
     parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
+    parser.add_argument(
+        "--ip",
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="address to listen on (127.0.0.1: this machine alone; 0.0.0.0: every network that it "
+        "is in, as a container needs it); whoever comes needs the token in any case",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--check", action="store_true", help="do all but start the server")
     options = parser.parse_args(list(arguments))
@@ -94,13 +104,14 @@ def _lab(arguments: Sequence[str]) -> int:
         raise InstallError(nearest(options.backend, known, "backend"))
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
+    _check_address(options.ip)
     _enter("lab", arguments, options.backend)
     if options.model is not None:
         _choose_model(options.model)
     status = doctor([], fresh=False)
     if status or options.check:
         return status
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={options.ip}", "-y"]
     command.append(f"--ServerApp.root_dir={REPOSITORY}")
     if options.port is not None:
         command.append(f"--ServerApp.port={options.port}")
@@ -114,6 +125,18 @@ def _lab(arguments: Sequence[str]) -> int:
     # A kernel of the same name in the user's home must not stand in for this environment's.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     return _replace(command)
+
+
+def _check_address(address: str) -> None:
+    """Find out before the long steps whether this machine can listen on an address."""
+    try:
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[ipaddress.ip_address(address).version]
+        socket.create_server((address, 0), family=family).close()
+    except (ValueError, OSError) as error:
+        raise InstallError(
+            f"this machine cannot listen on {address!r} ({error}): give 127.0.0.1 for this machine "
+            "alone, 0.0.0.0 for every network that it is in, or its address in one of them"
+        ) from None
 
 
 def _choose_model(name: str) -> None:

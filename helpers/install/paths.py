@@ -113,6 +113,24 @@ def claim_cache() -> Path:
     return cache
 
 
+def in_packages(root: Path = REPOSITORY) -> bool:
+    """Say whether `helpers` lies among installed packages, without the rest of the suite."""
+    return any(root.glob("llama_notebooks-*.dist-info"))
+
+
+def need_suite(what: str, root: Path = REPOSITORY) -> None:
+    """Check that `helpers` lies in the suite, beside its notebooks and their data.
+
+    Raises:
+        InstallError: It is an installed package, alone.
+    """
+    if in_packages(root):
+        raise InstallError(
+            f"{what} needs the whole suite, and {root} has helpers alone, as an installed package: "
+            "get a clone or an archive of the repository, and run python3 -m helpers in its folder"
+        )
+
+
 def venv_dir(root: Path = REPOSITORY) -> Path:
     """Return the folder of the suite's environment."""
     return root / ".venv"

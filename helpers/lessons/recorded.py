@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers.install.paths import REPOSITORY
+from helpers.install.paths import REPOSITORY, need_suite
 
 ANSWERS = Path("notebooks") / "data" / "answers.json"
 
@@ -66,6 +66,8 @@ def recorded_answers(name: str, path: Path | None = None) -> RecordedAnswers:
 
 def read_answers(path: Path | None = None) -> list[RecordedAnswer]:
     """Return all recorded answers; none where nothing was recorded."""
+    if path is None:
+        need_suite("the record of other models' answers")
     path = path or REPOSITORY / ANSWERS
     rows = json.loads(path.read_text("utf-8")) if path.exists() else []
     return [
