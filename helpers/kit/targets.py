@@ -32,9 +32,9 @@ class System:
 
 
 def _linux(machine: str) -> System:
-    # The oldest first: such a wheel runs on more systems. 2.28 is the glibc of 2018.
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(5, 29)]
-    tags += [f"manylinux{old}_{machine}" for old in ("1", "2010", "2014")]
+    # By glibc, the oldest first: such a wheel runs on more systems. 2.35 is that of 2022.
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(5, 36)]
+    tags += [f"manylinux{old}_{machine}" for old in ("1", "2010", "2014")] + [f"linux_{machine}"]
     return System("linux", machine, tuple(tags), ("linux", "Linux", "posix", machine))
 
 

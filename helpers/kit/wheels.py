@@ -31,7 +31,7 @@ from helpers.install.environment import source_only
 from helpers.install.installed import libraries
 from helpers.install.kit import this_machine
 from helpers.install.paths import pip_environment, site_packages
-from helpers.kit.targets import SYSTEMS, System, Target
+from helpers.kit.targets import SYSTEMS, Target
 
 _ABSENT = re.compile(r"No matching distribution found for ([\w.-]+)")
 # What llama-cpp-python's source needs: see `helpers.install.build`.
@@ -183,12 +183,6 @@ def _bring(target: Target, lines: list[str], folder: Path, log: Path) -> list[st
     return missing
 
 
-def _further_tags(system: System) -> list[str]:
-    """Tags of Linux wheels that only newer systems take, or that nobody has checked."""
-    newer = [f"manylinux_2_{minor}_{system.machine}" for minor in range(29, 36)]
-    return [*newer, f"linux_{system.machine}"] if system.name == "linux" else []
-
-
 def llama(name: str, version: str, cache: Path, folder: Path, hold: int) -> tuple[Path, str]:
     """Return llama-cpp-python for a system, and what a reader must know about it.
 
@@ -213,7 +207,7 @@ def llama(name: str, version: str, cache: Path, folder: Path, hold: int) -> tupl
         store = folder / index / name
         for kept in store.glob(f"*-{version}-*.whl"):
             return kept, "prebuilt"
-        tags = [] if here else [*system.platforms, *_further_tags(system)]
+        tags = () if here else system.platforms
         fetched = wheels.fetch(Path(sys.executable), version, index, cache, hold, tags)
         if isinstance(fetched, Path):
             store.mkdir(parents=True, exist_ok=True)
