@@ -85,7 +85,7 @@ def make(
     copy_all(out, files, {name: sha256(path) for name, path in files.items()})
     say(
         f"The kit is in {out}; its START.md says how it is used. To check it on another machine:\n"
-        f"  python3 -m helpers kit --check {out}"
+        f'  python3 -m helpers kit --check "{out}"'
     )
     return 0
 

@@ -63,6 +63,8 @@ def _learner(folder: Path, name: str, kit: Path, script: str) -> None:
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(home), "KIT": str(kit), "PYTHON": python,
         "SERVER": sys.executable, "ROOT": str(ROOT),
+        # Where other work goes on, threads that wait must not spin.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "active"),
     }  # fmt: skip
     rights = [] if os.geteuid() == 0 else ["-r"]
     whole = f"\"$PYTHON\" -c '{_NO_WAY}' || exit 3\n{script}"
