@@ -24,6 +24,7 @@ from helpers.install import environment
 from helpers.install.backends import BACKENDS
 from helpers.install.clean import clean
 from helpers.install.commands import nearest
+from helpers.install.kit import Kit, check, open_kit
 from helpers.install.paths import REPOSITORY, in_conda, inside, venv_dir, venv_python
 
 FIRST_NOTEBOOK = Path("notebooks") / "00_start_here.ipynb"
@@ -46,9 +47,11 @@ class _Parser(argparse.ArgumentParser):
         raise InstallError(f"{message}; see {self.prog} --help")
 
 
-def _enter(command: str, arguments: Sequence[str], backend: str | None = None) -> None:
+def _enter(
+    command: str, arguments: Sequence[str], backend: str | None = None, kit: Kit | None = None
+) -> None:
     """Prepare the environment and continue inside it: there this returns, elsewhere never."""
-    environment.ensure(REPOSITORY, backend)
+    environment.ensure(REPOSITORY, backend, kit)
     if not inside(venv_dir()):
         raise SystemExit(_in_environment([command, *arguments]))
 
@@ -87,6 +90,12 @@ def _lab(arguments: Sequence[str]) -> int:
         help="the model of all notebooks in place of the small one: a GGUF file, or any name that "
         "find_model knows, such as qwen3.5-4b (downloaded if need be)",
     )
+    parser.add_argument(
+        "--kit",
+        metavar="PLACE",
+        help="take everything from a kit and nothing from a network: a folder, or the address that "
+        "kit --serve printed",
+    )
     parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
     parser.add_argument(
         "--ip",
@@ -105,7 +114,15 @@ def _lab(arguments: Sequence[str]) -> int:
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
     _check_address(options.ip)
-    _enter("lab", arguments, options.backend)
+    kit = None
+    if options.kit is not None:
+        ready = environment.is_ready(REPOSITORY, options.backend)
+        kit = open_kit(options.kit, options.model, wheels=not ready)
+    _enter("lab", arguments, options.backend, kit)
+    if kit is not None and kit.models:
+        from helpers.models.stores import FOLDER_VARIABLE  # needs what is installed
+
+        os.environ.setdefault(FOLDER_VARIABLE, str(kit.folder / "models"))
     if options.model is not None:
         _choose_model(options.model)
     status = doctor([], fresh=False)
@@ -244,6 +261,37 @@ def _progress(arguments: Sequence[str]) -> int:
     return show(options.folder, watch=options.watch)
 
 
+def _kit(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="python -m helpers kit",
+        description="Put all that a room without a network needs into a folder, or serve it there.",
+    )
+    parser.add_argument("out", nargs="?", type=Path, help="the folder: new, empty, or a kit")
+    parser.add_argument("--systems", nargs="+", default=[], metavar="NAME", help="default: this")
+    parser.add_argument("--pythons", nargs="+", default=[], metavar="3.N", help="default: this")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="further models")
+    parser.add_argument("--check", type=Path, metavar="PATH", help="see that a kit is whole")
+    parser.add_argument("--serve", type=Path, metavar="PATH", help="serve a kit in the room")
+    parser.add_argument("--host", default="127.0.0.1", help="a private address of this machine")
+    parser.add_argument("--port", type=int, default=8080, help="default: 8080")
+    options = parser.parse_args(list(arguments))
+    if sum(x is not None for x in (options.out, options.check, options.serve)) != 1:
+        raise InstallError("name a folder, first: kit OUT, kit --check PATH, or kit --serve PATH")
+    if options.check is not None:
+        return check(options.check)
+    from helpers.kit.targets import make_targets
+
+    make_targets(options.systems, options.pythons)  # a slip is said before anything is installed
+    _enter("kit", arguments)
+    if options.serve is not None:
+        from helpers.kit.serve import serve  # not at the top: it needs what is installed
+
+        return serve(options.serve, options.host, options.port)
+    from helpers.kit.make import make
+
+    return make(options.out, options.systems, options.pythons, options.models)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
@@ -253,6 +301,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
     "serve": (_serve, "serve one model to many, by OpenAI's protocol"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
+    "kit": (_kit, "put all that a room without a network needs into a folder, or serve it"),
     "rpc": (_rpc, "lend this machine's devices to a model on another one"),
 }
 

@@ -22,6 +22,7 @@ _NAMES = (
     *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
     *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
     *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors", "learner"),
+    *("kit", "kit-wheels"),
 )
 """What the suite writes into its cache."""
 

@@ -7,7 +7,6 @@ machine, or a private network, can reach it, and says so.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import socket
 import sys
@@ -19,21 +18,13 @@ from helpers.errors import DeviceError, EngineCrashed, InstallError
 from helpers.install.paths import claim_cache
 from helpers.native.practice import GIVES_MEMORY_BACK
 from helpers.native.rpc_servers import rpc_library
+from helpers.serve.private import private_host
 
 PORT = 50052
 """The port of llama.cpp's own server."""
 
 _START_SECONDS = 120.0
 _ATTEMPTS = 5
-
-_PRIVATE = {
-    "127.0.0.0/8": "this machine alone",
-    "10.0.0.0/8": "a private network",
-    "172.16.0.0/12": "a private network",
-    "192.168.0.0/16": "a private network",
-    "169.254.0.0/16": "a cable between two machines (link-local)",
-    "100.64.0.0/10": "an overlay such as Tailscale, or a provider's network",
-}
 
 _NO_LOCK = """\
 There is no lock: llama.cpp's RPC knows no key and no encryption. Whoever reaches this port uses
@@ -174,24 +165,11 @@ def checked_host(host: str) -> str:
     Raises:
         InstallError: It is none that a server without a lock may listen at.
     """
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise InstallError(
-            f"--host {host} is not an address. Give this machine's own in the private network as "
-            "numbers, for example 192.168.1.20; a name may stand for several"
-        ) from None
-    if address.version == 6:
-        raise InstallError(f"--host {host}: llama.cpp's RPC speaks IPv4 alone")
-    if any(address in ipaddress.ip_network(network) for network in _PRIVATE):
-        return str(address)
-    kind = "every network of this machine" if address.is_unspecified else "the open internet"
-    known = ", ".join(f"{network} ({what})" for network, what in _PRIVATE.items())
-    raise InstallError(
-        f"--host {host} would open the server to {kind}, and it has no lock. Name one private "
-        f"address of this machine: {known}. From farther away, come through SSH or WireGuard, "
-        "which python3 -m helpers rpc shows when it has started"
-    )
+    return private_host(
+        host, "llama.cpp's RPC",
+        ". From farther away, come through SSH or WireGuard, which python3 -m helpers rpc shows "
+        "when it has started",
+    )  # fmt: skip
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
