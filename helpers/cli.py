@@ -206,6 +206,20 @@ def _rpc(arguments: Sequence[str]) -> int:
     return rpc(arguments)
 
 
+def _site(arguments: Sequence[str]) -> int:
+    _enter("site", arguments)
+    from helpers.publish.site import main as site  # not at the top: it needs what is installed
+
+    return site(arguments)
+
+
+def _slides(arguments: Sequence[str]) -> int:
+    _enter("slides", arguments)
+    from helpers.publish.slides import main as slides  # not at the top: it needs what is installed
+
+    return slides(arguments)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
@@ -215,6 +229,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "serve": (_serve, "serve one model to many, by OpenAI's protocol"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
     "rpc": (_rpc, "lend this machine's devices to a model on another one"),
+    "slides": (_slides, "make slides from the notebooks' own cells, with notes for the speaker"),
+    "site": (_site, "build the site: notebooks, workshop, API"),
 }
 
 
