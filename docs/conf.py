@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import helpers
 from helpers.publish import published
@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 
 project = "llama-notebooks"
 release = helpers.__version__
-copyright = f"the authors of {project}"  # noqa: A001
+copyright = f"the authors of {project}"
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -141,21 +141,23 @@ def api_pages() -> Iterator[tuple[str, bytes]]:
         lines = [f"# {room}", "```{eval-rst}", f".. automodule:: helpers.{room}", ""]
         for name in own:
             value = getattr(helpers, name)
-            kind = (
-                ("exception" if issubclass(value, Exception) else "class")
-                if inspect.isclass(value)
-                else "function"
-                if callable(value)
-                else "data"
-            )
-            lines += [f".. auto{kind}:: helpers.{name}"]
-            lines += (
-                ["   :no-value:"] if kind == "data" else ["   :members:"] * (kind != "function")
-            )
-            lines += [""]
+            if inspect.isclass(value):
+                kind = "exception" if issubclass(value, Exception) else "class"
+                lines += [f".. auto{kind}:: helpers.{name}", "   :members:", ""]
+            elif callable(value):
+                lines += [f".. autofunction:: helpers.{name}", ""]
+            else:
+                lines += [f".. py:data:: helpers.{name}", "", f"   {words_of(room, name)}", ""]
         yield f"api/{room}.md", "\n".join([*lines, "```", ""]).encode()
     tree = ["```{toctree}", ":hidden:", *sorted(names), "```", ""]
     yield "api/README.md", "\n".join([API, *rows, "", *tree]).encode()
+
+
+def words_of(room: str, name: str) -> str:
+    """Return the text below a constant, from the module of the room that makes it."""
+    modules = [module for module in sys.modules if f"{module}.".startswith(f"helpers.{room}.")]
+    texts = [ModuleAnalyzer.for_module(module).find_attr_docs() for module in modules]
+    return " ".join(next(text[("", name)] for text in texts if ("", name) in text))
 
 
 API = """\

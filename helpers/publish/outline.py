@@ -1,7 +1,7 @@
 """Which cells of a notebook become which slides, without a tag in the notebook.
 
-- A title and a heading `##` begin a column of slides. In it each piece of prose begins a slide, with
-  the code below it and what the code gave.
+- A title and a heading `##` begin a column of slides. In it each piece of prose begins a slide,
+  with the code below it and what the code gave.
 - Left out: cells that only check what was taught, where to read on ("Elsewhere", "Next"), what
   one needs, and of the exercises all but their titles.
 - What has no room on a slide goes to a further one. A long output is cut, and says so.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
@@ -27,8 +28,12 @@ LINES, COLUMNS = 12, 104
 
 _LINE = 26  # points of a line of code; one of prose takes half as much again
 _PICTURE = (1150, 430)  # the largest picture
-_LEFT_OUT = {"Elsewhere", "Next"}
-_OPENING = re.compile(r"^(?=\*\*(?:What you|Time|Hardware|Next|Related))|^(?=## )", re.MULTILINE)
+_LEFT_OUT = {
+    "Elsewhere", "Exercises", "What you'll need", "Time", "Hardware", "Next", "Related",
+}  # fmt: skip
+_OPENING = re.compile(
+    r"^(?=\*\*(?:What you'll (?:learn|need)|Time|Hardware|Next|Related))|^(?=## )", re.MULTILINE
+)
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,6 +52,7 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
     """
     cells: list[NotebookNode] = []
     used, told, shown = 0, set[str](), ""
+    title = notebook.cells[0].source.partition("\n")[0].lstrip("# ")
     for section, cell in _chosen(notebook):
         begins = "subslide" if cell.cell_type == "markdown" else "-"
         if section not in told:
@@ -55,7 +61,7 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
             if begins == "-" and used + height > ROOM:
                 begins = "subslide"
             if begins == "subslide" and section == shown:
-                where = new_markdown_cell(f'<p class="where">{section}</p>')
+                where = new_markdown_cell(f'<p class="where">{section or title}</p>')
                 cells.append(_placed(where, begins))
                 begins, used = "-", 0
             cells.append(_placed(part, begins))
@@ -75,23 +81,19 @@ def _placed(cell: NotebookNode, kind: str) -> NotebookNode:
 
 def _chosen(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode]]:
     """Give the cells to be shown with their sections; prose is taken apart at its headings."""
-    section = ""
-    exercises: list[str] = []
-    for cell in notebook.cells:
+    section, exercises = "", list[str]()
+    for cell, after in zip_longest(notebook.cells, notebook.cells[1:]):
         tags = set(cell.metadata.get("tags", ()))
         for piece in _pieces(cell):
-            found = re.match(r"## (.+)|\*\*(.+?)\*\*", piece.source)
-            if cell.cell_type == "markdown" and found and found[1]:
-                section = found[1]
-            exercises += re.findall(r"^### (.+)$", piece.source, re.MULTILINE)
-            keep = section not in _LEFT_OUT and not _only_checks(cell)
-            if section == "Exercises":
-                keep = False
-            elif section == "" and found and found[2]:
-                keep = found[2].startswith(("What you'll do", "What you'll learn"))
-            elif found and found[2] and found[2].startswith(("Next", "Related")):
-                keep = False
-            if "slide-keep" in tags or (keep and "slide-skip" not in tags):
+            begins = None
+            if cell.cell_type == "markdown":
+                begins = re.match(r"## (.+)|\*\*(.+?)\*\*", piece.source)
+                exercises += re.findall(r"^### (.+)$", piece.source, re.MULTILINE)
+            section = begins[1] or section if begins else section
+            left_out = {section, begins[2] if begins else None} & _LEFT_OUT or _only_checks(cell)
+            if after and _only_checks(after) and piece.source.endswith(":"):
+                left_out = True
+            if "slide-keep" in tags or not (left_out or "slide-skip" in tags):
                 yield section, piece
     if exercises:
         titles = "\n".join(f"- {title}" for title in exercises)

@@ -13,7 +13,7 @@ import importlib.util
 import re
 import shutil
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -93,24 +93,19 @@ def write(notebooks: Sequence[Path], out: Path, notes: Path = NOTES) -> list[Pat
         exclude_output_prompt=True,
         exclude_anchor_links=True,
     )
-    written = []
+    titles = {}
     for path in notebooks:
         notebook = published(nbformat.read(path, as_version=4), NOTEBOOKS / "data")
         slides = outline(notebook, read_notes(path, notes))
         resources = {
-            "metadata": {"name": title_of(notebook), "path": str(path.parent)},
+            "metadata": {"name": _title(notebook), "path": str(path.parent)},
             "slides_css": _STYLE.read_text(encoding="utf-8"),
         }
         body, _ = exporter.from_notebook_node(slides, resources)
-        written.append(out / f"{path.stem}.html")
-        written[-1].write_text(body, encoding="utf-8")
-    _write_index(out)
-    return written
-
-
-def title_of(notebook: nbformat.NotebookNode) -> str:
-    """Return the title of a notebook."""
-    return str(notebook.cells[0].source.splitlines()[0].lstrip("# "))
+        (out / f"{path.stem}.html").write_text(body, encoding="utf-8")
+        titles[f"{path.stem}.html"] = _title(notebook)
+    _write_index(out, titles)
+    return [out / name for name in titles]
 
 
 def read_notes(notebook: Path, folder: Path) -> dict[str, str]:
@@ -155,22 +150,26 @@ def _copy_reveal(target: Path) -> None:
         shutil.copytree(scripts[0].parents[1] / name, target / name, dirs_exist_ok=True)
 
 
-def _write_index(out: Path) -> None:
-    titles = {
-        path.name: re.search(r"<title>(.*?)</title>", path.read_text(encoding="utf-8"))
-        for path in sorted(out.glob("[0-9][0-9]_*.html"))
-    }
-    items = "".join(
-        f'<li><a href="{html.escape(name)}">{title[1] if title else name}</a></li>\n'
-        for name, title in titles.items()
+def _title(notebook: nbformat.NotebookNode) -> str:
+    return str(notebook.cells[0].source.partition("\n")[0].lstrip("# "))
+
+
+def _write_index(out: Path, titles: Mapping[str, str]) -> None:
+    items = "\n".join(
+        f'<li><a href="{name}">{html.escape(title)}</a></li>' for name, title in titles.items()
     )
-    page = f"""<!DOCTYPE html>
+    page = _INDEX.format(items=items)
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+_INDEX = """\
+<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Slides</title>
 <style>body {{font: 1.4rem/1.8 system-ui, sans-serif; margin: 3rem}}</style></head>
 <body><main><h1>Slides</h1>
 <ul>
-{items}</ul></main></body>
+{items}
+</ul></main></body>
 </html>
 """
-    (out / "index.html").write_text(page, encoding="utf-8")

@@ -15,7 +15,7 @@ from helpers.publish.site import build, languages
 from tests.browser.notebook_page import SCREENSHOTS
 
 pytest.importorskip("pydata_sphinx_theme", reason="the extra `site` is not installed")
-from axe_playwright_python.base import AXE_FILE_PATH  # noqa: E402
+from axe_playwright_python.base import AXE_FILE_PATH
 
 PHONE = {"width": 360, "height": 780}
 # What axe calls serious or critical is a fault; contrast depends on the colours, so it is looked at
