@@ -31,7 +31,7 @@ copyright = f"the authors of {project}"
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["notebooks/exercises"]
+exclude_patterns = ["glossary-*.md"]  # for translators
 templates_path = ["_templates"]
 locale_dirs = [str(DOCS / "locale")]
 gettext_compact = False

@@ -74,6 +74,11 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
     return made
 
 
+def unlinked(text: str) -> str:
+    """Return prose without its links to files, which are not there beside the slides."""
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:)[^)]+\)", r"\1", text)
+
+
 def _placed(cell: NotebookNode, kind: str) -> NotebookNode:
     cell.metadata["slideshow"] = {"slide_type": kind}
     return cell
@@ -107,7 +112,7 @@ def _pieces(cell: NotebookNode) -> list[NotebookNode]:
     at = [found.start() for found in _OPENING.finditer(cell.source)]
     at = [0, *(place for place in at if place and not any(place in fence for fence in fences))]
     ends = [*at[1:], len(cell.source)]
-    texts = (cell.source[a:b].strip() for a, b in zip(at, ends, strict=True))
+    texts = (unlinked(cell.source[a:b].strip()) for a, b in zip(at, ends, strict=True))
     return [new_markdown_cell(text) for text in texts if text]
 
 

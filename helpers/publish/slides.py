@@ -25,7 +25,7 @@ from helpers.errors import InstallError
 from helpers.install.environment import ensure_extra
 from helpers.install.paths import REPOSITORY
 from helpers.publish.notebooks import published
-from helpers.publish.outline import HEIGHT, WIDTH, headings, outline
+from helpers.publish.outline import HEIGHT, WIDTH, headings, outline, unlinked
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 NOTES = REPOSITORY / "workshop" / "notes"
@@ -121,7 +121,8 @@ def read_notes(notebook: Path, folder: Path) -> dict[str, str]:
     for path in folder.glob(f"{notebook.stem[:2]}_*.md"):
         known = headings(nbformat.read(notebook, as_version=4))
         opening = []
-        for part in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        text = unlinked(path.read_text(encoding="utf-8"))
+        for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             if part.splitlines()[0].strip() != "Slides":
                 opening.append(f"### {part.strip()}")
                 continue
