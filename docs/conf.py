@@ -1,6 +1,6 @@
 """Settings of the site, and where its sources come from.
 
-`python -m helpers site` runs Sphinx on the folder `docs/_build/source`, which is made here: the
+`python -m helpers site` runs Sphinx on a folder in `docs/_build`, which is made here: the
 pages of `docs/`, the notebooks, the workshop and the papers of the repository, each under the path
 that it has there, so that the links among them lead to the same places; and a page for each room of
 `helpers`. Nothing in that folder is written by hand.
@@ -12,11 +12,13 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nbformat
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.pycode import ModuleAnalyzer
 
 import helpers
@@ -73,11 +75,11 @@ PAPERS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 LINK = re.compile(r"(\]\(<?)([^)\s>#]+)")
 
 
-def gather(app: Sphinx, _config: object) -> None:
+def gather(app: Sphinx, config: Config) -> None:
     """Fill the source folder; what has not changed keeps its time, and is not read again."""
     source = Path(app.srcdir)
     kept = set()
-    for name, content in sources():
+    for name, content in sources(str(config.language)):
         path = source / name
         kept.add(path)
         if not path.exists() or path.read_bytes() != content:
@@ -88,8 +90,13 @@ def gather(app: Sphinx, _config: object) -> None:
             path.unlink()
 
 
-def sources() -> Iterator[tuple[str, bytes]]:
+def sources(language: str) -> Iterator[tuple[str, bytes]]:
     """Give each file of the source folder as (path, content)."""
+    in_korean: dict[Path, Callable[[Path], str]] = {}
+    if language == "ko":
+        sys.path.append(str(ROOT / "tests" / "notebooks"))
+        make_korean = importlib.import_module("make_korean")
+        in_korean = dict.fromkeys(make_korean.pages(), partial(make_korean.korean, site=True))
     own = [path for path in DOCS.rglob("*.md") if not path.is_relative_to(DOCS / "_build")]
     for path in own:
         yield path.relative_to(DOCS).as_posix(), path.read_bytes()
@@ -97,19 +104,25 @@ def sources() -> Iterator[tuple[str, bytes]]:
     pages = {path for pattern in patterns for path in ROOT.glob(pattern)}
     linked: set[Path] = set()
     for path in sorted(pages):
+        text = in_korean.get(path, read)(path)
         if path.suffix == ".ipynb":
-            notebook = published(nbformat.read(path, as_version=4), ROOT / "notebooks" / "data")
+            notebook = published(nbformat.reads(text, as_version=4), ROOT / "notebooks" / "data")
             for cell in notebook.cells:
                 if cell.cell_type == "markdown":
                     cell.source = relinked(cell.source, path.parent, linked)
             text = nbformat.writes(notebook)
         else:
-            text = relinked(path.read_text(encoding="utf-8"), path.parent, linked)
+            text = relinked(text, path.parent, linked)
         yield path.relative_to(ROOT).as_posix(), text.encode()
     for path in sorted(linked - pages):
         orphan = b"---\norphan: true\n---\n" if path.suffix == ".md" else b""
         yield path.relative_to(ROOT).as_posix(), orphan + path.read_bytes()
     yield from api_pages()
+
+
+def read(path: Path) -> str:
+    """Return the text of a page in English."""
+    return path.read_text(encoding="utf-8")
 
 
 def relinked(text: str, folder: Path, linked: set[Path]) -> str:

@@ -54,7 +54,7 @@ def build(out: Path = HTML) -> Path:
     shown = f"languages={','.join(languages())}"
     for language in languages():
         folder = out if language == "en" else out / language
-        sphinx("html", folder, "-A", shown, "-D", f"language={language}", language=language)
+        sphinx("html", folder, "-A", shown, language=language)
     wrong = faults(out)
     if wrong:
         lines = "\n  ".join(wrong[:20])
@@ -69,15 +69,16 @@ def sphinx(builder: str, out: Path, *arguments: str, language: str = "en") -> No
         builder: Sphinx's name of what to make: `html`, `linkcheck`, `gettext`.
         out: The folder to write to.
         arguments: Further arguments for `sphinx-build`.
-        language: Which parsed pages to go on from; each language keeps its own.
+        language: The language of the pages.
 
     Raises:
         InstallError: If Sphinx warns of anything.
     """
-    source = DOCS / "_build" / "source"
+    source = DOCS / "_build" / f"source-{language}"
     source.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "-b", builder, "-c", str(DOCS)]
     command += ["-d", str(DOCS / "_build" / f"doctrees-{language}")]
-    command += ["-W", "--keep-going", "-n", "-q", "-j", "auto", *arguments, str(source), str(out)]
+    command += ["-W", "--keep-going", "-n", "-q", "-j", "auto"]
+    command += ["-D", f"language={language}", *arguments, str(source), str(out)]
     if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
         raise InstallError(f"Sphinx's {builder} found what is written above: correct it")
