@@ -107,8 +107,8 @@ def test_prose_begins_a_slide_and_code_follows() -> None:
     ) == [
         ("slide", "# Do it"),
         ("notes", "Welcome."),
-        ("subslide", "**What you'll do**"),
-        ("subslide", "**What you'll learn**"),
+        ("subslide", '<p class="where">Do it</p>'),
+        ("-", "**What you'll learn**"),
         ("slide", "## A part"),
         ("notes", "Slowly."),
         ("-", "a = 1"),

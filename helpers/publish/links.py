@@ -51,19 +51,22 @@ def faults(folder: Path) -> list[str]:
     fetches by itself (scripts, styles, fonts, pictures) has to be in the folder. Links to other
     sites are not followed: that needs a network.
     """
+    folder = folder.resolve()
     pages = {
-        path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")
+        path: _Page(path.read_text(encoding="utf-8"))
+        for path in folder.rglob("*.html")
+        if path.relative_to(folder).parts[0] != "_static"  # there lie templates of a theme
     }
     refer = [(path, page.targets) for path, page in pages.items()]
     for path in folder.rglob("*.css"):
         addresses = _in_css(path.read_text(encoding="utf-8"))
-        refer.append((path.resolve(), [(address, True) for address in addresses]))
+        refer.append((path, [(address, True) for address in addresses]))
     found = []
     for path, targets in refer:
         for address, fetched in dict.fromkeys(targets):
-            what = _fault(path, address, fetched, pages, folder.resolve())
+            what = _fault(path, address, fetched, pages, folder)
             if what:
-                found.append(f"{path.relative_to(folder.resolve())}: {address} {what}")
+                found.append(f"{path.relative_to(folder)}: {address} {what}")
     return sorted(found)
 
 
