@@ -292,6 +292,20 @@ def _kit(arguments: Sequence[str]) -> int:
     return make(options.out, options.systems, options.pythons, options.models)
 
 
+def _site(arguments: Sequence[str]) -> int:
+    _enter("site", arguments)
+    from helpers.publish.site import main as site  # not at the top: it needs what is installed
+
+    return site(arguments)
+
+
+def _slides(arguments: Sequence[str]) -> int:
+    _enter("slides", arguments)
+    from helpers.publish.slides import main as slides  # not at the top: it needs what is installed
+
+    return slides(arguments)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
@@ -303,6 +317,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
     "kit": (_kit, "put all that a room without a network needs into a folder, or serve it"),
     "rpc": (_rpc, "lend this machine's devices to a model on another one"),
+    "slides": (_slides, "make slides from the notebooks' own cells, with notes for the speaker"),
+    "site": (_site, "build the site: notebooks, workshop, API"),
 }
 
 

@@ -17,7 +17,14 @@ from helpers.install.paths import (
     venv_dir,
 )
 
-_IN_CLONE = (".pytest_cache", ".mypy_cache", ".ruff_cache", "llama_notebooks.egg-info", "build")
+_IN_CLONE = (
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    "llama_notebooks.egg-info",
+    "build",
+    "docs/_build",
+)
 
 
 def leftovers(root: Path) -> list[tuple[Path, str, float]]:

@@ -182,6 +182,27 @@ def ensure(root: Path, backend: str | None = None, kit: Kit | None = None) -> Pa
     return venv_python(venv_dir(root))
 
 
+def ensure_extra(root: Path, extra: str) -> None:
+    """Install what one command needs beside the rest; do nothing if it is there.
+
+    Args:
+        root: Folder of the clone; its environment is ready.
+        extra: Name of an extra in `pyproject.toml` that no environment has from the beginning.
+
+    Raises:
+        InstallError: With one line that says what is wrong and what to do.
+    """
+    import tomllib
+
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    wanted: list[str] = tomllib.loads(text)["project"]["optional-dependencies"][extra]
+    packages = site_packages(venv_dir(root))
+    missing = [line for line in wanted if not installed(packages, _requirement_name(line))]
+    if missing:
+        with lock(steps.say) as hold:
+            _Work(root, None, hold).add(f"Installing what {extra} needs", *missing)
+
+
 class _Work:
     """One run of all the steps; each looks first whether it is done already."""
 
@@ -214,6 +235,10 @@ class _Work:
         self._package()
         self._model()
         self._write_stamp(backend)
+
+    def add(self, title: str, *requirements: str) -> None:
+        """Install further packages, in the versions of `constraints.txt`."""
+        self._pip(title, *requirements)
 
     def _choose(self) -> tuple[str, str | None]:
         """Return the backend and the wheel index to try first (None: build from source)."""
