@@ -200,7 +200,7 @@ def ensure_extra(root: Path, extra: str) -> None:
     missing = [line for line in wanted if not installed(packages, _requirement_name(line))]
     if missing:
         with lock(steps.say) as hold:
-            _Work(root, None, hold).add(f"Installing what {extra} needs", *missing)
+            _Work(root, None, hold, None).add(f"Installing what {extra} needs", *missing)
 
 
 class _Work:
