@@ -104,6 +104,8 @@ def sources(language: str) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(DOCS).as_posix(), path.read_bytes()
     patterns = (*PAPERS, "notebooks/*.ipynb", "notebooks/solutions/*.ipynb", "workshop/**/*.md")
     pages = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    # The Korean site has its own pages under the names of the English ones.
+    pages = {path for path in pages if path.parent.name != "ko"}
     linked: set[Path] = set()
     for path in sorted(pages):
         text = in_korean.get(path, read)(path)

@@ -115,7 +115,6 @@ def test_prose_begins_a_slide_and_code_follows() -> None:
         ("subslide", '<p class="where">A part</p>'),
         ("-", "More words."),
         ("-", "a"),
-        ("subslide", '<p class="where">A part</p>'),
         ("-", "The end."),
         ("slide", "## Exercises"),
     ]

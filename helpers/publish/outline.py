@@ -1,7 +1,7 @@
 """Which cells of a notebook become which slides, without a tag in the notebook.
 
-- A title and a heading `##` begin a column of slides. In it each piece of prose begins a slide,
-  with the code below it and what the code gave.
+- A title and a heading `##` begin a column of slides. In it prose that leads to code begins a
+  slide; below it stand the code, what the code gave, and what is said of that.
 - Left out: cells that only check what was taught, where to read on ("Elsewhere", "Next"), what
   one needs, and of the exercises all but their titles.
 - What has no room on a slide goes to a further one. A long output is cut, and says so.
@@ -53,8 +53,11 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
     cells: list[NotebookNode] = []
     used, told, shown = 0, set[str](), ""
     title = notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-    for section, cell in _chosen(notebook):
-        begins = "subslide" if cell.cell_type == "markdown" else "-"
+    chosen = list(_chosen(notebook))
+    for (section, cell), after in zip_longest(chosen, chosen[1:]):
+        # Prose that leads to no code has its place below what is shown already, if there is room.
+        leads = cell.source.startswith("**") or (after and after[1].cell_type == "code")
+        begins = "subslide" if cell.cell_type == "markdown" and leads else "-"
         if section not in told:
             begins = "slide"
         for part, height in _parts(cell, used if begins == "-" else 0):
