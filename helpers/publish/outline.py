@@ -155,7 +155,7 @@ def _cut(output: NotebookNode) -> NotebookNode:
     """Return what is shown of an output: of a text, its first lines; a picture in its size."""
     output = NotebookNode(output)
     if output.output_type == "stream":
-        return new_output("stream", name=output.name, text=_first_lines(output.text))
+        return NotebookNode(new_output("stream", name=output.name, text=_first_lines(output.text)))
     data = dict(output.data)
     metadata = dict(output.metadata)
     for kind in ("image/png", "image/svg+xml"):
@@ -166,7 +166,7 @@ def _cut(output: NotebookNode) -> NotebookNode:
             metadata[kind] = {"width": int(width * scale), "height": int(height * scale)}
     if set(data) == {"text/plain"}:
         data["text/plain"] = _first_lines(data["text/plain"])
-    return new_output(output.output_type, data=data, metadata=metadata)
+    return NotebookNode(new_output(output.output_type, data=data, metadata=metadata))
 
 
 def _first_lines(text: str) -> str:
@@ -188,6 +188,6 @@ def _output_height(output: NotebookNode) -> int:
         if kind in output.data:
             return int(output.metadata[kind]["height"]) + 20
     if "text/html" in output.data:
-        rows = output.data["text/html"].count("<tr")
-        return (max(rows, 1) + output.data["text/html"].count("<br>")) * _LINE * 3 // 2 + 30
+        table = str(output.data["text/html"])
+        return (max(table.count("<tr"), 1) + table.count("<br>")) * _LINE * 3 // 2 + 30
     return len(output.data.get("text/plain", "").splitlines()) * _LINE + 30
