@@ -55,11 +55,22 @@ def build(out: Path = HTML) -> Path:
     for language in languages():
         folder = out if language == "en" else out / language
         sphinx("html", folder, "-A", shown, language=language)
+        _remove_stale(folder, DOCS / "_build" / f"source-{language}")
     wrong = faults(out)
     if wrong:
         lines = "\n  ".join(wrong[:20])
         raise InstallError(f"{len(wrong)} links of the site are wrong:\n  {lines}")
     return out
+
+
+def _remove_stale(folder: Path, source: Path) -> None:
+    """Remove what Sphinx leaves: the pages whose sources have gone."""
+    pages = {path.relative_to(source).with_suffix(".html") for path in source.rglob("*.*")}
+    pages |= {Path(name) for name in ("genindex.html", "search.html", "py-modindex.html")}
+    for path in folder.rglob("*.html"):
+        page = path.relative_to(folder)
+        if page not in pages and page.parts[0] not in {"_static", *languages()}:
+            path.unlink()
 
 
 def sphinx(builder: str, out: Path, *arguments: str, language: str = "en") -> None:

@@ -18,8 +18,8 @@ pytest.importorskip("pydata_sphinx_theme", reason="the extra `site` is not insta
 from axe_playwright_python.base import AXE_FILE_PATH
 
 SCREEN, PHONE = {"width": 1280, "height": 1000}, {"width": 360, "height": 780}
-# To measure contrast takes most of axe's time, and colours are the theme's: it is measured, in light
-# and in dark, on one page of each kind.
+# To measure contrast takes most of axe's time, and colours are the theme's: it is measured, in
+# light and in dark, on one page of each kind.
 COLOURS = {
     "index.html", "search.html", "CHANGELOG.html", "workshop.html", "api/memory.html",
     "notebooks/12_install_on_metal.html", "notebooks/solutions/21_choose_a_model.html",
