@@ -73,8 +73,7 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
             if section not in told and notes.get(section):
                 cells.append(_placed(new_markdown_cell(notes[section]), "notes"))
             told.add(section)
-    made: NotebookNode = NotebookNode(notebook, cells=cells)
-    return made
+    return NotebookNode(notebook, cells=cells)
 
 
 def unlinked(text: str) -> str:
