@@ -75,6 +75,9 @@ linkcheck_timeout = 20
 
 PAPERS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 LINK = re.compile(r"(\]\(<?)([^)\s>#]+)")
+# A page in Korean has the English page's place in the site's other language, to which each page
+# has a switch.
+TO_KOREAN = re.compile(r"\[([^\]]+)\]\((?:[^)\s:]*/)?ko/[^)\s]*\)")
 
 
 def gather(app: Sphinx, config: Config) -> None:
@@ -131,6 +134,7 @@ def read(path: Path) -> str:
 
 def relinked(text: str, folder: Path, linked: set[Path]) -> str:
     """Let links to folders lead to the README there, and note the files that are linked to."""
+    text = TO_KOREAN.sub(r"\1", text)
 
     def changed(found: re.Match[str]) -> str:
         target = (folder / found[2]).resolve()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 WIDTH, HEIGHT = 1280, 720
 ROOM = 600
@@ -73,8 +73,7 @@ def outline(notebook: NotebookNode, notes: Mapping[str, str]) -> NotebookNode:
             if section not in told and notes.get(section):
                 cells.append(_placed(new_markdown_cell(notes[section]), "notes"))
             told.add(section)
-    made: NotebookNode = NotebookNode(notebook, cells=cells)
-    return made
+    return NotebookNode(notebook, cells=cells)
 
 
 def unlinked(text: str) -> str:
@@ -155,18 +154,18 @@ def _cut(output: NotebookNode) -> NotebookNode:
     """Return what is shown of an output: of a text, its first lines; a picture in its size."""
     output = NotebookNode(output)
     if output.output_type == "stream":
-        return NotebookNode(new_output("stream", name=output.name, text=_first_lines(output.text)))
-    data = dict(output.data)
-    metadata = dict(output.metadata)
+        output.text = _first_lines(output.text)
+        return output
+    output.data, output.metadata = dict(output.data), dict(output.metadata)
     for kind in ("image/png", "image/svg+xml"):
-        if kind in data:
-            size = metadata.get(kind, {})
+        if kind in output.data:
+            size = output.metadata.get(kind, {})
             width, height = size.get("width", _PICTURE[0]), size.get("height", _PICTURE[1])
             scale = min(_PICTURE[0] / width, _PICTURE[1] / height, 1.5)
-            metadata[kind] = {"width": int(width * scale), "height": int(height * scale)}
-    if set(data) == {"text/plain"}:
-        data["text/plain"] = _first_lines(data["text/plain"])
-    return NotebookNode(new_output(output.output_type, data=data, metadata=metadata))
+            output.metadata[kind] = {"width": int(width * scale), "height": int(height * scale)}
+    if set(output.data) == {"text/plain"}:
+        output.data["text/plain"] = _first_lines(output.data["text/plain"])
+    return output
 
 
 def _first_lines(text: str) -> str:
@@ -188,6 +187,6 @@ def _output_height(output: NotebookNode) -> int:
         if kind in output.data:
             return int(output.metadata[kind]["height"]) + 20
     if "text/html" in output.data:
-        table = str(output.data["text/html"])
-        return (max(table.count("<tr"), 1) + table.count("<br>")) * _LINE * 3 // 2 + 30
+        html = str(output.data["text/html"])
+        return (max(html.count("<tr"), 1) + html.count("<br>")) * _LINE * 3 // 2 + 30
     return len(output.data.get("text/plain", "").splitlines()) * _LINE + 30

@@ -55,11 +55,28 @@ def build(out: Path = HTML) -> Path:
     for language in languages():
         folder = out if language == "en" else out / language
         sphinx("html", folder, "-A", shown, language=language)
+        if _remove_stale(folder, DOCS / "_build" / f"source-{language}"):
+            sphinx("html", folder, "-a", "-A", shown, language=language)  # others list them still
     wrong = faults(out)
     if wrong:
         lines = "\n  ".join(wrong[:20])
         raise InstallError(f"{len(wrong)} links of the site are wrong:\n  {lines}")
     return out
+
+
+def _remove_stale(folder: Path, source: Path) -> bool:
+    """Remove what Sphinx leaves, the pages whose sources have gone; say whether there were any."""
+    pages = {path.relative_to(source).with_suffix(".html") for path in source.rglob("*.*")}
+    pages |= {Path(name) for name in ("genindex.html", "search.html", "py-modindex.html")}
+    stale = [
+        path
+        for path in folder.rglob("*.html")
+        if (page := path.relative_to(folder)) not in pages
+        and page.parts[0] not in {"_static", *languages()}
+    ]
+    for path in stale:
+        path.unlink()
+    return bool(stale)
 
 
 def sphinx(builder: str, out: Path, *arguments: str, language: str = "en") -> None:

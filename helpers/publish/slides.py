@@ -156,21 +156,9 @@ def _title(notebook: nbformat.NotebookNode) -> str:
 
 
 def _write_index(out: Path, titles: Mapping[str, str]) -> None:
-    items = "\n".join(
+    links = "\n".join(
         f'<li><a href="{name}">{html.escape(title)}</a></li>' for name, title in titles.items()
     )
-    page = _INDEX.format(items=items)
-    (out / "index.html").write_text(page, encoding="utf-8")
-
-
-_INDEX = """\
-<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Slides</title>
-<style>body {{font: 1.4rem/1.8 system-ui, sans-serif; margin: 3rem}}</style></head>
-<body><main><h1>Slides</h1>
-<ul>
-{items}
-</ul></main></body>
-</html>
-"""
+    head = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Slides</title>\n'
+    text = f"{head}<h1>Slides</h1>\n<ul>\n{links}\n</ul>\n"
+    (out / "index.html").write_text(text, encoding="utf-8")
