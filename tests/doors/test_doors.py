@@ -212,6 +212,14 @@ def test_a_package_without_the_suite_says_so_and_leaves_others_in_peace(
             [sys.executable, "-c", code], cwd=packages, capture_output=True, text=True
         )
         assert done.stderr.splitlines()[-1].startswith("helpers.errors.InstallError: the record")
+    # It is sound all the same: an environment of the user's own, with an editor for a lab.
+    code = (
+        "from helpers.doctor.checks import _distribution, _environment\n"
+        "print(_environment(), _distribution('jupyterlab-x', 'Lab'), sep='\\n')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=packages, capture_output=True, text=True, check=True)
+    assert [line[:6] for line in done.stdout.splitlines()] == ["[ OK ]", "[NOTE]"], done.stdout
     assert helpers("clean", "--yes", cwd=packages)[0] == 0 and (packages / "build").exists()
     with pytest.raises(InstallError, match="needs the whole suite"):
         guest.join(root=packages)
