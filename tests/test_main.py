@@ -90,7 +90,9 @@ def test_without_a_command_the_commands_are_listed() -> None:
     assert helpers("--help")[0] == 0
 
 
-@pytest.mark.parametrize("command", ["lab", "clean", "lint", "doctor", "progress"])
+@pytest.mark.parametrize(
+    "command", ["lab", "clean", "kit", "lint", "doctor", "progress", "site", "slides"]
+)
 def test_each_command_explains_itself(command: str) -> None:
     status, output, _ = helpers(command, "--help")
     assert status == 0

@@ -148,7 +148,11 @@ def _copy_reveal(target: Path) -> None:
             'reveal.js is not installed: python -m pip install -c constraints.txt -e ".[site]"'
         )
     for name in ("dist", "plugin/notes"):
-        shutil.copytree(scripts[0].parents[1] / name, target / name, dirs_exist_ok=True)
+        # The slides have a style of their own; some of those here fetch fonts from elsewhere.
+        left = shutil.ignore_patterns("theme", "*.map")
+        shutil.copytree(
+            scripts[0].parents[1] / name, target / name, ignore=left, dirs_exist_ok=True
+        )
 
 
 def _title(notebook: nbformat.NotebookNode) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from helpers.publish import faults
 from helpers.publish.slides import find, write
 from tests.browser.notebook_page import SCREENSHOTS
 
@@ -97,7 +98,8 @@ def test_the_speaker_sees_the_notes(page: Page, folder: Path) -> None:
     speaker.close()
 
 
-def test_the_first_page_lists_what_there_is(page: Page, folder: Path) -> None:
+def test_all_that_they_need_is_in_their_folder(page: Page, folder: Path) -> None:
+    assert faults(folder) == []
     page.goto((folder / "index.html").as_uri())
     page.get_by_role("link", name="Tune n_gpu_layers").click()
     expect(page.locator("h1")).to_have_text("Tune n_gpu_layers")
