@@ -11,16 +11,20 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from helpers.errors import HelpersError
 from helpers.models import find_model
 from helpers.serve.settings import ServeSettings
 
 APP = "llama-notebooks"
+_READY_S = 120.0
 _HEAD = "node:__internal_head__"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Ray would send figures about the cluster to its makers, and warn of colours.
@@ -39,10 +43,10 @@ def deploy(
     """Start the server on a Ray cluster, or bring a running one up to date.
 
     Args:
-        settings: What is served to whom. `host` and `port` are those of the head node; each
-            machine finds `model` by itself.
+        settings: What is served to whom. `host` and `port` are those of the head node, port 0 for
+            a free one; each machine finds `model` by itself.
         address: Of the cluster; None: the one that runs on this machine, or else one is started
-            here, which is reached from this machine alone.
+            here, which is reached from this machine alone; "local": such a one in any case.
         replicas: Fewest and most of them; default: one on each node (on each GPU, where there are
             any) to begin with, and down to one when nobody asks for ten minutes.
         health_s: Seconds between two health checks of a replica.
@@ -53,12 +57,14 @@ def deploy(
         The address of the server.
 
     Raises:
-        HelpersError: Ray is not installed, there is no cluster, or the model does not load.
+        HelpersError: Ray is not installed, there is no cluster, it serves on another port already,
+            or the model does not load.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     try:
         import ray
         from ray import serve
+        from ray.serve.context import _get_global_client
     except ImportError as error:
         raise HelpersError(
             "Serving on a cluster needs Ray: python -m pip install 'llama-notebooks[cluster]'"
@@ -69,10 +75,21 @@ def deploy(
     gpus = int(found.get("GPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())
     fewest, most = replicas or (1, gpus or nodes)
+    port = settings.port
+    if not port:
+        with socket.create_server((settings.host, 0)) as free:
+            port = free.getsockname()[1]
     serve.start(
         proxy_location="HeadOnly",
-        http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
+        http_options=serve.HTTPOptions(host=settings.host, port=port),
     )
+    port = _get_global_client().http_config.port  # of what runs already, nothing is changed
+    if settings.port not in {0, port}:
+        raise HelpersError(
+            f"This cluster serves on port {port} already. Take --port {port}, or end what it serves "
+            "with `serve shutdown` first."
+        )
+    settings = replace(settings, port=port)
     if settings.keys is not None:
         settings = replace(settings, keys=str(Path(settings.keys).expanduser().resolve()))
     application = _application(
@@ -90,7 +107,25 @@ def deploy(
             f"The server did not start on the cluster: {error} The files logs/serve in the folder "
             "of Ray's session, on the machine where it failed, say why."
         ) from error
+    _await_answer(settings)
     return f"http://{settings.host}:{settings.port}"
+
+
+def _await_answer(settings: ServeSettings) -> None:
+    """Wait until the gate can be asked: Ray says that it runs before its port is open."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    deadline = time.monotonic() + _READY_S
+    while True:
+        try:
+            httpx.get(f"http://{host}:{settings.port}/health", timeout=10, trust_env=False)
+            return
+        except httpx.HTTPError as error:
+            if time.monotonic() > deadline:
+                raise HelpersError(
+                    f"Ray started the server, but nothing answers at port {settings.port} after "
+                    f"{_READY_S:.0f} s ({error}). Is the port taken, or the machine very busy?"
+                ) from error
+        time.sleep(0.2)
 
 
 def _join(ray: Any, address: str | None) -> None:
@@ -98,8 +133,9 @@ def _join(ray: Any, address: str | None) -> None:
         return
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
-        ray.init(address=address or "auto", **quiet)
-        return
+        if address != "local":
+            ray.init(address=address or "auto", **quiet)
+            return
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is not None:
             raise HelpersError(
@@ -108,7 +144,7 @@ def _join(ray: Any, address: str | None) -> None:
                 "of this suite, in a network that only they are in."
             ) from error
     try:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except Exception as error:  # Ray raises no kind of its own
         raise HelpersError(
             "Ray did not start on this machine. If it is busy, try once more, or start it by hand "
@@ -187,7 +223,7 @@ def run_cluster(
     """Deploy, and stay until Ctrl-C or SIGTERM; then running answers finish.
 
     Args:
-        settings: What is served to whom; of port 0, one that is free here is taken.
+        settings: What is served to whom.
         address: Of the cluster; see `deploy`.
         replicas: Fewest and most of them.
         tell: Called with the server's address, once it can be asked.
@@ -195,9 +231,6 @@ def run_cluster(
     Returns:
         The command's exit status.
     """
-    if not settings.port:
-        with socket.create_server((settings.host, 0)) as free:
-            settings = replace(settings, port=free.getsockname()[1])
     url = deploy(settings, address, replicas=replicas)
     end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after `deploy`: Ray sets its own

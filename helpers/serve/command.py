@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         const="",
         metavar="ADDRESS",
         help="serve on all machines of a Ray cluster (default: the one that runs here, or a new "
-        "one of this machine alone)",
+        'one of this machine alone; "local": a new one in any case)',
     )
     add(
         "--replicas",

@@ -259,9 +259,9 @@ _TITLE = re.compile("ray::.*llama-notebooks[:#]Replica")
 
 
 def replica_processes() -> list[psutil.Process]:
-    """The processes of replicas."""
+    """The processes of replicas of the nodes that this process has started."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if _TITLE.match(" ".join(process.cmdline())):
                 found.append(process)
