@@ -19,6 +19,8 @@ from pathlib import Path
 import nbformat
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.ext.napoleon import Config as Napoleon
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 
 import helpers
@@ -32,7 +34,7 @@ release = helpers.__version__
 copyright = f"the authors of {project}"
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["glossary-*.md"]  # for translators
 templates_path = ["_templates"]
 locale_dirs = [str(DOCS / "locale")]
@@ -44,9 +46,10 @@ myst_heading_anchors = 4
 
 default_role = "code"  # in docstrings, `name` is code
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
-napoleon_use_rtype = False
+NAPOLEON = Napoleon(napoleon_use_rtype=False)
 # Types of other packages, and of rooms that have no page.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
@@ -164,7 +167,8 @@ def api_pages() -> Iterator[tuple[str, bytes]]:
             value = getattr(helpers, name)
             if inspect.isclass(value):
                 kind = "exception" if issubclass(value, Exception) else "class"
-                lines += [f".. auto{kind}:: helpers.{name}", "   :members:", ""]
+                lines += [f".. auto{kind}:: helpers.{name}"]
+                lines += [f"   :members: {', '.join(members_of(value))}", ""]
             elif callable(value):
                 lines += [f".. autofunction:: helpers.{name}", ""]
             else:
@@ -189,6 +193,31 @@ in `from helpers import LlamaCpp, default_model`; each is loaded when it is firs
 """
 
 
+def members_of(kind: type) -> list[str]:
+    """Return what a class offers by itself or from other classes of `helpers`."""
+    own = [one for one in kind.__mro__ if one.__module__.startswith("helpers")]
+    names = [name for one in own for name in (*inspect.get_annotations(one), *vars(one))]
+    left_out = {"model_config", "model_post_init"}
+    return [name for name in dict.fromkeys(names) if name[0] != "_" and name not in left_out]
+
+
+def without_fields(
+    _app: Sphinx, _what: str, _name: str, value: object, *_more: object
+) -> tuple[str, str] | None:
+    """Leave a model's fields out of its first line: they are listed below, with their words."""
+    return ("", "") if hasattr(value, "model_fields") else None
+
+
+def google_sections(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Read the sections of a docstring; that of an attribute has none, and may have a colon."""
+    if what not in {"attribute", "data", "property"}:
+        lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, value, options).lines()
+
+
 def setup(app: Sphinx) -> None:
     """Gather the sources before anything is read."""
     app.connect("config-inited", gather)
+    app.connect("autodoc-process-signature", without_fields)
+    app.connect("autodoc-process-docstring", google_sections)
