@@ -248,7 +248,7 @@ def _fetch(address: str, name: str, folder: Path, sums: Mapping[str, str] | None
     part = target.with_name(f"{target.name}.part")
     if sums is None:
         part.unlink(missing_ok=True)
-    left, reason = _TRIES, ""
+    left, reached, reason = _TRIES, 0, ""
     while left:
         left -= 1
         have = part.stat().st_size if part.exists() else 0
@@ -270,8 +270,9 @@ def _fetch(address: str, name: str, folder: Path, sums: Mapping[str, str] | None
         except (OSError, HTTPException) as error:
             expected, reason = have + 1, str(getattr(error, "reason", None) or error)
         now = part.stat().st_size if part.exists() else 0
-        if now < expected:  # the connection ended; what came is kept, and gives new patience
-            left = _TRIES if now > have else left
+        if now < expected:  # the connection ended; what came is kept
+            # More than ever before is new patience: a server without ranges begins anew each time.
+            left, reached = (_TRIES if now > reached else left), max(now, reached)
             time.sleep(min(2 ** (_TRIES - left) / 8, 5))
         elif sums is None or sha256(part) == sums.get(name):
             part.replace(target)
