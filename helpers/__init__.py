@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from helpers.recorder import TimingsRecorder as TimingsRecorder
     from helpers.timings import Timings as Timings
     from helpers.widgets import ChatBox as ChatBox
+    from helpers.widgets import ClassProgress as ClassProgress
     from helpers.widgets import DocumentChat as DocumentChat
     from helpers.widgets import GpuTuner as GpuTuner
     from helpers.widgets import GrammarPlayground as GrammarPlayground
@@ -113,7 +114,7 @@ _NAMES = {
     "plot_tokens",
     "recorder": "TimingsRecorder",
     "timings": "Timings",
-    "widgets": "ChatBox DocumentChat GpuTuner GrammarPlayground ModelChooser",
+    "widgets": "ChatBox ClassProgress DocumentChat GpuTuner GrammarPlayground ModelChooser",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

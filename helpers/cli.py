@@ -1,14 +1,16 @@
 """The commands of `python -m helpers`.
 
 Each prepares the environment and continues inside it, so that it does not matter which Python
-started it. `clean` and `doctor` are the exceptions: they never install anything.
+started it. `clean`, `doctor` and `progress` are the exceptions: they never install anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers.doctor import main as doctor
+from helpers.doctor import read_options, report_path
 from helpers.errors import InstallError, ModelFileError
 from helpers.install import environment
 from helpers.install.backends import BACKENDS
 from helpers.install.clean import clean
 from helpers.install.commands import nearest
+from helpers.install.kit import Kit, check, open_kit
 from helpers.install.paths import REPOSITORY, in_conda, inside, venv_dir, venv_python
 
 FIRST_NOTEBOOK = Path("notebooks") / "00_start_here.ipynb"
@@ -43,9 +47,11 @@ class _Parser(argparse.ArgumentParser):
         raise InstallError(f"{message}; see {self.prog} --help")
 
 
-def _enter(command: str, arguments: Sequence[str], backend: str | None = None) -> None:
+def _enter(
+    command: str, arguments: Sequence[str], backend: str | None = None, kit: Kit | None = None
+) -> None:
     """Prepare the environment and continue inside it: there this returns, elsewhere never."""
-    environment.ensure(REPOSITORY, backend)
+    environment.ensure(REPOSITORY, backend, kit)
     if not inside(venv_dir()):
         raise SystemExit(_in_environment([command, *arguments]))
 
@@ -84,7 +90,21 @@ def _lab(arguments: Sequence[str]) -> int:
         help="the model of all notebooks in place of the small one: a GGUF file, or any name that "
         "find_model knows, such as qwen3.5-4b (downloaded if need be)",
     )
+    parser.add_argument(
+        "--kit",
+        metavar="PLACE",
+        help="take everything from a kit and nothing from a network: a folder, or the address that "
+        "kit --serve printed",
+    )
     parser.add_argument("--port", type=int, help="port of the server (default: the first free one)")
+    parser.add_argument(
+        "--ip",
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="address to listen on (127.0.0.1: this machine alone; 0.0.0.0: every network that it "
+        "is in, as a container needs it); whoever comes needs the token in any case",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--check", action="store_true", help="do all but start the server")
     options = parser.parse_args(list(arguments))
@@ -93,13 +113,22 @@ def _lab(arguments: Sequence[str]) -> int:
         raise InstallError(nearest(options.backend, known, "backend"))
     if options.port is not None and not 0 < options.port < 65536:
         raise InstallError(f"there is no port {options.port}: choose one from 1 to 65535")
-    _enter("lab", arguments, options.backend)
+    _check_address(options.ip)
+    kit = None
+    if options.kit is not None:
+        ready = environment.is_ready(REPOSITORY, options.backend)
+        kit = open_kit(options.kit, options.model, wheels=not ready)
+    _enter("lab", arguments, options.backend, kit)
+    if kit is not None and kit.models:
+        from helpers.models.stores import FOLDER_VARIABLE  # needs what is installed
+
+        os.environ.setdefault(FOLDER_VARIABLE, str(kit.folder / "models"))
     if options.model is not None:
         _choose_model(options.model)
     status = doctor([], fresh=False)
     if status or options.check:
         return status
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "-y"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={options.ip}", "-y"]
     command.append(f"--ServerApp.root_dir={REPOSITORY}")
     if options.port is not None:
         command.append(f"--ServerApp.port={options.port}")
@@ -113,6 +142,18 @@ def _lab(arguments: Sequence[str]) -> int:
     # A kernel of the same name in the user's home must not stand in for this environment's.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     return _replace(command)
+
+
+def _check_address(address: str) -> None:
+    """Find out before the long steps whether this machine can listen on an address."""
+    try:
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[ipaddress.ip_address(address).version]
+        socket.create_server((address, 0), family=family).close()
+    except (ValueError, OSError) as error:
+        raise InstallError(
+            f"this machine cannot listen on {address!r} ({error}): give 127.0.0.1 for this machine "
+            "alone, 0.0.0.0 for every network that it is in, or its address in one of them"
+        ) from None
 
 
 def _choose_model(name: str) -> None:
@@ -174,9 +215,13 @@ def _lint(arguments: Sequence[str]) -> int:
 
 def _doctor(arguments: Sequence[str]) -> int:
     # Whoever activated a conda environment asks about that one.
-    if not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists():
-        return _in_environment(["doctor", *arguments])
-    return doctor(arguments)
+    elsewhere = not (inside(venv_dir()) or in_conda()) and venv_python(venv_dir()).exists()
+    options = read_options(arguments)
+    if options.room is not None or not elsewhere:
+        return doctor(arguments)
+    # The other process begins in the clone; a report goes to where this one is.
+    target = [] if options.report is None else ["--report", str(report_path(options.report))]
+    return _in_environment(["doctor", *target])
 
 
 def _clean(arguments: Sequence[str]) -> int:
@@ -206,21 +251,80 @@ def _rpc(arguments: Sequence[str]) -> int:
     return rpc(arguments)
 
 
+def _progress(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m helpers progress", description="Say who is where in a class.")
+    parser.add_argument("folder", metavar="FOLDER", help="that of LLAMA_NOTEBOOKS_PROGRESS")
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    options = parser.parse_args(list(arguments))
+    from helpers.lessons.standing import show
+
+    return show(options.folder, watch=options.watch)
+
+
+def _kit(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="python -m helpers kit",
+        description="Put all that a room without a network needs into a folder, or serve it there.",
+    )
+    parser.add_argument("out", nargs="?", type=Path, help="the folder: new, empty, or a kit")
+    parser.add_argument("--systems", nargs="+", default=[], metavar="NAME", help="default: this")
+    parser.add_argument("--pythons", nargs="+", default=[], metavar="3.N", help="default: this")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="further models")
+    parser.add_argument("--check", type=Path, metavar="PATH", help="see that a kit is whole")
+    parser.add_argument("--serve", type=Path, metavar="PATH", help="serve a kit in the room")
+    parser.add_argument("--host", default="127.0.0.1", help="a private address of this machine")
+    parser.add_argument("--port", type=int, default=8080, help="default: 8080")
+    options = parser.parse_args(list(arguments))
+    if sum(x is not None for x in (options.out, options.check, options.serve)) != 1:
+        raise InstallError("name a folder, first: kit OUT, kit --check PATH, or kit --serve PATH")
+    if options.check is not None:
+        return check(options.check)
+    from helpers.kit.targets import make_targets
+
+    make_targets(options.systems, options.pythons)  # a slip is said before anything is installed
+    _enter("kit", arguments)
+    if options.serve is not None:
+        from helpers.kit.serve import serve  # not at the top: it needs what is installed
+
+        return serve(options.serve, options.host, options.port)
+    from helpers.kit.make import make
+
+    return make(options.out, options.systems, options.pythons, options.models)
+
+
+def _site(arguments: Sequence[str]) -> int:
+    _enter("site", arguments)
+    from helpers.publish.site import main as site  # not at the top: it needs what is installed
+
+    return site(arguments)
+
+
+def _slides(arguments: Sequence[str]) -> int:
+    _enter("slides", arguments)
+    from helpers.publish.slides import main as slides  # not at the top: it needs what is installed
+
+    return slides(arguments)
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "lab": (_lab, "make the environment, check it, open JupyterLab on the first notebook"),
     "test": (_test, "run every test and every notebook; pytest's arguments are passed on"),
     "lint": (_lint, "check form and types"),
     "doctor": (_doctor, "say what is installed and active, and how to fix what is not"),
+    "progress": (_progress, "show a teacher who has reached what in the notebooks"),
     "clean": (_clean, "say what the suite has put on the disk, and remove it"),
     "serve": (_serve, "serve one model to many, by OpenAI's protocol"),
     "bench": (_bench, "measure sweeps of the parameters that decide speed"),
+    "kit": (_kit, "put all that a room without a network needs into a folder, or serve it"),
     "rpc": (_rpc, "lend this machine's devices to a model on another one"),
+    "slides": (_slides, "make slides from the notebooks' own cells, with notes for the speaker"),
+    "site": (_site, "build the site: notebooks, workshop, API"),
 }
 
 
 def _usage() -> str:
     lines = ["usage: python -m helpers COMMAND [ARGUMENTS]", ""]
-    lines += [f"  {name:8}{text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", "COMMAND --help says more."])
 
 

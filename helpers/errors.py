@@ -1,15 +1,15 @@
 """The exceptions of `helpers`: one tree, so that one `except HelpersError` catches them all.
 
-```
-HelpersError
-├── ModelFileError         the model file is missing, damaged, or not a GGUF file
-├── GrammarError           a grammar or schema cannot be used
-├── ContextOverflowError   the prompt does not fit the context
-├── DeviceError            a device is missing, lost, or out of memory
-├── EngineCrashed          the native library ended the isolated process
-├── ServerError            a server of `python -m helpers serve` refused, or is gone
-└── InstallError           the environment cannot be made or is incomplete
-```
+::
+
+    HelpersError
+    ├── ModelFileError         the model file is missing, damaged, or not a GGUF file
+    ├── GrammarError           a grammar or schema cannot be used
+    ├── ContextOverflowError   the prompt does not fit the context
+    ├── DeviceError            a device is missing, lost, or out of memory
+    ├── EngineCrashed          the native library ended the isolated process
+    ├── ServerError            a server of `python -m helpers serve` refused, or is gone
+    └── InstallError           the environment cannot be made or is incomplete
 
 Every message says what happened, names the offending value, and ends with what to do about it.
 """

@@ -34,10 +34,17 @@ def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_this_environment_is_sound() -> None:
-    status, lines = run()
+def test_this_environment_is_sound(tmp_path: Path) -> None:
+    status, lines = run("--report", str(tmp_path))
     assert status == 0, "\n".join(lines)
-    assert lines[-1] == "Everything the notebooks need is there."
+    end = lines.index("Everything the notebooks need is there.")
+    (path,) = tmp_path.glob("doctor-*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert f"Report {report['id']} is in {path}" in lines[end + 1]
+    assert len(report["checks"]) == sum(line.startswith("[") for line in lines[:end])
+    assert report["eval_per_second"] > 0 and report["memory_mib"] > report["memory_free_mib"] > 0
+    assert report["backend"] in {device["backend"] for device in report["devices"]}
+    assert report["model"].endswith(".gguf") and report["versions"]["llama-cpp-python"]
     for title in (
         "Python", "Environment", "llama-cpp-python", "Device", "Embedded model", "JupyterLab",
         "Widget extension", "Kernel", "Memory", "Disk",
@@ -226,7 +233,7 @@ def test_lab_takes_the_word_of_libraries_that_have_proved_themselves(
 
     def lines(*, fresh: bool = False) -> str:
         asked.clear()
-        return "\n".join(map(str, checks._native(fresh)))
+        return "\n".join(map(str, checks._native(fresh)[0]))
 
     monkeypatch.setattr(checks, "ask_native", ask)
     monkeypatch.setattr(checks, "packages_folder", lambda: packages)

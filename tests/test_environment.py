@@ -354,7 +354,7 @@ def _stamp(root: Path, **changes: object) -> None:
     python.parent.mkdir(parents=True, exist_ok=True)
     python.touch()
     stamp = {
-        "fingerprint": environment._fingerprint(root),
+        "fingerprint": environment.fingerprint(root),
         "venv": str(venv),
         "python": list(sys.version_info[:2]),
         "base": sys.executable,

@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine", "chat"),
     ("isolation", "remote"),
     ("llm",),
-    ("bench", "doctor", "documents", "serve"),
+    ("bench", "doctor", "documents", "kit", "publish", "serve"),
     ("plots",),
     ("widgets",),
     ("cli", "__main__"),

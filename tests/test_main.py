@@ -68,6 +68,10 @@ def test_the_model_of_the_lab_is_said() -> None:
         (["lab", "--port", "many"], "invalid int value"),
         (["lab", "--fast"], "unrecognized arguments: --fast"),
         (["clean", "--all"], "unrecognized arguments: --all"),
+        (["progress"], "the following arguments are required: FOLDER"),
+        (["progress", "no such folder"], "There is no such folder of learners (no such folder)"),
+        (["doctor", "--room", "no such folder"], "there is no folder no such folder"),
+        (["doctor", "--report", "no/such/folder/x.json"], "for the report: make it"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(arguments: list[str], words: str) -> None:
@@ -86,7 +90,7 @@ def test_without_a_command_the_commands_are_listed() -> None:
     assert helpers("--help")[0] == 0
 
 
-@pytest.mark.parametrize("command", ["lab", "clean", "lint", "doctor"])
+@pytest.mark.parametrize("command", ["lab", "clean", "lint", "doctor", "progress"])
 def test_each_command_explains_itself(command: str) -> None:
     status, output, _ = helpers(command, "--help")
     assert status == 0

@@ -160,7 +160,8 @@ async def _round(url: str, clients: int, schema: bool) -> Run:
         while waiting:
             answers.append(await ask(web, waiting.pop(), schema=schema, banned=banned))
 
-    limits = httpx.Limits(max_connections=None)
+    # A connection for each request: llama-server may close one that httpx would use again.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=1800, limits=limits) as web:
         await ask(web, "Hi!", schema=schema, banned=banned)  # compiles the grammar, wakes threads
         started = time.perf_counter()

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.doctor.explain import FAIL, NOTE, OK, Check, explain
+from helpers.doctor.machine import report_path, write_report
 from helpers.doctor.report import BackendReport, ask_native, make_report, packages_folder
+from helpers.doctor.room import show_room
 from helpers.errors import InstallError
 from helpers.files import replace_text
 from helpers.install.backends import BACKENDS
@@ -64,12 +66,21 @@ def _python() -> Check:
     return Check(OK, "Python", f"{version}, {sys.executable}")
 
 
+def _is_guest() -> bool:
+    """Whether pip has put the suite into a Python of the user's own, or of Colab's or Binder's."""
+    # setuptools leaves a folder in the clone that looks like an installation, but has no RECORD.
+    own = importlib.metadata.distributions(name="llama-notebooks")
+    return not venv_dir().exists() and any(one.read_text("RECORD") is not None for one in own)
+
+
 def _environment() -> Check:
     where = venv_dir()
     if inside(where):
         return Check(OK, "Environment", str(where))
     if in_conda():
         return Check(OK, "Environment", f"conda, {sys.prefix}")
+    if _is_guest():
+        return Check(OK, "Environment", f"this Python's own, {sys.prefix}")
     if not where.exists():
         return Check(FAIL, "Environment", f"{where} is not there", _again())
     return Check(NOTE, "Environment", f"this Python is not the one in {where}")
@@ -94,27 +105,28 @@ def _llama() -> Check:
     return Check(OK, "llama-cpp-python", f"{version}, the upstream distribution ({there})")
 
 
-def _native(fresh: bool) -> list[Check]:
+def _native(fresh: bool) -> tuple[list[Check], BackendReport | None]:
     packages = packages_folder()
     if packages is None:
-        return []
+        return [], None
     try:
         report, day = _report(packages, fresh)
     except InstallError as fault:
         fix = _fix(packages, str(fault))
-        return [Check(FAIL, "Native library", f"cannot be used: {fault}", fix)]
+        return [Check(FAIL, "Native library", f"cannot be used: {fault}", fix)], None
     if not report.devices:
-        return [Check(FAIL, "Devices", "none registered, not even the processor", _again())]
+        none = Check(FAIL, "Devices", "none registered, not even the processor", _again())
+        return [none], report
     flags = os.environ.get("CMAKE_ARGS", "")
     lines = explain(report, look_at_machine(), flags, pip_cached_wheel() if flags else None)
     if day:  # of an earlier day, and whatever else was going on then
-        return [
+        lines = [
             replace(line, detail=f"{line.detail} (measured on {day})")
             if line.name == "Speed"
             else line
             for line in lines
         ]
-    return lines
+    return lines, report
 
 
 def _report(packages: Path, fresh: bool) -> tuple[BackendReport, str]:
@@ -217,6 +229,8 @@ def _distribution(name: str, title: str, data: str = "") -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if _is_guest() and name.startswith("jupyterlab"):
+            return Check(NOTE, title, f"{name} is not installed; Colab and editors do without")
         return Check(FAIL, title, f"{name} is not installed", _again())
     if not (Path(sys.prefix) / data).exists():
         fix = f"{sys.executable} -m pip install --force-reinstall {name}"
@@ -259,15 +273,19 @@ def _dead_flags() -> list[Check]:
     return [Check(NOTE, "Build flags", remark) for remark in remarks]
 
 
-def examine(*, fresh: bool = True) -> list[Check]:
-    """Run every check and return the lines in the order in which they are printed.
+def examine(*, fresh: bool = True) -> tuple[list[Check], BackendReport | None]:
+    """Run every check.
 
     Args:
         fresh: Load and run a model; False takes what the same libraries did before, if they did.
+
+    Returns:
+        The lines in the order in which they are printed, and what the native library has and did.
     """
     widgets = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
     kernel = "share/jupyter/kernels/python3/kernel.json"
-    checks = [_python(), _environment(), _llama(), *_native(fresh), _model()]
+    lines, native = _native(fresh)
+    checks = [_python(), _environment(), _llama(), *lines, _model()]
     checks += [
         _distribution("jupyterlab", "JupyterLab"),
         _distribution("jupyterlab-widgets", "Widget extension", widgets),
@@ -277,7 +295,30 @@ def examine(*, fresh: bool = True) -> list[Check]:
         _memory(),
         _disk(),
     ]
-    return checks
+    return checks, native
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the doctor's arguments; wrong ones end the program.
+
+    Args:
+        arguments: Of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers doctor", description="Say what is installed and active."
+    )
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--report",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        help="also write it to a file for a teacher, without names and paths of yours "
+        "(default: doctor-ID.json, ID at random)",
+    )
+    ways.add_argument("--room", metavar="FOLDER", type=Path, help="show all reports of a folder")
+    return parser.parse_args(list(arguments))
 
 
 def main(arguments: Sequence[str], *, fresh: bool = True) -> int:
@@ -287,13 +328,14 @@ def main(arguments: Sequence[str], *, fresh: bool = True) -> int:
         arguments: Of the command line.
         fresh: See `examine`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers doctor", description="Say what is installed and active."
-    )
-    parser.parse_args(list(arguments))
-    faults = 0
-    for check in examine(fresh=fresh):
-        print(check, flush=True)
-        faults += check.status == FAIL
+    options = read_options(arguments)
+    if options.room is not None:
+        return show_room(options.room)
+    target = None if options.report is None else report_path(options.report)
+    checks, native = examine(fresh=fresh)
+    faults = sum(check.status == FAIL for check in checks)
+    print(*checks, sep="\n")
     print(f"{faults} to fix." if faults else "Everything the notebooks need is there.")
+    if target is not None:
+        print(write_report(target, checks, native))
     return 1 if faults else 0

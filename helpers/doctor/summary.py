@@ -91,7 +91,7 @@ def environment_summary() -> EnvironmentSummary:
     return EnvironmentSummary(
         helpers=_version("llama-notebooks"),
         python=platform.python_version(),
-        system=_system(),
+        system=f"{system_name()} {platform.machine()}",
         llama_cpp_python=_version("llama-cpp-python"),
         langchain_core=_version("langchain-core"),
         backends=backends,
@@ -111,13 +111,14 @@ def _version(distribution: str) -> str:
         return _ABSENT
 
 
-def _system() -> str:
+def system_name() -> str:
+    """The operating system, and its version where that is short."""
     name = platform.system()
     if name == "Darwin":
         name = f"macOS {platform.mac_ver()[0]}"
     elif name == "Windows":
         name = f"Windows {platform.release()}"
-    return f"{name} {platform.machine()}"
+    return name
 
 
 def _devices() -> tuple[tuple[str, ...], tuple[str, ...], int | None]:

@@ -5,8 +5,8 @@ The public face is the table of backends and two functions that read it; the roo
 `flags` (CMake flags, dead ones translated), `paths` (where things are), `steps` (running a
 command with progress), `build` (llama-cpp-python from source), `environment` (`.venv`),
 `requirements` (what a build needs, checked), `cards` (your card, your line), `records` (which
-backends were really built and run), `configure` (what CMake says to flags) and `cache_trial` (what
-pip's cache does to changed flags).
+backends were really built and run), `configure` (what CMake says to flags), `cache_trial` (what
+pip's cache does to changed flags) and `kit` (all of it without a network).
 """
 
 from __future__ import annotations

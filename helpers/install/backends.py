@@ -497,6 +497,7 @@ _ALL = (
 )
 
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _ALL}
+"""What llama.cpp can be built for, by name: flags, wheels, requirements, proof, known failures."""
 
 
 @dataclass(frozen=True)

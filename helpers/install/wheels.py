@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.install import steps
@@ -41,7 +42,12 @@ def _reason(text: str) -> str:
 
 
 def fetch(
-    python: Path, version: str, index: str, cache: Path, hold: int | None = None
+    python: Path,
+    version: str,
+    index: str,
+    cache: Path,
+    hold: int | None = None,
+    platforms: Sequence[str] = (),
 ) -> Path | str:
     """Fetch llama-cpp-python's wheel from a wheel index.
 
@@ -51,6 +57,7 @@ def fetch(
         index: Name of the index, e.g. `cpu` or `cu124`.
         cache: The suite's cache folder.
         hold: Lock to hand down.
+        platforms: Platforms of another system that it is for, as wheels' names write them.
 
     Returns:
         The wheel, alone in its folder; or the reason why there is none.
@@ -62,6 +69,8 @@ def fetch(
     command += ["--timeout", _timeout(), "--retries", "1"]
     command += ["--only-binary", ":all:", "--index-url", index_address(index)]
     command += ["-d", str(folder), f"{DISTRIBUTION}=={version}"]
+    for platform in platforms:
+        command += ["--platform", platform]
     # With one retry, pip says why an index failed. Without its cache, a wheel that was replaced
     # under the same address is seen.
     outcome = steps.run(

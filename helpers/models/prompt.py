@@ -15,13 +15,13 @@ from helpers.models.messages import plain_messages
 from helpers.models.render import render
 from helpers.prompt import Prompt
 
-# For base models, whose files have no template. Transcripts in this form are on many web pages.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'] | capitalize }}: {{ message['content'] }}\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+"""For base models, whose files have no template. Transcripts in this form are on many web pages."""
 
 
 def format_prompt(

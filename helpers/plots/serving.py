@@ -62,7 +62,7 @@ def plot_serving(
         lines += queue.plot(
             minutes, waiting, form[1:], color=colour, linewidth=1.6, drawstyle="steps-post"
         )
-    queue.set_xlim(0, None)
+    queue.set_xlim(0, max(1.0, *(minute for load in loads.values() for minute, _ in load.queue)))
     queue.set_ylim(0, max(1, *(load.longest_queue for load in loads.values())) * 1.08)
     queue.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     queue.set_xlabel("minutes")

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from helpers.serve.app import make_app as make_app
     from helpers.serve.background import serve as serve
+    from helpers.serve.rpc import lend as lend
     from helpers.serve.settings import KeyLimits as KeyLimits
     from helpers.serve.settings import ServeSettings as ServeSettings
 
 _MODULE_OF = {
     "KeyLimits": "settings",
     "ServeSettings": "settings",
+    "lend": "rpc",
     "make_app": "app",
     "serve": "background",
 }
 
-__all__ = ["KeyLimits", "ServeSettings", "make_app", "serve"]
+__all__ = ["KeyLimits", "ServeSettings", "lend", "make_app", "serve"]
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,24 +182,27 @@ def run_cluster(
     address: str | None = None,
     *,
     replicas: tuple[int, int] | None = None,
-    say: Callable[[str], None] = print,
+    tell: Callable[[str], None],
 ) -> int:
     """Deploy, and stay until Ctrl-C or SIGTERM; then running answers finish.
 
     Args:
-        settings: What is served to whom.
+        settings: What is served to whom; of port 0, one that is free here is taken.
         address: Of the cluster; see `deploy`.
         replicas: Fewest and most of them.
-        say: What is told meanwhile.
+        tell: Called with the server's address, once it can be asked.
 
     Returns:
         The command's exit status.
     """
+    if not settings.port:
+        with socket.create_server((settings.host, 0)) as free:
+            settings = replace(settings, port=free.getsockname()[1])
     url = deploy(settings, address, replicas=replicas)
     end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after `deploy`: Ray sets its own
         signal.signal(number, lambda *_: end.set())
-    say(f"Serving on {url}/v1. Ctrl-C lets running answers finish and stops.")
+    tell(url)
     end.wait()
     from ray import serve
 

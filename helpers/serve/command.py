@@ -15,6 +15,7 @@ from pathlib import Path
 
 from helpers.errors import HelpersError
 from helpers.load_options import check_option
+from helpers.models import find_model
 from helpers.serve.keys import KeyFile, add_keys, remove_keys
 from helpers.serve.settings import KeyLimits, ServeSettings
 
@@ -83,14 +84,24 @@ def _serve(argv: Sequence[str]) -> int:
     # What the engine notes goes to who asked; a warning here would reach nobody.
     warnings.simplefilter("ignore")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if arguments.cluster is not None:
-        from helpers.serve.cluster import run_cluster  # Ray: one machine does without
-
-        return run_cluster(settings, arguments.cluster or None, replicas=arguments.replicas)
-    from helpers.serve.running import bound_socket, run  # uvicorn: `keys` does without
-
     if arguments.ready:  # from now on: a load may take long, and its end be wanted sooner
         threading.Thread(target=_end_with_input, daemon=True).start()
+    if arguments.cluster is not None:
+        from helpers.serve.cluster import run_cluster  # Ray: one machine does without
+        from helpers.serve.served import name_of
+
+        def tell_cluster(url: str) -> None:
+            if arguments.ready:
+                model = name_of(find_model(settings.model))
+                print(json.dumps({"url": url, "model": model}), flush=True)
+            else:
+                print(f"Serving on {url}/v1. Ctrl-C lets running answers finish and stops.")
+
+        return run_cluster(
+            settings, arguments.cluster or None, replicas=arguments.replicas, tell=tell_cluster
+        )
+    from helpers.serve.running import bound_socket, run  # uvicorn: `keys` does without
+
     bound = bound_socket(settings)
     print(f"Loading {settings.model} …", file=sys.stderr, flush=True)
     from helpers.serve.app import make_app

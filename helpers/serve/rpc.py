@@ -7,7 +7,6 @@ machine, or a private network, can reach it, and says so.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import socket
 import sys
@@ -18,21 +17,14 @@ from helpers.children import Child
 from helpers.errors import DeviceError, EngineCrashed, InstallError
 from helpers.install.paths import claim_cache
 from helpers.native.practice import GIVES_MEMORY_BACK
+from helpers.native.rpc_servers import rpc_library
+from helpers.serve.private import private_host
 
 PORT = 50052
 """The port of llama.cpp's own server."""
 
 _START_SECONDS = 120.0
 _ATTEMPTS = 5
-
-_PRIVATE = {
-    "127.0.0.0/8": "this machine alone",
-    "10.0.0.0/8": "a private network",
-    "172.16.0.0/12": "a private network",
-    "192.168.0.0/16": "a private network",
-    "169.254.0.0/16": "a cable between two machines (link-local)",
-    "100.64.0.0/10": "an overlay such as Tailscale, or a provider's network",
-}
 
 _NO_LOCK = """\
 There is no lock: llama.cpp's RPC knows no key and no encryption. Whoever reaches this port uses
@@ -58,20 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         folder = claim_cache() / "rpc-tensors"
         folder.mkdir(exist_ok=True)
         cache = str(folder)
-    settings = {
-        "host": host,
-        "port": options.port,
-        "memory_mib": options.memory,
-        "cache": cache,
-        "names": options.device,
-    }
-    server = Child(
-        "helpers.native.remote_server_child",
-        json.dumps(settings),
-        role="served this machine's devices",
-        remedy="Its last words may say why.",
-        lasting=False,
-        env=GIVES_MEMORY_BACK,
+    server = _server(
+        host, options.port, memory_mib=options.memory, cache=cache, names=options.device
     )
     try:
         _announce(server, host, options.port, cache)
@@ -93,30 +73,103 @@ def main(arguments: Sequence[str]) -> int:
         server.close()
 
 
+class LentDevices:
+    """This machine's devices, lent by a process beside this one; see `lend`.
+
+    Attributes:
+        address: What to give to `remote_device`.
+    """
+
+    def __init__(self, host: str, port: int, memory_mib: float) -> None:
+        # A model beside it takes turns with it on the same cores: whichever waits must not spin.
+        env = GIVES_MEMORY_BACK | {"OMP_WAIT_POLICY": "passive"}
+        self._server = _server(host, port, memory_mib=memory_mib, cache=None, names=[], env=env)
+        self._server.ask("start", _START_SECONDS)
+        self._closed = False
+        self.address = f"{host}:{port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the RPC server; None once it was closed."""
+        return None if self._closed else self._server.pid
+
+    def close(self) -> None:
+        """End it. Models that use its devices end with `EngineCrashed`."""
+        self._closed = True
+        self._server.close()
+
+    def __enter__(self) -> LentDevices:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.pid is None else "running"
+        return f"<devices lent at {self.address}, {state}>"
+
+
+def lend(port: int | None = None, *, host: str = "127.0.0.1", memory_mib: float = 0) -> LentDevices:
+    """Lend this machine's devices, as `python -m helpers rpc` does, until closed or this ends.
+
+    Unlike the command it is not started again by itself when it dies. There is no lock: see there.
+
+    Args:
+        port: Where to listen; None for one that is free.
+        host: An address of this machine that only a private network reaches.
+        memory_mib: Memory to lend of each device; 0 for what there is.
+
+    Returns:
+        What is running, a context manager.
+
+    Raises:
+        DeviceError: Nothing can listen there, or this llama-cpp-python was built without RPC.
+        InstallError: No server without a lock may listen at this host.
+
+    >>> with lend() as other:  # doctest: +SKIP
+    ...     llm = LlamaCpp(model_path=default_model(), devices=[remote_device(other.address)])
+    """
+    rpc_library("a device of another machine")
+    host = checked_host(host)
+    if port is None:
+        with socket.create_server((host, 0)) as free:
+            port = free.getsockname()[1]
+    return LentDevices(host, port, memory_mib)
+
+
+def _server(
+    host: str,
+    port: int,
+    *,
+    memory_mib: float,
+    cache: str | None,
+    names: list[str],
+    env: dict[str, str] = GIVES_MEMORY_BACK,
+) -> Child:
+    settings = {
+        "host": host, "port": port, "memory_mib": memory_mib, "cache": cache, "names": names
+    }  # fmt: skip
+    return Child(
+        "helpers.native.remote_server_child",
+        json.dumps(settings),
+        role="served this machine's devices",
+        remedy="Its last words may say why.",
+        lasting=False,
+        env=env,
+    )
+
+
 def checked_host(host: str) -> str:
     """The address to listen at, as numbers.
 
     Raises:
         InstallError: It is none that a server without a lock may listen at.
     """
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise InstallError(
-            f"--host {host} is not an address. Give this machine's own in the private network as "
-            "numbers, for example 192.168.1.20; a name may stand for several"
-        ) from None
-    if address.version == 6:
-        raise InstallError(f"--host {host}: llama.cpp's RPC speaks IPv4 alone")
-    if any(address in ipaddress.ip_network(network) for network in _PRIVATE):
-        return str(address)
-    kind = "every network of this machine" if address.is_unspecified else "the open internet"
-    known = ", ".join(f"{network} ({what})" for network, what in _PRIVATE.items())
-    raise InstallError(
-        f"--host {host} would open the server to {kind}, and it has no lock. Name one private "
-        f"address of this machine: {known}. From farther away, come through SSH or WireGuard, "
-        "which python3 -m helpers rpc shows when it has started"
-    )
+    return private_host(
+        host, "llama.cpp's RPC",
+        ". From farther away, come through SSH or WireGuard, which python3 -m helpers rpc shows "
+        "when it has started",
+    )  # fmt: skip
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -12,19 +12,28 @@ from helpers.errors import InstallError as _InstallError
 if TYPE_CHECKING:
     from helpers.widgets.chat_box import ChatBox
     from helpers.widgets.chooser import ModelChooser
+    from helpers.widgets.class_progress import ClassProgress
     from helpers.widgets.document_chat import DocumentChat
     from helpers.widgets.playground import GrammarPlayground
     from helpers.widgets.tuner import GpuTuner
 
 _MODULE_OF = {
     "ChatBox": "chat_box",
+    "ClassProgress": "class_progress",
     "DocumentChat": "document_chat",
     "GpuTuner": "tuner",
     "GrammarPlayground": "playground",
     "ModelChooser": "chooser",
 }
 
-__all__ = ["ChatBox", "DocumentChat", "GpuTuner", "GrammarPlayground", "ModelChooser"]
+__all__ = [
+    "ChatBox",
+    "ClassProgress",
+    "DocumentChat",
+    "GpuTuner",
+    "GrammarPlayground",
+    "ModelChooser",
+]
 
 
 def __getattr__(name: str) -> object:

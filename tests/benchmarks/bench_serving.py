@@ -105,8 +105,8 @@ def compare(model: str, rounds: int) -> None:
         piece, micro = lane.piece, lane.context.n_ubatch
         found: dict[int, list[dict[str, float]]] = {piece: [], 2**31: []}
         for number in range(rounds):
-            for lane.piece, rows in found.items():
-                rows.append(join(engine, 100 * number))
+            for index, (lane.piece, rows) in enumerate(found.items()):
+                rows.append(join(engine, 1000 * number + 100 * index))  # no prompt is known
     print(f"{STREAMS} streams, a prompt of {PROMPT:,} tokens joins; medians of {rounds} rounds, ms")
     print(f"{'read':>14}{'longest gap':>13}{'median gap':>12}{'first token':>13}{'in all':>10}")
     middle = {

@@ -27,7 +27,7 @@ from tests.support import ROOT
 LINKS = ((0.1, 10_000), (1, 1_000), (20, 100))
 """Milliseconds of a round trip, and Mbit/s."""
 FILE = ROOT / "notebooks" / "data" / "rpc_links.csv"
-_CABLE = "llnb-far"
+_CABLE = f"llnl-{os.getpid()}"
 
 
 def shape(mbit: float | None) -> None:

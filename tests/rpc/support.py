@@ -125,7 +125,7 @@ def why_no_namespaces() -> str:
     if shutil.which("ip") is None or shutil.which("tc") is None:
         return "iproute2 is not installed (ip, tc)"
     try:
-        with far_machine("llnb-try"):
+        with far_machine(f"llnt-{os.getpid()}"):
             return ""
     except (OSError, subprocess.CalledProcessError) as error:
         return f"network namespaces are not allowed here: {getattr(error, 'stderr', error)}"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers import (
@@ -30,6 +31,7 @@ from helpers.children import crashed
 from helpers.errors import InstallError
 from helpers.native import PROTOCOLS
 from helpers.native.remote import remote_memory
+from helpers.serve import lend
 from helpers.serve.rpc import checked_host
 from helpers.serve.rpc import main as rpc
 from tests.rpc.shaping import GRAPH, Wire
@@ -325,6 +327,21 @@ def test_other_addresses_are_refused(host: str, words: str) -> None:
 def test_what_cannot_be_served_is_said(arguments: list[str], words: str) -> None:
     with pytest.raises(InstallError, match=words):
         rpc(["--port", str(free_port()), *arguments])
+
+
+def test_devices_are_lent_from_a_notebook_and_a_killed_lender_comes_back(expected: str) -> None:
+    with lend() as other, model(remote_device(other.address), n_gpu_layers=15) as llm:
+        assert llm.invoke(PROMPT) == expected
+        assert other.pid is not None
+        psutil.Process(other.pid).kill()
+        with pytest.raises(EngineCrashed, match=other.address):
+            llm.invoke(PROMPT + " not")
+        other.close()
+        with lend(int(other.address.rpartition(":")[2])):
+            assert llm.invoke(PROMPT) == expected
+    assert other.pid is None
+    with pytest.raises(InstallError, match="every network"):
+        lend(host="0.0.0.0")
 
 
 def test_a_port_that_is_taken_is_said() -> None:

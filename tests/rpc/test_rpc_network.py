@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from tests.rpc.support import FAR, PROMPT, Lent, far_machine, model, run, why_no
 
 _WHY_NOT = why_no_namespaces()
 pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT or "there are namespaces")
-_CABLE = "llnb-cut"
+_CABLE = f"llnb-{os.getpid()}"
 
 
 @pytest.fixture(autouse=True)

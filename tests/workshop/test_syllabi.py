@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli import COMMANDS
 from workshop import make_syllabi
 from workshop.make_syllabi import HERE, NOTEBOOKS, Syllabus, SyllabusError, read_lesson
 
@@ -119,3 +120,12 @@ def test_links_lead_somewhere_and_the_readme_leads_everywhere() -> None:
                 assert place.exists(), f"{page.name}: {target} leads nowhere"
                 reached |= {place} if page == HERE / "README.md" else set()
     assert {page for page in pages if page != HERE / "README.md"} <= reached
+
+
+def test_every_command_that_a_teacher_is_told_exists() -> None:
+    told = {
+        command
+        for page in HERE.rglob("*.md")
+        for command in re.findall(r"(?:python3?|py) -m helpers ([a-z]+)", page.read_text("utf-8"))
+    }
+    assert {"doctor", "kit", "progress"} <= told <= set(COMMANDS)

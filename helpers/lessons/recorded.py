@@ -1,48 +1,15 @@
-"""What lessons need beside models: checkpoints of exercises, and answers recorded elsewhere."""
+"""Answers of one cell that were recorded with other models."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers.install.paths import REPOSITORY
-
-__all__ = ["RecordedAnswer", "checkpoint", "recorded_answers"]
+from helpers.install.paths import REPOSITORY, need_suite
 
 ANSWERS = Path("notebooks") / "data" / "answers.json"
-
-
-def checkpoint(wanted: Mapping[str, Callable[[], object]]) -> bool:
-    """Say which aims of an exercise are reached, one line each; nothing is raised.
-
-    Args:
-        wanted: What is wanted, in words, and a function without arguments that looks whether it is
-            so. An exception in it (a name that does not exist yet, a wrong type) counts as
-            "not yet", and its message is shown.
-
-    Returns:
-        True if everything is reached.
-
-    Example:
-        >>> line = "The sea"
-        >>> checkpoint({"a line": lambda: line, "a rhyme": lambda: line[99]})
-        ✓ a line
-        still to do: a rhyme (IndexError: string index out of range)
-        False
-    """
-    reached = True
-    for what, look in wanted.items():
-        reason = ""
-        try:
-            there = bool(look())
-        except Exception as error:
-            there, reason = False, f" ({type(error).__name__}: {error})"
-        print(f"✓ {what}" if there else f"still to do: {what}{reason}")
-        reached = reached and there
-    return reached
 
 
 @dataclass(frozen=True)
@@ -99,6 +66,8 @@ def recorded_answers(name: str, path: Path | None = None) -> RecordedAnswers:
 
 def read_answers(path: Path | None = None) -> list[RecordedAnswer]:
     """Return all recorded answers; none where nothing was recorded."""
+    if path is None:
+        need_suite("the record of other models' answers")
     path = path or REPOSITORY / ANSWERS
     rows = json.loads(path.read_text("utf-8")) if path.exists() else []
     return [
