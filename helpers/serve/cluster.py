@@ -25,6 +25,7 @@ from helpers.serve.settings import ServeSettings
 
 APP = "llama-notebooks"
 _READY_S = 120.0
+_ATTEMPTS = 3
 _HEAD = "node:__internal_head__"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Ray would send figures about the cluster to its makers, and warn of colours.
@@ -86,8 +87,8 @@ def deploy(
     port = _get_global_client().http_config.port  # of what runs already, nothing is changed
     if settings.port not in {0, port}:
         raise HelpersError(
-            f"This cluster serves on port {port} already. Take --port {port}, or end what it serves "
-            "with `serve shutdown` first."
+            f"This cluster serves on port {port} already. Take --port {port}, or end what it "
+            "serves with `serve shutdown` first."
         )
     settings = replace(settings, port=port)
     if settings.keys is not None:
@@ -143,13 +144,17 @@ def _join(ray: Any, address: str | None) -> None:
                 "--head`, on each other one `ray start --address=FIRST:6379`, in the environment "
                 "of this suite, in a network that only they are in."
             ) from error
-    try:
-        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-    except Exception as error:  # Ray raises no kind of its own
-        raise HelpersError(
-            "Ray did not start on this machine. If it is busy, try once more, or start it by hand "
-            f"with `ray start --head`. Ray says: {error}"
-        ) from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            return
+        except Exception as error:  # Ray raises no kind of its own
+            ray.shutdown()  # half of it may run: it gives a node half a minute, however busy it is
+            if attempt == _ATTEMPTS:
+                raise HelpersError(
+                    "Ray did not start on this machine. If it is busy, try once more, or start it "
+                    f"by hand with `ray start --head`. Ray says: {error}"
+                ) from error
 
 
 def _application(
@@ -236,9 +241,12 @@ def run_cluster(
     for number in (signal.SIGINT, signal.SIGTERM):  # after `deploy`: Ray sets its own
         signal.signal(number, lambda *_: end.set())
     tell(url)
-    end.wait()
+    while not end.wait(0.2):  # a signal that another thread has got does not wake this one
+        pass
+    import ray
     from ray import serve
 
     serve.delete(APP)  # waits for its answers, as `shutdown` does not
     serve.shutdown()
+    ray.shutdown()  # a cluster that was started here ends with it
     return 0
