@@ -174,6 +174,7 @@ def test_who_does_not_read_is_not_waited_for(
         connection.connect(listening)
         asked = f"GET /v1/models/{name}/header HTTP/1.1\r\nHost: localhost\r\n\r\n"
         connection.sendall(asked.encode() * 8)
+        assert wait_for(lambda: servers[0].server_state.connections)  # else it is yet to come
         assert wait_for(lambda: not servers[0].server_state.connections)
         assert len(_read(connection)) < 8 * len(app.state.house.served.header_of(name)[0])
 
