@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from helpers.checks import check_range
 from helpers.children import Child
 from helpers.errors import DeviceError, EngineCrashed, InstallError
 from helpers.install.paths import claim_cache
@@ -125,13 +126,18 @@ def lend(port: int | None = None, *, host: str = "127.0.0.1", memory_mib: float 
     Raises:
         DeviceError: Nothing can listen there, or this llama-cpp-python was built without RPC.
         InstallError: No server without a lock may listen at this host.
+        TypeError: A value is not a number.
+        ValueError: There is no such port, or no such memory.
 
     >>> with lend() as other:  # doctest: +SKIP
     ...     llm = LlamaCpp(model_path=default_model(), devices=[remote_device(other.address)])
     """
     rpc_library("a device of another machine")
     host = checked_host(host)
-    if port is None:
+    check_range("memory_mib", memory_mib, 0.0, float(1 << 30), " MiB; 0 is all")
+    if port is not None:
+        check_range("port", port, 1, 65535)
+    else:
         with socket.create_server((host, 0)) as free:
             port = free.getsockname()[1]
     return LentDevices(host, port, memory_mib)

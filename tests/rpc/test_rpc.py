@@ -342,6 +342,9 @@ def test_devices_are_lent_from_a_notebook_and_a_killed_lender_comes_back(expecte
     assert other.pid is None
     with pytest.raises(InstallError, match="every network"):
         lend(host="0.0.0.0")
+    for wrong in ({"port": 70000}, {"port": 0}, {"memory_mib": -3}, {"memory_mib": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            lend(**wrong)
 
 
 def test_a_port_that_is_taken_is_said() -> None:
