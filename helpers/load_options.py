@@ -9,6 +9,7 @@ of llama.cpp is one line here: its name, default and range, and the structure th
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,20 @@ def _folder(name: str, value: Any) -> Any:
     if "\0" in str(path) or value == "":
         raise ValueError(f"{name}={value!r} cannot be the path of a folder.")
     return str(path.absolute())
+
+
+def _speculate(name: str, value: Any) -> Any:
+    if value in (None, False, "lookup"):
+        return value or None
+    if value == "mtp":
+        raise ValueError(
+            f"{name}='mtp': a file's own heads for the tokens after the next can be asked through "
+            "llama.cpp's C++ alone, not through the functions of its C interface. Use 'lookup', or "
+            "the path of a draft model."
+        )
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}={value!r} must be 'lookup', the path of a draft model, or None.")
+    return check_path(name, value)
 
 
 def _shares(name: str, value: Any) -> Any:
@@ -159,6 +174,9 @@ class LoadOptions:
         use_mlock: Keep the weights from being swapped out.
         check_tensors: Look for invalid numbers in the weights while loading (slower).
         vocab_only: Load the vocabulary alone: tokens can be counted, nothing generated.
+        speculate: Guess the next tokens and check them together: "lookup" guesses what followed the
+            same text before, the path of a GGUF what that smaller model of the same vocabulary
+            (the draft model) would write; None does not. The answers are the same.
         kv_overrides: Metadata in place of the file's, as a dict or as pairs.
         lora_path: A LoRA adapter in GGUF form, likewise, or None.
         lora_scale: Strength of the adapter.
@@ -211,6 +229,7 @@ class LoadOptions:
     use_mlock: bool = _option(False, _SWITCH)
     check_tensors: bool = _option(False, _SWITCH, of=_MODEL)
     vocab_only: bool = _option(False, _SWITCH, of=_MODEL)
+    speculate: str | None = _option(None, _speculate, of=_CONTEXT, as_is=False)
     kv_overrides: tuple[tuple[str, Any], ...] = _option((), _pairs, of=_MODEL, as_is=False)
     lora_path: str | None = _option(None, _path_or_none)
     lora_scale: float = _option(1.0, _number(-1e6, 1e6))
@@ -251,6 +270,21 @@ class LoadOptions:
             # without it.
             flash_attn = False
         return dataclasses.replace(self, n_gpu_layers=n_gpu_layers, flash_attn=flash_attn)
+
+    @property
+    def draft_path(self) -> str | None:
+        """The draft model's file; None where there is none."""
+        return None if self.speculate == "lookup" else self.speculate
+
+    def for_draft(self) -> LoadOptions:
+        """How the draft model is loaded: with the same context, on the same devices."""
+        assert self.draft_path is not None
+        return LoadOptions(
+            **{name: getattr(self, name) for name in _OF_DRAFTS},
+            model_path=self.draft_path,
+            n_gpu_layers=0 if self.n_gpu_layers == 0 else -1,
+            n_parallel=1,
+        )
 
     @property
     def n_texts(self) -> int:
@@ -304,3 +338,9 @@ _AS_IS = {
     structure: [name for name in names if _METADATA[name]["as_is"]]
     for structure, names in _OF.items()
 }
+_OF_DRAFTS = (
+    "n_ctx", "n_batch", "n_ubatch", "devices", "split_mode", "main_gpu", "n_threads",
+    "n_threads_batch", "flash_attn", "offload_kqv", "op_offload", "no_perf", "use_mmap",
+    "use_mlock", "check_tensors", "isolate",
+)  # fmt: skip
+"""What a draft model has in common with the model that it guesses for."""

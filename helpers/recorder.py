@@ -30,6 +30,8 @@ _COUNT_FIELDS = (
     "sample_tokens",
     "eval_tokens",
     "generated_tokens",
+    "guessed_tokens",
+    "right_tokens",
 )
 
 

@@ -47,6 +47,8 @@ class Timings(dict[str, Any]):
         eval_tokens: llama.cpp's runs; usually one less than `generated_tokens`, because the first
             token comes out of the prompt eval.
         generated_tokens: Tokens that the caller got.
+        guessed_tokens: Tokens that were guessed and checked; None without `speculate`.
+        right_tokens: How many of those guesses the model itself would have chosen.
         total_ms: The whole call, without loading.
         first_token_ms: From the start of the call to its first token.
         token_ms: One time for each generated token: since the token before it, and for the first
@@ -66,6 +68,8 @@ class Timings(dict[str, Any]):
     eval_ms: float | None = None
     eval_tokens: int | None = None
     generated_tokens: int | None = None
+    guessed_tokens: int | None = None
+    right_tokens: int | None = None
     total_ms: float | None = None
     first_token_ms: float | None = None
     token_ms: list[float] | None = field(default=None, hash=False)
@@ -187,6 +191,9 @@ class Timings(dict[str, Any]):
             if ms is not None:
                 rate = _per_second(tokens, ms)
                 rows.append((step, ms, tokens, rate and 1e3 / rate, rate))
+        if self.guessed_tokens:
+            rows.append(("guessed", None, self.guessed_tokens, None, None))
+            rows.append(("guessed right", None, self.right_tokens, None, None))
         if self.cached_tokens:
             rows.append(("prompt from cache", None, self.cached_tokens, None, None))
         return html_table(_COLUMNS, rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from helpers.bench.grid import default_layers
 from helpers.bench.result import SweepResult
-from helpers.bench.rows import Settings, SweepRow
+from helpers.bench.rows import Settings, SweepRow, goal_weight
 from helpers.bench.search import Fits, search
 from helpers.bench.sweep import Sweep, SweepSettings
 from helpers.bench.trial import Cancelled, is_cancelled
@@ -34,7 +34,7 @@ def find_best(
     on_row: Callable[[SweepRow], None] | None = None,
     **settings: Unpack[SweepSettings],
 ) -> SweepResult:
-    """Search a grid for its best settings with at most a third of its trials.
+    """Search a grid for its best settings with at most a quarter of its trials.
 
     What the memory plan says does not fit is never tried. The rest is searched: layers first, from
     both ends into the gaps that promise most, then the other parameters uphill; the winner is
@@ -43,12 +43,16 @@ def find_best(
     Args:
         model: A path, or any name that `find_model` knows; None for `default_model()`.
         goal: "eval" (generation speed), "prompt", "both", or the weight of generation, 0 to 1.
-        max_trials: Most trials; None for a third of the grid (2 at least).
+        max_trials: Most trials; None for a quarter of the grid, 2 at least and 48 at most.
         fits: Says whether settings fit the memory; None asks `predict_memory`.
         on_row: Called with each new row; a second one of the same settings replaces the first.
         settings: As in `sweep`; those of the grid are the values to choose from. Where they are
             not given: for `n_gpu_layers` 17 counts or so from 0 to all (0 alone without a GPU),
-            for `n_batch` 128 to 1024, for `n_threads` all usable cores, three quarters, and half.
+            for `n_batch` 128 to 1024, for `n_threads` all usable cores, three quarters, and half,
+            for `n_threads_batch` as many and all, for `flash_attn` the backend's choice and False;
+            where the prompt counts, for `n_ubatch` 128 and 512; for a mixture of experts on a
+            device, `n_cpu_moe` by quarters. What changes the answers (`type_kv`), and what depends
+            on what is asked (`speculate`), are searched where they are given.
             A row that the file to `resume` has costs no trial.
 
     Returns:
@@ -67,14 +71,22 @@ def find_best(
         check_range("max_trials", max_trials, 1, 1_000_000)
     cores = usable_cores()
     devices, cancel = settings.get("devices"), settings.get("cancel")
+    seen = native_devices() if devices is None else devices
+    offloads = any(device.offloads for device in seen)
+    info = inspect_model(find_model(model), check=False)
     if settings.get("n_gpu_layers") is None:
-        seen = native_devices() if devices is None else devices
-        layers = inspect_model(find_model(model), check=False).n_layers + 1
-        offloads = any(device.offloads for device in seen)
+        layers = info.n_layers + 1
         settings["n_gpu_layers"] = default_layers(layers, _MOST_LAYERS) if offloads else (0,)
     settings.setdefault("n_batch", (128, 256, 512, 1024))
     if settings.get("n_threads") is None:
         settings["n_threads"] = (cores, -(-cores * 3 // 4), -(-cores // 2))
+        settings.setdefault("n_threads_batch", (None, cores))
+    settings.setdefault("flash_attn", (None, False))
+    if goal_weight(goal) < 1:
+        settings.setdefault("n_ubatch", (128, 512))
+    if offloads and info.n_experts:
+        quarters = (round(info.n_layers * part / 4) for part in range(5))
+        settings.setdefault("n_cpu_moe", tuple(quarters))
     running = Sweep(model, goal=goal, **settings)
     result = running.result
     asked: set[Settings] = set()
@@ -126,9 +138,13 @@ def _predicted(running: Sweep, settings: Settings, devices: Sequence[Device] | N
         running.setup.path,
         n_ctx=running.setup.n_ctx,
         n_batch=settings.n_batch,
+        n_ubatch=settings.n_ubatch,
         n_gpu_layers=settings.n_gpu_layers,
+        n_cpu_moe=settings.n_cpu_moe,
         type_k=settings.type_kv,
         type_v=settings.type_kv,
+        flash_attn=settings.flash_attn,
+        speculate=settings.speculate,
         devices=devices if settings.n_gpu_layers else [],
     )
 

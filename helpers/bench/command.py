@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="measure `python -m helpers serve` against llama-server instead (see --llama-server)",
     )
+    parser.add_argument(
+        "--speed", action="store_true", help="measure what helps here: guessed tokens, each setting"
+    )
+    parser.add_argument("--draft", metavar="FILE", help="a draft model to guess with, with --speed")
     parser.add_argument("--llama-server", metavar="PATH", help="the program to compare with")
     parser.add_argument(
         "--clients",
@@ -75,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = compare_servers(
             arguments.llama_server, rounds=arguments.rounds, clients=arguments.clients, say=say
         )
+    elif arguments.speed:
+        from helpers.bench.speed import compare_speed
+
+        result = compare_speed(rounds=arguments.rounds, draft=arguments.draft, say=say)
     elif arguments.grammar:
         from helpers.bench.constrained import compare_constrained
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.bench.rows import Settings, without_address
+from helpers.bench.rows import RARER, Settings, without_address
 from helpers.checks import check_range
 from helpers.kv_types import KV_TYPES, kv_type
 from helpers.load_options import LoadOptions, check_option
@@ -20,6 +21,13 @@ from helpers.native import Device, devices, usable_cores
 
 _HASHED = 1 << 20
 """Bytes of a model file that its fingerprint is made of: the header and the first weights."""
+
+
+ORDERED = ("n_gpu_layers", "n_batch", "n_threads", "n_threads_batch", "n_ubatch", "n_cpu_moe")
+"""Those whose values have an order, along which a search can climb."""
+
+DIMENSIONS = (*RARER, "type_kv", "n_threads", "n_batch", "n_gpu_layers")
+"""The settings of a grid; the last one changes fastest."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Setup:
         prompt_tokens: Tokens of each prompt; 0 measures no prompt eval.
         new_tokens: Tokens generated each time; 0 measures no generation.
         repeats: Times that both are measured.
+        quoting: Generation goes on with tokens that the prompt has said several times, instead of
+            beginning from nothing: what guesses (`speculate`) are good for.
         n_ctx: Tokens of context.
         n_ctx_given: Whether the user chose that.
         devices: `(name, endpoint)` of the devices to use; None for all.
@@ -55,6 +65,7 @@ class Setup:
     timeout_s: float
     offloads: bool
     labels: tuple[str, ...] | None = None
+    quoting: bool = False
 
     @property
     def n_layers(self) -> int:
@@ -63,16 +74,16 @@ class Setup:
 
     def options(self, settings: Settings) -> LoadOptions:
         """The engine's options for a trial."""
+        given = dict(vars(settings))
+        kind = given.pop("type_kv")
         return LoadOptions(
             model_path=str(self.path),
             n_ctx=self.n_ctx,
-            n_batch=settings.n_batch,
-            n_gpu_layers=settings.n_gpu_layers,
-            n_threads=settings.n_threads,
-            type_k=settings.type_kv,
-            type_v=settings.type_kv,
+            type_k=kind,
+            type_v=kind,
             devices=self.devices if settings.n_gpu_layers else None,
             isolate=True,
+            **given,
         )
 
     def describe_model(self) -> dict[str, Any]:
@@ -95,6 +106,7 @@ class Setup:
             "n_ctx": self.n_ctx,
             "n_ctx_given": self.n_ctx_given,
             "default_threads": usable_cores(),
+            **({"quoting": True} if self.quoting else {}),
             "devices": None if self.labels is None else list(self.labels),
         }
 
@@ -108,6 +120,11 @@ class Grid:
         n_batch: Tokens per decode.
         n_threads: Compute threads.
         type_kv: Types of the KV cache, in the order given.
+        n_threads_batch: Compute threads for prompts; None for those of the point.
+        n_ubatch: Tokens computed at once.
+        flash_attn: True, False, None, in the order given.
+        n_cpu_moe: Blocks whose experts stay on the CPU.
+        speculate: "lookup", a draft model, None, in the order given.
         notes: What was changed in what the user gave, in words.
     """
 
@@ -115,18 +132,26 @@ class Grid:
     n_batch: tuple[int, ...]
     n_threads: tuple[int, ...]
     type_kv: tuple[str, ...]
+    n_threads_batch: tuple[int | None, ...] = (None,)
+    n_ubatch: tuple[int, ...] = (LoadOptions.n_ubatch,)
+    flash_attn: tuple[bool | None, ...] = (None,)
+    n_cpu_moe: tuple[int, ...] = (0,)
+    speculate: tuple[str | None, ...] = (None,)
     notes: list[str] = field(default_factory=list)
 
+    def values(self, name: str) -> tuple[Any, ...]:
+        """The values of one setting."""
+        found: tuple[Any, ...] = getattr(self, name)
+        return found
+
     def __len__(self) -> int:
-        return len(self.n_gpu_layers) * len(self.n_batch) * len(self.n_threads) * len(self.type_kv)
+        return math.prod(len(self.values(name)) for name in DIMENSIONS)
 
     def points(self) -> list[Settings]:
-        """Every combination; layers change slowest, so that a curve grows point by point."""
+        """Every combination; layers change fastest, so that a curve grows point by point."""
         return [
-            Settings(n_gpu_layers=layers, n_batch=batch, n_threads=threads, type_kv=kind)
-            for kind, threads, batch, layers in itertools.product(
-                self.type_kv, self.n_threads, self.n_batch, self.n_gpu_layers
-            )
+            Settings(**dict(zip(DIMENSIONS, point, strict=True)))
+            for point in itertools.product(*map(self.values, DIMENSIONS))
         ]
 
 
@@ -190,6 +215,7 @@ def make_grid(
     n_batch: Iterable[int],
     n_threads: Iterable[int | None],
     type_kv: Iterable[str],
+    **rarer: Iterable[Any],
 ) -> Grid:
     """Check the values of a grid; what is beyond the model or the context is clamped, and said.
 
@@ -214,6 +240,12 @@ def make_grid(
         check_option("n_batch", value)
     for value in threads:
         check_option("n_threads", value)
+    others = {name: _values(name, rarer.get(name, (getattr(Settings, name),))) for name in RARER}
+    for name, given in others.items():
+        others[name] = [check_option(name, value) for value in given]
+    if any(others["n_cpu_moe"]) and not setup.info.n_experts:
+        notes.append("n_cpu_moe: the model is no mixture of experts; 0 is used")
+        others["n_cpu_moe"] = [0]
     for value in kinds:
         if not isinstance(value, str):
             raise TypeError(f"type_kv={value!r} must be a name, such as 'f16' or 'q8_0'.")
@@ -239,6 +271,14 @@ def make_grid(
         n_batch=tuple(sorted({min(value, setup.n_ctx) for value in batches})),
         n_threads=tuple(sorted({value or usable_cores() for value in threads})),
         type_kv=tuple(dict.fromkeys(_kv_name(value) for value in kinds)),
+        **{
+            name: tuple(
+                sorted(set(given))
+                if name in ORDERED and None not in given
+                else dict.fromkeys(given)
+            )
+            for name, given in others.items()
+        },
         notes=notes,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.bench import store
-from helpers.bench.rows import GOALS, Settings, SweepRow, goal_weight
+from helpers.bench.rows import GOALS, RARER, Settings, SweepRow, goal_weight
 from helpers.errors import HelpersError
 from helpers.tables import Cells, html_table, text_lines
 
@@ -123,6 +123,7 @@ class SweepResult:
             words.append(f"n_threads={row.n_threads}")
         if row.type_kv != "f16":
             words += [f'type_k="{row.type_kv}"', f'type_v="{row.type_kv}"']
+        words += filter(None, [row.rarer()])
         if self.setup.get("n_ctx_given"):
             words.append(f"n_ctx={self.setup['n_ctx']}")
         named = self.setup.get("devices") if row.n_gpu_layers else None
@@ -143,6 +144,7 @@ class SweepResult:
         kinds["repeats"] = "int64"
         kinds |= dict.fromkeys(("load_ms", "total_mib", "seconds"), "float64")
         kinds["reason"] = "object"
+        kinds |= {name: "object" for name in RARER if any(_changed(r, name) for r in self.rows)}
         rows = []
         for row in self.rows:
             known = {name: getattr(row, name) for name in kinds if hasattr(row, name)}
@@ -241,7 +243,11 @@ def cells(row: SweepRow) -> Cells:
     if reason and not row.memory:
         return (*settings, reason)
     speeds = [speed(*row.speed(name)) for name in ("prompt", "eval")]
-    return (*settings, *speeds, row.total_mib or None, reason)
+    return (*settings, *speeds, row.total_mib or None, reason or row.rarer())
+
+
+def _changed(row: SweepRow, name: str) -> bool:
+    return bool(getattr(row, name) != getattr(Settings, name))
 
 
 def speed(median: float | None, spread: tuple[float, float] | None) -> str:

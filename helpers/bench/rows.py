@@ -13,6 +13,12 @@ from helpers.load_options import LoadOptions
 GOALS = {"eval": 1.0, "prompt": 0.0, "both": 0.5}
 """Names of goals, and the weight of generation speed in each."""
 
+RARER = ("n_threads_batch", "n_ubatch", "flash_attn", "n_cpu_moe", "speculate")
+"""Settings that are shown where they were changed alone."""
+
+_IN_KWARGS = ("n_threads_batch", "n_ubatch")
+"""Which of them are no fields of `LlamaCpp`."""
+
 _ADDRESS = re.compile(r"\[[^\]\s]*:\d+\]")
 
 
@@ -25,16 +31,41 @@ class Settings:
         n_batch: Tokens handed to llama.cpp in one decode.
         n_threads: Compute threads.
         type_kv: Type of the K cache and of the V cache.
+        n_threads_batch: Compute threads for prompts; None for `n_threads`.
+        n_ubatch: Tokens computed at once, at most `n_batch`.
+        flash_attn: True, False, or None to use it where the backend has it.
+        n_cpu_moe: Blocks whose experts stay on the CPU, of a mixture of experts.
+        speculate: "lookup", a draft model, or None.
     """
 
     n_gpu_layers: int = 0
     n_batch: int = LoadOptions.n_batch
     n_threads: int = 1
     type_kv: str = "f16"
+    n_threads_batch: int | None = None
+    n_ubatch: int = LoadOptions.n_ubatch
+    flash_attn: bool | None = None
+    n_cpu_moe: int = 0
+    speculate: str | None = None
 
     def __str__(self) -> str:
-        """The settings as they are written in code."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in vars(Settings()))
+        """The settings as they are written in code; of the rarer ones, what was changed."""
+        return ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name, default in vars(Settings()).items()
+            if name not in RARER or getattr(self, name) != default
+        )
+
+    def rarer(self) -> str:
+        """What was changed of the rarer settings, as it is written in `LlamaCpp`."""
+        changed = {
+            name: getattr(self, name)
+            for name in RARER
+            if getattr(self, name) != getattr(Settings, name)
+        }
+        extra = {name: changed.pop(name) for name in _IN_KWARGS if name in changed}
+        words = [f"{name}={value!r}" for name, value in changed.items()]
+        return ", ".join([*words, *([f"model_kwargs={extra!r}"] if extra else [])])
 
 
 @dataclass(frozen=True, kw_only=True)

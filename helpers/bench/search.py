@@ -1,4 +1,4 @@
-"""The search for the best point of a grid with a third of its trials: pure, without a model.
+"""The search for the best point of a grid with a quarter of its trials: pure, without a model.
 
 Layers first. The speed over the layer count rises, falls, sags in the middle (half a GPU can be
 slower than none), has a plateau, or ends at a cliff where memory ends. So both ends are measured,
@@ -18,8 +18,9 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from helpers.bench.grid import Grid
+from helpers.bench.grid import DIMENSIONS, ORDERED, Grid
 from helpers.bench.rows import Settings, SweepRow, goal_weight
 
 Measure = Callable[[Settings], SweepRow]
@@ -36,6 +37,12 @@ Where the repeats of the trials themselves differ by more, that counts instead (
 
 _MOST_NOISE = 0.3
 
+_OF_SMALL = 12
+"""Trials up to which a third of a grid may be measured."""
+
+MOST_TRIALS = 48
+"""Most trials of a search that is not told how many it may make: some minutes."""
+
 _FINALISTS = 3
 _STEEPER = 1.5
 _UNKNOWN_SLOPE = math.log(2)
@@ -43,12 +50,17 @@ _UNKNOWN_SLOPE = math.log(2)
 
 
 def trials_for(grid_size: int) -> int:
-    """How many trials a search may make: a third of the grid, at least 2 where there is a choice.
+    """How many trials a search may make: a quarter of the grid.
 
-    >>> trials_for(27), trials_for(5), trials_for(1)
-    (9, 2, 1)
+    A small grid needs up to a third, as an edge among nine layer counts takes as many trials as one
+    among seventeen; at least 2 where there is a choice. At most `MOST_TRIALS`: a trial takes
+    seconds, and a grid of many settings is large.
+
+    >>> trials_for(5), trials_for(27), trials_for(48), trials_for(100), trials_for(5000)
+    (2, 9, 12, 25, 48)
     """
-    return max(min(2, grid_size), grid_size // 3)
+    small = min(grid_size // 3, _OF_SMALL)
+    return min(max(min(2, grid_size), small, grid_size // 4), MOST_TRIALS)
 
 
 def search(
@@ -101,7 +113,7 @@ class _Search:
             while True:
                 here = self._along_layers(here, self._reserve())
                 there = self._other_parameters(here)
-                if _others(there) == _others(here):
+                if _without_layers(there) == _without_layers(here):
                     break
                 here = there
             self._along_layers(here, 0)
@@ -172,12 +184,10 @@ class _Search:
         """A point that may fit: the defaults, or else what needs the least memory."""
         grid = self.grid
         wanted = start or Settings(n_batch=512, n_threads=grid.n_threads[-1], type_kv="f16")
-        batch = min(grid.n_batch, key=lambda n: abs(math.log(n / wanted.n_batch)))
-        threads = min(grid.n_threads, key=lambda n: abs(math.log(n / wanted.n_threads)))
-        kind = wanted.type_kv if wanted.type_kv in grid.type_kv else grid.type_kv[0]
-        for kv in (kind, *grid.type_kv):
-            for n_batch in (batch, *grid.n_batch):
-                point = Settings(n_batch=n_batch, n_threads=threads, type_kv=kv)
+        here = Settings(**{name: _nearest(grid, name, wanted) for name in DIMENSIONS})
+        for kv in (here.type_kv, *grid.type_kv):
+            for n_batch in (here.n_batch, *grid.n_batch):
+                point = replace(here, n_batch=n_batch, type_kv=kv)
                 if layers := self._fitting_layers(point):
                     return replace(point, n_gpu_layers=layers[-1])
         raise LookupError("no point of the grid fits the memory")
@@ -240,20 +250,23 @@ class _Search:
 
     def _reserve(self) -> int:
         """Trials to keep for the other parameters: both neighbours of each, at most half."""
-        grid = self.grid
-        sizes = [len(grid.n_threads), len(grid.type_kv)]
-        if goal_weight(self.goal) < 1:  # the batch is of the prompt; generation does not see it
-            sizes.append(len(grid.n_batch))
+        sizes = [len(self.grid.values(name)) for name in self._others()]
         wanted = sum(min(size - 1, 2) for size in sizes)
         return min(wanted, (self.budget - self.spent) // 2)
 
+    def _others(self) -> list[str]:
+        """The other parameters, those first that matter most for the goal.
+
+        What is of the prompt alone is not seen by generation.
+        """
+        both = ["n_threads", "n_cpu_moe", "type_kv", "flash_attn", "speculate"]
+        prompt = ["n_batch", "n_ubatch", "n_threads_batch"]
+        return both + prompt if goal_weight(self.goal) == 1 else prompt + both
+
     def _other_parameters(self, here: Settings) -> Settings:
-        """Climb along each of the other parameters, those first that matter most for the goal."""
-        names = ["n_threads", "type_kv", "n_batch"]
-        if goal_weight(self.goal) < 1:
-            names = ["n_batch", "n_threads", "type_kv"]
-        for name in names:
-            values: Sequence[int | str] = getattr(self.grid, name)
+        """Climb along each of the other parameters."""
+        for name in self._others():
+            values = self.grid.values(name)
             for step in (1, -1):
                 for value in _onward(values, getattr(here, name), step):
                     there = self._moved(here, name, value)
@@ -262,13 +275,19 @@ class _Search:
                     gain = self._score(there) - self._score(here)
                     if gain > 0:
                         here = there
-                    if gain < -self._noise() and name != "type_kv":  # types have no order: try each
+                    if gain < -self._noise() and name in ORDERED:  # where there is none: try each
                         break
+        # These two depend on each other: a quantized cache is slow, or refused, without the other.
+        for kind, attention in itertools.product(self.grid.type_kv, self.grid.flash_attn):
+            if kind != here.type_kv and attention != here.flash_attn:
+                there = self._moved(replace(here, flash_attn=attention), "type_kv", kind)
+                if there is not None and self._score(there) > self._score(here):
+                    here = there
         return here
 
-    def _moved(self, here: Settings, name: str, value: int | str) -> Settings | None:
+    def _moved(self, here: Settings, name: str, value: Any) -> Settings | None:
         """`here` with another value; where memory was the limit, as many layers as then fit."""
-        there: Settings = replace(here, **{name: value})  # type: ignore[arg-type]
+        there: Settings = replace(here, **{name: value})
         layers = self._fitting_layers(there)
         if not layers:
             return None
@@ -278,7 +297,7 @@ class _Search:
         return there
 
 
-def _onward(values: Sequence[int | str], value: int | str, step: int) -> Iterator[int | str]:
+def _onward(values: Sequence[Any], value: Any, step: int) -> Iterator[Any]:
     """The values from the one beside `value` to the end, in one direction."""
     place = values.index(value) + step
     while 0 <= place < len(values):
@@ -286,5 +305,15 @@ def _onward(values: Sequence[int | str], value: int | str, step: int) -> Iterato
         place += step
 
 
-def _others(point: Settings) -> tuple[int, int, str]:
-    return point.n_batch, point.n_threads, point.type_kv
+def _nearest(grid: Grid, name: str, wanted: Settings) -> Any:
+    """The value of a grid that is nearest to the wanted one; the first where there is no order."""
+    values, value = grid.values(name), getattr(wanted, name)
+    if value in values:
+        return value
+    if name not in ORDERED or value is None or None in values:
+        return values[0]
+    return min(values, key=lambda n: abs(math.log((n or 1) / (value or 1))))
+
+
+def _without_layers(point: Settings) -> Settings:
+    return replace(point, n_gpu_layers=0)

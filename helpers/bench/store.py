@@ -27,6 +27,14 @@ _ROW_KINDS: dict[str, tuple[type, ...]] = {
     "reason": (str,),
     "seconds": (int, float),
 }
+_RARER_KINDS: dict[str, tuple[type, ...]] = {
+    "n_threads_batch": (int, type(None)),
+    "n_ubatch": (int,),
+    "flash_attn": (bool, type(None)),
+    "n_cpu_moe": (int,),
+    "speculate": (str, type(None)),
+}
+"""Written where they were changed."""
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
@@ -54,6 +62,9 @@ def _row_to_json(row: SweepRow) -> dict[str, Any]:
         content[name] = [round(value, 2) for value in content[name]]
     content["load_ms"] = None if row.load_ms is None else round(row.load_ms, 1)
     content["seconds"] = round(row.seconds, 2)
+    for name in _RARER_KINDS:
+        if content[name] == getattr(SweepRow, name):
+            del content[name]
     return content
 
 
@@ -110,10 +121,11 @@ def _dict(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _row_from_json(content: Any) -> SweepRow:
-    if not isinstance(content, dict) or content.keys() != _ROW_KINDS.keys():
+    if not isinstance(content, dict) or content.keys() - _RARER_KINDS != _ROW_KINDS.keys():
         raise ValueError(f"a row has other fields than {', '.join(_ROW_KINDS)}")
-    for name, kinds in _ROW_KINDS.items():
-        if not isinstance(content[name], kinds) or isinstance(content[name], bool):
-            raise TypeError(f"{name} of a row is {content[name]!r}")
+    for name, value in content.items():
+        kinds = (_ROW_KINDS | _RARER_KINDS)[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} of a row is {value!r}")
     runs = {name: tuple(float(v) for v in content[name]) for name in ("prompt_runs", "eval_runs")}
     return SweepRow(**{**content, **runs})

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -27,6 +28,11 @@ class SweepSettings(TypedDict, total=False):
     n_batch: Iterable[int]
     n_threads: Iterable[int | None]
     type_kv: Iterable[str]
+    n_threads_batch: Iterable[int | None]
+    n_ubatch: Iterable[int]
+    flash_attn: Iterable[bool | None]
+    n_cpu_moe: Iterable[int]
+    speculate: Iterable[str | None]
     prompt_tokens: int
     new_tokens: int
     repeats: int
@@ -62,6 +68,11 @@ class Sweep:
         n_batch: Iterable[int] = (512,),
         n_threads: Iterable[int | None] = (None,),
         type_kv: Iterable[str] = ("f16",),
+        n_threads_batch: Iterable[int | None] = (None,),
+        n_ubatch: Iterable[int] = (Settings.n_ubatch,),
+        flash_attn: Iterable[bool | None] = (None,),
+        n_cpu_moe: Iterable[int] = (0,),
+        speculate: Iterable[str | None] = (None,),
         prompt_tokens: int = 256,
         new_tokens: int = 32,
         repeats: int = 3,
@@ -89,7 +100,14 @@ class Sweep:
             n_batch=n_batch,
             n_threads=n_threads,
             type_kv=type_kv,
+            n_threads_batch=n_threads_batch,
+            n_ubatch=n_ubatch,
+            flash_attn=flash_attn,
+            n_cpu_moe=n_cpu_moe,
+            speculate=speculate,
         )
+        if any(self.grid.speculate):
+            self.setup = replace(self.setup, quoting=True)
         self.cancel = cancel
         self.on_step = on_step
         self.result = SweepResult(
@@ -209,6 +227,12 @@ def sweep(
         n_batch: Tokens per decode (512), 1 to the context.
         n_threads: Compute threads; None is the physical cores that this process may use.
         type_kv: Types of the KV cache, such as "f16" and "q8_0".
+        n_threads_batch: Compute threads for prompts; None for `n_threads`.
+        n_ubatch: Tokens computed at once (512).
+        flash_attn: True, False, or None to use it where the backend has it.
+        n_cpu_moe: Blocks whose experts stay on the CPU, for mixtures of experts.
+        speculate: None, "lookup", or the path of a draft model. Where there is more than None, all
+            trials generate what their prompt has said several times: the best that guesses can do.
         prompt_tokens: Tokens of each prompt (256); 0 measures no prompt eval.
         new_tokens: Tokens generated each time (32); 0 measures no generation.
         repeats: Times that both are measured in each trial (3); speeds are the medians.

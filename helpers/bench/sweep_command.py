@@ -29,7 +29,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "sweep", "measure speeds over a grid of settings, each in a process of its own"
     )
     group.add_argument("--sweep", action="store_true", help="measure every point of the grid")
-    group.add_argument("--best", action="store_true", help="search it with a third of the trials")
+    group.add_argument("--best", action="store_true", help="search it with a quarter of the trials")
     group.add_argument("--model", help="a path or a name (default: the embedded model)")
     # What is stored under the name of a parameter of `sweep` is handed on.
     for name, store, kind, metavar, words in (

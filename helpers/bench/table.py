@@ -60,7 +60,13 @@ class Comparison:
         return "\n".join(lines)
 
     def add(
-        self, what: str, pairs: list[tuple[float, float]], *, target: float | None, unit: str
+        self,
+        what: str,
+        pairs: list[tuple[float, float]],
+        *,
+        target: float | None,
+        unit: str,
+        more: str = "",
     ) -> None:
         """Add a line from `(ours, theirs)` pairs.
 
@@ -69,12 +75,13 @@ class Comparison:
             pairs: Two measurements taken next to each other, for each round.
             target: What the ratio should reach, or None.
             unit: Unit of the measurements; times and sizes count as better when smaller.
+            more: What else there is to say of them.
         """
         higher = unit == "tokens/s"
         ratios = [(a / b if higher else b / a) for a, b in pairs]
         ours = statistics.median(a for a, _ in pairs)
         theirs = statistics.median(b for _, b in pairs)
-        detail = f"{ours:.1f} against {theirs:.1f} {unit}"
+        detail = f"{ours:.1f} against {theirs:.1f} {unit}{more}"
         self.rows.append(
             Row(what, statistics.median(ratios), target, min(ratios), max(ratios), detail)
         )

@@ -44,6 +44,8 @@ if hasattr(os, "register_at_fork"):
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _NO_MEMORY = ("out of memory", "failed to allocate", "alloc_tensor_range", "cannot allocate")
 _LOOK_SECONDS = 0.1
+_REPEATED = 48
+"""Tokens that a trial of guesses repeats."""
 
 
 class Cancelled(Exception):
@@ -219,7 +221,7 @@ class _Trial:
         """Tokens/s of generation from an empty context, as llama-bench's `tg` test."""
         counted, ms = 0, 0.0
         for _ in range(20):
-            timings = _generate(core, self._request(2, tokens - counted + 1)).timings
+            timings = _generate(core, self._request(0, tokens - counted + 1)).timings
             counted += timings.eval_tokens or 0
             ms += timings.eval_ms or 0.0
             if counted >= tokens:
@@ -231,8 +233,12 @@ class _Trial:
 
     def _request(self, prompt_tokens: int, new_tokens: int) -> Request:
         vocabulary = range(self._setup.info.n_vocab)
+        tokens = self._random.choices(vocabulary, k=prompt_tokens or 2)
+        if not prompt_tokens and self._setup.quoting:
+            # What repeats itself, any model goes on with.
+            tokens = self._random.choices(vocabulary, k=_REPEATED) * 3
         return Request(
-            prompt=tuple(self._random.choices(vocabulary, k=prompt_tokens)),
+            prompt=tuple(tokens),
             max_tokens=new_tokens,
             temperature=0.0,
             repeat_penalty=1.0,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from helpers.engine.draft import Draft
 from helpers.engine.embedder import Embedder
 from helpers.engine.lane import Lane, sequences_at_load
 from helpers.engine.prefix_cache import PrefixCache, prefix_key
@@ -83,14 +84,25 @@ def settle(options: LoadOptions) -> LoadOptions:
             "experts."
         )
         experts_on_cpu = 0
+    speculate = options.speculate
+    if speculate is not None and not _takes_back(info, swa_full=options.swa_full):
+        warn_caller(
+            f"speculate={speculate!r} has no effect: {info.path.name} has layers that cannot "
+            "forget a token that was guessed wrong (recurrent ones, or a sliding window without "
+            "swa_full=True)."
+        )
+        speculate = None
     layers, isolate = _placement(options, info)
     settled = dataclasses.replace(
         fitted.for_layers(layers),
         n_threads=options.n_threads or usable_cores(),
         n_threads_batch=options.n_threads_batch or options.n_threads or usable_cores(),
         n_cpu_moe=experts_on_cpu,
+        speculate=speculate,
         isolate=isolate,
     )
+    if settled.draft_path is not None:
+        check_draft(settled)
     if not options.vocab_only:
         check_memory(settled, info, sequences_at_load(settled))
     if not isolate:
@@ -101,6 +113,31 @@ def settle(options: LoadOptions) -> LoadOptions:
 def _has_positions(info: ModelInfo) -> bool:
     """Whether positions are rows of a table: beyond its end is an assertion in ggml."""
     return any(tensor.name == "position_embd.weight" for tensor in info.tensors)
+
+
+def _takes_back(info: ModelInfo, *, swa_full: bool = False) -> bool:
+    """Whether the tokens of a sequence can be forgotten one by one, from the last."""
+    return not any(one.state or (one.window and not swa_full) for one in layer_caches(info))
+
+
+def check_draft(options: LoadOptions) -> ModelInfo:
+    """Check the file of a draft model as far as its header tells.
+
+    Raises:
+        ModelFileError: It is not a model that could guess, or be loaded.
+    """
+    assert options.draft_path is not None
+    headers = check_overrides(options.draft_path, ())
+    check_generates(headers[0])
+    info = inspect_model(options.draft_path, check=False)
+    if not _takes_back(info):
+        raise ModelFileError(
+            f"{info.path.name} cannot be a draft model: it has layers that cannot forget a token "
+            'that was guessed wrong. Use a smaller model of the same family, or speculate="lookup".'
+        )
+    if not options.isolate:
+        try_first(options.for_draft(), headers)
+    return info
 
 
 def _placement(options: LoadOptions, info: ModelInfo) -> tuple[int | str, bool]:
@@ -204,6 +241,7 @@ class LocalCore:
         self._scheduler: Scheduler | None = None
         self._embedder: Embedder | None = None
         self.native_log: list[tuple[int, str]] = []
+        self._draft_log: list[tuple[int, str]] = []
         self._handing_over = threading.Lock()
         self._stop = threading.Event()
         self._loaded = False
@@ -214,6 +252,7 @@ class LocalCore:
         try:
             self._fill()
             self.load_report = self._report((time.perf_counter() - started) * 1000)
+            self.native_log += self._draft_log
             with self._handing_over:
                 if self._stop.is_set():
                     raise HelpersError("The load was stopped before it had ended.")
@@ -261,7 +300,11 @@ class LocalCore:
         lane = self._make_lane(options.n_ctx, sequences_at_load(options))
         self.native_log += lane.context.log
         prefixes = PrefixCache(model, options, key) if options.cache_dir else None
-        self._scheduler = Scheduler(model, self._make_lane, lane, options.n_parallel, prefixes)
+        draft = Draft(options, model) if options.draft_path is not None else None
+        self._draft_log = draft.log if draft is not None else []
+        self._scheduler = Scheduler(
+            model, self._make_lane, lane, options.n_parallel, prefixes, draft
+        )
 
     @property
     def alive(self) -> bool:
@@ -346,7 +389,7 @@ class LocalCore:
             n_batch=options.n_batch,
             n_gpu_layers=offloaded,
             n_layers=layers,
-            by_device=read_buffers(log),
+            by_device=read_buffers([*log, *self._draft_log]),
             flash_attn=read_flash_attention(log),
             n_threads=options.n_threads or 1,
             load_ms=load_ms,

@@ -120,7 +120,7 @@ class Engine:
     def _attach(self) -> None:
         """Check the files as they are now, and use the core that is loaded from them."""
         self.options = options = settle(self._given)
-        files = [options.model_path, *filter(None, [options.lora_path])]
+        files = [options.model_path, *filter(None, [options.lora_path, options.draft_path])]
         key = (options, *(fingerprint(Path(file)) for file in files), os.getpid())
         self._use(key, lambda: self._make_core(options))
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.engine.sequence import Sequence
+from helpers.engine.speculation import Economy
 from helpers.load_options import LoadOptions
 from helpers.native import Context
 
@@ -45,6 +46,9 @@ class Lane:
         n_ctx: Tokens that each sequence may hold.
         on_cpu: Whether the CPU computes, where the number of tokens in a decode decides how they
             are rounded (see `TILE`).
+
+    Attributes:
+        economy: What guesses cost there, and have won or lost.
     """
 
     def __init__(self, context: Context, n_ctx: int, *, on_cpu: bool = True) -> None:
@@ -56,6 +60,7 @@ class Lane:
         # micro-batch, and as much per token.
         self.piece = self._tile or room
         self.n_ctx = min(n_ctx, context.n_ctx)
+        self.economy = Economy(on_cpu=on_cpu)
         self.held: list[list[int]] = [[] for _ in range(context.n_seq)]
         self.tiled = [0] * context.n_seq  # of the held: computed in tiles, from the beginning
         self.cold = [0] * context.n_seq  # of the held: a prompt, before anything was answered

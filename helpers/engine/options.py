@@ -97,6 +97,7 @@ class Request:
         shown_tokens: Control tokens are no part of the text, but for those that these texts name.
         reasoning: Most tokens of reasoning, after which the engine ends it, or None.
         user: Whose request it is: users who wait for one engine are served in turn.
+        speculate: Guess tokens as the engine was loaded to do, if it was.
     """
 
     prompt: str | tuple[int, ...]
@@ -121,6 +122,7 @@ class Request:
     shown_tokens: tuple[str, ...] = ()
     reasoning: ReasoningBudget | None = None
     user: str = ""
+    speculate: bool = True
 
     def __post_init__(self) -> None:
         plain = {
@@ -129,6 +131,7 @@ class Request:
             "logit_bias": tuple(_bias(token, value) for token, value in self.logit_bias),
             "echo": check_switch("echo", self.echo),
             "fast_forward": check_switch("fast_forward", self.fast_forward),
+            "speculate": check_switch("speculate", self.speculate),
             "suffix": None if self.suffix is None else check_text("suffix", self.suffix),
             "user": check_text("user", self.user),
             "shown_tokens": tuple(check_text("shown_tokens", one) for one in self.shown_tokens),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import operator
 from contextlib import suppress
 
+from helpers.engine.draft import Draft
 from helpers.engine.sequence import Job, Sequence
+from helpers.engine.speculation import Economy, Lookup, Speculation
 from helpers.errors import ContextOverflowError, GrammarError
 from helpers.grammars.mask import Matcher, Vocabulary
 from helpers.native import Model
@@ -17,13 +19,17 @@ class Preparation:
     Args:
         model: The loaded model.
         n_ctx: Tokens that a sequence may hold.
+        draft: A draft model that guesses, or None.
         for_many: Prepare the vocabulary for grammars now: in a server, others would wait a quarter
             of a second for their next token when the first grammar comes.
     """
 
-    def __init__(self, model: Model, n_ctx: int, *, for_many: bool = False) -> None:
+    def __init__(
+        self, model: Model, n_ctx: int, draft: Draft | None = None, *, for_many: bool = False
+    ) -> None:
         self._model = model
         self._n_ctx = n_ctx
+        self._draft = draft
         self._vocabulary: Vocabulary | None = None
         if for_many:
             with suppress(GrammarError):  # told to whoever comes with a grammar
@@ -63,14 +69,21 @@ class Preparation:
         room = limit if limit is not None and limit > 0 else self._n_ctx
         return min(len(self.tokens(job)) + room, self._n_ctx)
 
-    def sequence(self, job: Job) -> Sequence:
+    def sequence(self, job: Job, economy: Economy) -> Sequence:
         """The job's state at the beginning.
+
+        Args:
+            job: The job.
+            economy: What guesses cost where it is decoded.
 
         Raises:
             GrammarError: The grammar cannot be used with this model's vocabulary.
             ValueError: A value does not fit the model.
         """
-        return Sequence(job, self.tokens(job), self._model, self._n_ctx, self._matcher(job))
+        tokens, speculation = self.tokens(job), None
+        if self._model.options.speculate is not None and job.request.speculate:
+            speculation = Speculation(self._draft or Lookup(self._model), economy, tokens)
+        return Sequence(job, tokens, self._model, self._n_ctx, self._matcher(job), speculation)
 
     def _matcher(self, job: Job) -> Matcher | None:
         """State of the job's grammar; the vocabulary is prepared once, when first needed."""
@@ -82,6 +95,8 @@ class Preparation:
         return grammar.matcher(self._vocabulary)
 
     def close(self) -> None:
-        """Free the vocabulary."""
+        """Free the vocabulary, and the draft model."""
+        if self._draft is not None:
+            self._draft.close()
         if self._vocabulary is not None:
             self._vocabulary.close()

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from helpers.engine.draft import Draft
 from helpers.engine.lane import WORTH_COPYING, Lane, common
 from helpers.engine.options import Completion
 from helpers.engine.prefix_cache import PrefixCache
@@ -46,6 +47,7 @@ class Scheduler:
         lane: The main lane, whose KV cache outlives a call.
         n_parallel: Most sequences side by side.
         prefixes: What keeps the main lane's long prompts on the disk, or None.
+        draft: A draft model that guesses tokens, or None; closed like the model.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Scheduler:
         lane: Lane,
         n_parallel: int,
         prefixes: PrefixCache | None = None,
+        draft: Draft | None = None,
     ) -> None:
         self._prefixes = prefixes
         self._model = model
@@ -62,7 +65,7 @@ class Scheduler:
         self._lane = lane
         self._batch_lane: Lane | None = None
         self._n_parallel = n_parallel
-        self._prepared = Preparation(model, lane.n_ctx, for_many=len(lane.held) > 1)
+        self._prepared = Preparation(model, lane.n_ctx, draft, for_many=len(lane.held) > 1)
         self._thread = engine_thread()
         self._wake = self._thread.wake
         self._arrived: deque[Job] = deque()  # nobody has looked at them yet
@@ -266,7 +269,7 @@ class Scheduler:
             _deliver(job, _nothing())
             return None
         try:
-            sequence = self._prepared.sequence(job)
+            sequence = self._prepared.sequence(job, lane.economy)
         except Exception as error:
             with self._wake:
                 self._waiting.leaves_prompt(job)
@@ -289,17 +292,25 @@ class Scheduler:
     def _step(self, lane: Lane, slots: list[int]) -> None:
         """Decode one token of each of these sequences and choose the next ones.
 
+        An answer that is alone may have guesses checked as well. Beside others they would not pay:
+        llama.cpp decodes as many tokens of each sequence together as the shortest run has, and then
+        the guesses by themselves.
+
         Args:
             lane: Where they are.
             slots: The sequences, in their order: llama.cpp computes those together whose numbers
                 follow each other.
         """
-        runs = [(lane.active[s].pending, len(lane.held[s]), s) for s in slots]
+        alone = lane.active[slots[0]] if len(slots) == 1 else None
+        guesses = alone.guess(lane.context.n_batch - len(alone.pending)) if alone else 0
+        runs = [
+            (lane.active[s].pending + lane.active[s].guesses, len(lane.held[s]), s) for s in slots
+        ]
         jobs = tuple(lane.active[s].job for s in slots)
         started = time.perf_counter()
         try:
             with _Decoding(self, lane.context, jobs):
-                rows = lane.context.decode_runs(runs)
+                rows = lane.context.decode_runs(runs, guesses)
         except DecodeAborted:
             for slot in slots:
                 lane.drop_unfinished(slot)
@@ -309,20 +320,30 @@ class Scheduler:
             for job, (tokens, _, _) in zip(jobs, runs, strict=True):
                 self._waiting.has_written(job, len(tokens))
         for row, (tokens, _, slot) in zip(rows, runs, strict=True):
-            lane.held[slot].extend(tokens)
             sequence = lane.active[slot]
+            lane.held[slot].extend(sequence.pending)
             sequence.eval_seconds += seconds
-            sequence.eval_tokens += len(tokens)
+            sequence.eval_tokens += len(sequence.pending)
             sequence.shared_decodes |= len(tokens) > 1
             try:
-                self._advance(lane, slot, row)
+                self._advance(lane, slot, row, seconds)
             except Exception as error:
                 self._drop(lane, slot, error)
 
-    def _advance(self, lane: Lane, slot: int, row: int) -> None:
+    def _advance(self, lane: Lane, slot: int, row: int, seconds: float = 0.0) -> None:
+        """Choose what follows, and take the guesses out of the cache that were wrong."""
         limit = lane.context.n_batch // len(lane.held)
-        if not lane.active[slot].step(lane.context, row, limit):
+        sequence = lane.active[slot]
+        pending, guesses = len(sequence.pending), sequence.guesses
+        going = sequence.step(lane.context, row, limit)
+        lane.held[slot] += guesses[: sequence.right]
+        sequence.eval_tokens += sequence.right
+        if sequence.speculation is not None and pending:
+            sequence.speculation.note(pending, len(guesses), sequence.right, seconds)
+        if not going:
             self._end(lane, slot)
+        elif sequence.right < len(guesses):
+            lane.drop_unfinished(slot)
 
     def _leave(self, lane: Lane, slot: int) -> Sequence:
         """Give a sequence back to the lane."""

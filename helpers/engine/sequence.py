@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from helpers.engine.options import Chunk, Completion, Request
 from helpers.engine.reasoning import ReasoningWatch
+from helpers.engine.speculation import Speculation
 from helpers.engine.text import TextStream
 from helpers.errors import GrammarError, HelpersError, ModelFileError
 from helpers.grammars.mask import Matcher
@@ -62,16 +63,25 @@ class Sequence:
         model: The loaded model.
         n_ctx: Tokens that this sequence may hold.
         matcher: State of the request's grammar, or None.
+        speculation: What guesses its tokens, or None.
     """
 
     def __init__(
-        self, job: Job, tokens: list[int], model: Model, n_ctx: int, matcher: Matcher | None = None
+        self,
+        job: Job,
+        tokens: list[int],
+        model: Model,
+        n_ctx: int,
+        matcher: Matcher | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         request = job.request
         self.job = job
         self.prompt = tokens
         self.answer: list[int] = []
         self.pending: list[int] = []
+        self.guesses: list[int] = []
+        self.right = 0  # of the guesses, from the first on
         self.cached = 0
         self.reading = True  # its prompt
         self.tiles = 0  # of the prompt, from its beginning: see `Lane.reuse`
@@ -81,6 +91,7 @@ class Sequence:
         self.shared_decodes = False
         self._model = model
         self._matcher = matcher
+        self.speculation = speculation
         # Tokens that are appended as well have no logits, so there is nothing to report of them.
         self._fast_forward = request.fast_forward and request.logprobs is None
         self._stream = TextStream(request.stop)
@@ -119,11 +130,33 @@ class Sequence:
         if request.echo and isinstance(request.prompt, str):
             self._emit(str.__str__(request.prompt))  # an answer has no parts
 
+    def guess(self, most: int) -> int:
+        """Guess what follows `pending`, and set `guesses` to what is worth a check.
+
+        Args:
+            most: Most guesses.
+
+        Returns:
+            How many there are.
+        """
+        self.guesses = []
+        most = min(most, self._room - len(self.answer) - 1)
+        if self.speculation is not None and most > 0 and not self._closing:
+            started = time.perf_counter()
+            guesses = self.speculation.guess(len(self.pending), most)
+            if self._matcher is not None and guesses:
+                del guesses[self._matcher.allowed(guesses) :]
+            self.guesses = guesses
+            self.sample_seconds += time.perf_counter() - started
+        return len(self.guesses)
+
     def step(self, context: Context, row: int, limit: int) -> bool:
         """Choose the next token from the logits in `row` and pass its text on.
 
-        Where the grammar leaves no choice for what follows, those tokens are appended as well: they
-        need no logits and are decoded together with the chosen one.
+        Where it is what was guessed, the one after it is chosen from the row after it, and so on;
+        `right` then says how many were. Where the grammar leaves no choice for what follows, those
+        tokens are appended as well: they need no logits and are decoded together with the chosen
+        one.
 
         Args:
             context: Where the logits are.
@@ -133,6 +166,17 @@ class Sequence:
         Returns:
             True if `pending` is to be decoded next, False when the answer has ended.
         """
+        guesses, self.guesses, self.right = self.guesses, [], 0
+        while self._choose_next(context, row + self.right, limit):
+            while self.pending and self.pending[:1] == guesses[self.right : self.right + 1]:
+                del self.pending[0]  # it has been decoded
+                self.right += 1
+            if self.pending:
+                return True
+        return False
+
+    def _choose_next(self, context: Context, row: int, limit: int) -> bool:
+        """Choose one token; False when the answer has ended."""
         started = time.perf_counter()
         token = self._close(context, row) if self._closing else None
         if token is None:
@@ -188,6 +232,8 @@ class Sequence:
         self._times.append(now)
         self.answer.append(token)
         self.pending.append(token)
+        if self.speculation is not None:
+            self.speculation.tokens.append(token)
         text = self._stream.feed(self._shown.get(token) or self._model.piece(token))
         self._emit(text, self._logprobs.take() if self._logprobs is not None else None)
         if self._stream.stopped or (self._matcher is not None and self._matcher.is_finished):
@@ -265,6 +311,8 @@ class Sequence:
             "eval_ms": self.eval_seconds * 1000,
             "eval_tokens": self.eval_tokens,
             "generated_tokens": len(self.answer),
+            "guessed_tokens": self.speculation.guessed if self.speculation is not None else None,
+            "right_tokens": self.speculation.right if self.speculation is not None else None,
             "total_ms": (time.perf_counter() - start) * 1000,
             "first_token_ms": (times[1] - start) * 1000 if self._times else None,
             "token_ms": [(b - a) * 1000 for a, b in pairwise(times)],

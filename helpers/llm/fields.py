@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, PrivateAttr
 
-from helpers.checks import check_path
+from helpers.checks import check_path, check_switch
 from helpers.engine import Request
 from helpers.engine.options import stop_strings
 from helpers.grammars import Grammar
@@ -33,16 +33,17 @@ SAMPLING = tuple(
         "shown_tokens",
         "reasoning",
         "user",
+        "speculate",
     }
 )
 """What fields, calls and requests call by the same name."""
 
-PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path")
+PER_CALL = (*SAMPLING, "last_n_tokens_size", "grammar", "grammar_path", "speculate")
 """Fields that can also be given per call."""
 
 _SAME_ANSWER = {
     "prompt", "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
-    "continuous_batching", "user", "cache_dir", "cache_dir_mib",
+    "continuous_batching", "user", "cache_dir", "cache_dir_mib", "speculate",
 }  # fmt: skip
 """What `LoadOptions` and `Request` have and no answer depends on."""
 
@@ -64,6 +65,13 @@ class ModelFields(LoadingFields):
 
     cache_dir_mib: int = LoadOptions.cache_dir_mib
     """Most MiB of such files; those that were not used for the longest time go first."""
+
+    speculate: str | bool | Path | None = None
+    """Guess the next tokens and check them together, which is faster where guesses are right:
+    "lookup" guesses what followed the same text before (quoting, rewriting, extracting), the path
+    of a GGUF what that draft model, a smaller one of the same family, would write. The answers are
+    those without it, but for ties that the rounding of a larger batch decides, and it stops where
+    it does not pay. A call can leave it out: `llm.invoke(prompt, speculate=False)`."""
 
     # -- sampling; each can also be given per call
 
@@ -165,6 +173,11 @@ class ModelFields(LoadingFields):
         """This model with a call's parameters as its fields, its stop strings added to its own."""
         reject_unknown(given, PER_CALL, f"A call of {type(self).__name__}")
         changes = dict(given)
+        if check_switch("speculate", given.get("speculate", False)) and not self.speculate:
+            raise ValueError(
+                "speculate=True: the model was loaded without guesses. Give the model itself "
+                'speculate="lookup", or the path of a draft model; a call can leave them out.'
+            )
         if "grammar" in given or "grammar_path" in given:  # instead of one's own, whichever it is
             changes = {"grammar": None, "grammar_path": None} | changes
         changes["stop"] = [*stop_strings(self.stop), *stop_strings(stop)]
@@ -188,6 +201,7 @@ class ModelFields(LoadingFields):
         if not isinstance(bias, Mapping):
             raise TypeError(f"logit_bias={bias!r} must be a dict from tokens to numbers.")
         values["logit_bias"] = tuple(bias.items())
+        values["speculate"] = bool(self.speculate)
         return Request(
             prompt=prompt, stop=stop_strings(self.stop), grammar=self._own_grammar(), **values
         )

@@ -257,6 +257,9 @@ class LoadingFields(BaseModel):
         values["model_path"] = _real_path(self.model_path, "a model")
         if self.lora_path is not None:
             values["lora_path"] = _real_path(self.lora_path, "an adapter")
+        draft = values.get("speculate")
+        if draft and draft != "lookup" and isinstance(draft, str | os.PathLike):
+            values["speculate"] = _real_path(check_path("speculate", draft), "a draft model")
         if self.n_gpu_layers is None:
             values["n_gpu_layers"] = 0
         if self.devices is not None:

@@ -40,6 +40,7 @@ class MemoryPlan:
         layers_on: Number of layers on each device.
         estimated: The compute buffers are a formula's, because llama.cpp could not be asked.
         advice: Sentences: what to change, where it does not fit.
+        draft: The part of the draft model (`speculate`) in it, as a plan of its own, or None.
     """
 
     model: str
@@ -54,6 +55,7 @@ class MemoryPlan:
     layers_on: Mapping[str, int] = field(default_factory=dict)
     estimated: bool = False
     advice: tuple[str, ...] = ()
+    draft: MemoryPlan | None = None
 
     @property
     def total_mib(self) -> float:
@@ -103,7 +105,8 @@ class MemoryPlan:
     def _title(self) -> str:
         verdict = "fits" if self.fits else "does not fit"
         about = " (compute buffers estimated)" if self.estimated else ""
+        models = f"{self.model} and {self.draft.model}" if self.draft else self.model
         return (
-            f"{self.model}: {self.n_gpu_layers} of {self.n_layers} layers on devices, "
+            f"{models}: {self.n_gpu_layers} of {self.n_layers} layers on devices, "
             f"context of {self.n_ctx}: {verdict}{about}"
         )

@@ -41,6 +41,7 @@ class Planner:
         self._n_ctx = options.n_ctx
         self.info = inspect_model(options.model_path)
         self.n_layers = self.info.n_layers + 1
+        self._draft: Planner | None = None
         self._cache: tuple[float, ...] | None = None
         self._known: dict[int, Mapping[str, float] | None] = {}
 
@@ -96,6 +97,10 @@ class Planner:
             by_device.setdefault(name, {"weights": 0.0, "kv": 0.0, "compute": 0.0})
             by_device[name]["compute"] = mib
         by_device[CPU]["compute"] += self._outputs_mib()
+        draft = self._draft_plan(count)
+        for name, kinds in draft.by_device.items() if draft is not None else ():
+            for kind, mib in kinds.items():
+                by_device[name][kind] += mib
         free = {CPU: available_mib()} | {d.name: free_mib(d) for d in self.devices}
         total = {CPU: psutil.virtual_memory().total / _MIB}
         total |= {device.name: device.total_mib for device in self.devices}
@@ -112,9 +117,19 @@ class Planner:
                 CPU: reclaimable_mib(info, placement, mapped=mapped, n_cpu_moe=options.n_cpu_moe)
             },
             layers_on={name: placement.count(name) for name in by_device},
-            estimated=compute is None,
+            estimated=compute is None or (draft is not None and draft.estimated),
+            draft=draft,
         )
         return replace(plan, advice=tuple(self._advice(plan))) if with_advice else plan
+
+    def _draft_plan(self, count: int) -> MemoryPlan | None:
+        """What the draft model needs: all of it is where layers of the large one are."""
+        if self.options.draft_path is None:
+            return None
+        if self._draft is None:
+            fitted = replace(self.options, n_gpu_layers=-1).for_draft()
+            self._draft = Planner(fitted, self.devices, self.margin_mib)
+        return self._draft._plan(self._draft.n_layers if count else 0, with_advice=False)
 
     def _practice_split(self) -> tuple[float, ...] | None:
         """Practice accelerators share by the memory that each was given, as in the engine."""

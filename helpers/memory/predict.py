@@ -60,7 +60,7 @@ def predict_memory(
             tokens needs: llama.cpp keeps one number for each token of the text and each of the
             vocabulary, and allocates it when such a text comes.
         settings: Further options of `helpers.load_options.LoadOptions`: `tensor_split`, `main_gpu`,
-            `n_ubatch`, `n_cpu_moe`, `offload_kqv`, `swa_full` …
+            `n_ubatch`, `n_cpu_moe`, `offload_kqv`, `swa_full`, `speculate` …
 
     Returns:
         A `MemoryPlan`; print it, show it, or draw it with `plot_memory`.

@@ -1,6 +1,6 @@
 """The only room with ctypes: what llama.cpp offers below LangChain, made safe to call."""
 
-from helpers.native.context import RANK, Context, DecodeAborted, Vectors
+from helpers.native.context import MOST_GUESSES, RANK, Context, DecodeAborted, Vectors
 from helpers.native.load_log import (
     read_buffers,
     read_caches,
@@ -34,6 +34,7 @@ from helpers.native.remote import PROTOCOLS, remote_device
 from helpers.native.sampler import SamplerChain
 
 __all__ = [
+    "MOST_GUESSES",
     "PROTOCOLS",
     "RANK",
     "Context",

@@ -20,6 +20,9 @@ from helpers.native.parameters import context_parameters
 Tokens = Sequence[int] | npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 
+MOST_GUESSES = 31
+"""Most guesses of a decode (`LoadOptions.speculate`); a row of logits is kept for each."""
+
 RANK = 4
 """The pooling type of rerankers (enum llama_pooling_type)."""
 
@@ -53,7 +56,9 @@ class Context:
         self, model: Model, options: LoadOptions, n_seq: int = 1, n_outputs: int | None = None
     ) -> None:
         module = llama()
-        native = context_parameters(options, n_seq, n_outputs or n_seq)
+        # Guesses are checked in one answer at a time, each with a row of its own.
+        guesses = MOST_GUESSES if options.speculate else 0
+        native = context_parameters(options, n_seq, n_outputs or n_seq + guesses)
         # strlen is the abort callback: it returns 1 as soon as this buffer holds a character. A
         # Python callback would be called, with the GIL, for every node of every graph.
         self._abort_flag = ctypes.create_string_buffer(2)
@@ -115,14 +120,16 @@ class Context:
         batch.logits[count - 1] = logits
         self._run(count)
 
-    def decode_runs(self, runs: Sequence[tuple[Tokens, int, int]]) -> list[int]:
+    def decode_runs(self, runs: Sequence[tuple[Tokens, int, int]], guesses: int = 0) -> list[int]:
         """Compute the next tokens of several sequences together.
 
         Args:
             runs: `(tokens, position of the first, sequence)` triples; at most `n_batch` tokens.
+            guesses: How many of the last tokens of the last run are guesses, each with a row.
 
         Returns:
-            For each run, the row of `logits` that belongs to its last token.
+            For each run, the row of `logits` of its last token that is no guess; those of the
+            guesses follow it.
         """
         batch = self._batch
         count, rows = 0, []
@@ -135,6 +142,8 @@ class Context:
                 count += 1
             batch.logits[count - 1] = 1
             rows.append(count - 1)
+        batch.logits[count - 1 - guesses : count] = 1
+        rows[-1] -= guesses
         self._run(count)
         return rows
 

@@ -53,7 +53,8 @@ _RENAMED = {"last_n": "last_n_tokens_size"}
 _PLAIN = tuple(
     field.name
     for field in dataclasses.fields(Request)
-    if field.name not in {"prompt", "stop", "grammar", "logit_bias", "shown_tokens", "reasoning"}
+    if field.name
+    not in {"prompt", "stop", "grammar", "logit_bias", "shown_tokens", "reasoning", "speculate"}
 )
 _OTHERS = ("prompt", "prompt_parts", "stop", "grammar", "logit_bias", "shown_tokens", "reasoning")
 

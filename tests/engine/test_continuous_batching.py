@@ -112,9 +112,9 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         seen.append((-1 - sequence, len(tokens)))
         one(context, tokens, position, sequence, logits=logits)
 
-    def decode_runs(context: Context, runs: Any) -> list[int]:
+    def decode_runs(context: Context, runs: Any, guesses: int = 0) -> list[int]:
         seen.append(tuple(slot for _, _, slot in runs))
-        return several(context, runs)
+        return several(context, runs, guesses)
 
     monkeypatch.setattr(Context, "decode", decode)
     monkeypatch.setattr(Context, "decode_runs", decode_runs)

@@ -70,9 +70,9 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(1)
         one(context, *arguments, **named)
 
-    def decode_runs(context: Context, runs: Any) -> list[int]:
+    def decode_runs(context: Context, runs: Any, guesses: int = 0) -> list[int]:
         seen.append(len(runs))
-        return several(context, runs)
+        return several(context, runs, guesses)
 
     monkeypatch.setattr(Context, "decode", decode)
     monkeypatch.setattr(Context, "decode_runs", decode_runs)

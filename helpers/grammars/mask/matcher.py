@@ -84,6 +84,10 @@ class Matcher:
         check_going(self._state)
         return False
 
+    def allowed(self, tokens: list[int]) -> int:
+        """How many of some tokens, none of which ends a text, may come next one after the other."""
+        return 0 if self.finished else int(self._state.validate_tokens(tokens))
+
     def accept(self, token: int) -> None:
         """Advance by one token.
 
