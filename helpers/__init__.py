@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from helpers.bench import SweepResult as SweepResult
     from helpers.bench import find_best as find_best
     from helpers.bench import sweep as sweep
+    from helpers.bench import what_helps as what_helps
     from helpers.convert import convert_ggml as convert_ggml
     from helpers.convert import perplexity as perplexity
     from helpers.convert import quantize as quantize
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from helpers.plots import plot_bars as plot_bars
     from helpers.plots import plot_choices as plot_choices
     from helpers.plots import plot_compare as plot_compare
+    from helpers.plots import plot_levers as plot_levers
     from helpers.plots import plot_lines as plot_lines
     from helpers.plots import plot_memory as plot_memory
     from helpers.plots import plot_overview as plot_overview
@@ -93,7 +95,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES = {
-    "bench": "SweepResult find_best sweep",
+    "bench": "SweepResult find_best sweep what_helps",
     "convert": "convert_ggml perplexity quantize",
     "doctor": "EnvironmentSummary backend_report environment_summary",
     "documents": "CitedAnswer DocumentIndex TokenSplitter answer_with_sources measure_retrieval "
@@ -109,7 +111,7 @@ _NAMES = {
     "models": "PLAIN_TEMPLATE ModelInfo check_model_file default_model find_model format_prompt "
     "inspect_model local_models recommend",
     "native": "Device capture_log devices practice_accelerator remote_device",
-    "plots": "plot_bars plot_choices plot_compare plot_lines plot_memory plot_overview "
+    "plots": "plot_bars plot_choices plot_compare plot_levers plot_lines plot_memory plot_overview "
     "plot_passages plot_rules plot_serving plot_split plot_streams plot_sweep plot_timings "
     "plot_tokens",
     "recorder": "TimingsRecorder",

@@ -6,6 +6,7 @@
 from helpers.bench.best import find_best
 from helpers.bench.command import main
 from helpers.bench.compare import compare
+from helpers.bench.levers import Levers, what_helps
 from helpers.bench.result import SweepResult
 from helpers.bench.rows import Settings, SweepRow
 from helpers.bench.sweep import Sweep, sweep
@@ -15,6 +16,7 @@ from helpers.bench.trial import Cancelled
 __all__ = [
     "Cancelled",
     "Comparison",
+    "Levers",
     "Settings",
     "Sweep",
     "SweepResult",
@@ -23,4 +25,5 @@ __all__ = [
     "find_best",
     "main",
     "sweep",
+    "what_helps",
 ]

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from helpers.bench.sweep_command import add_sweep_arguments, run_sweep
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--speed", action="store_true", help="measure what helps here: guessed tokens, each setting"
     )
+    parser.add_argument(
+        "--levers", action="store_true", help="measure what each setting does here, alone"
+    )
     parser.add_argument("--draft", metavar="FILE", help="a draft model to guess with, with --speed")
     parser.add_argument("--llama-server", metavar="PATH", help="the program to compare with")
     parser.add_argument(
@@ -68,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(line: str) -> None:
         print(f"  {line} …", file=sys.stderr, flush=True)
 
+    result: Any
     if arguments.serve:
         if arguments.llama_server is None or not Path(arguments.llama_server).is_file():
             parser.error(
@@ -78,6 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         result = compare_servers(
             arguments.llama_server, rounds=arguments.rounds, clients=arguments.clients, say=say
+        )
+    elif arguments.levers:
+        from helpers.bench.levers import what_helps
+
+        guesses = ("lookup", *([arguments.draft] if arguments.draft else []))
+        result = what_helps(
+            arguments.model,
+            rounds=arguments.rounds,
+            speculate=guesses,
+            on_step=lambda what, share: say(f"{share:4.0%} {what}"),
         )
     elif arguments.speed:
         from helpers.bench.speed import compare_speed

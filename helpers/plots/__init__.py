@@ -8,6 +8,7 @@ once), has a transparent background, and reads well on light and dark pages and 
 from helpers.plots.choices import plot_choices
 from helpers.plots.compare import SEED_FIGURES, plot_compare
 from helpers.plots.figures import plot_bars, plot_lines
+from helpers.plots.levers import plot_levers
 from helpers.plots.memory import plot_memory
 from helpers.plots.overview import plot_overview
 from helpers.plots.passages import plot_passages
@@ -25,6 +26,7 @@ __all__ = [
     "plot_bars",
     "plot_choices",
     "plot_compare",
+    "plot_levers",
     "plot_lines",
     "plot_memory",
     "plot_overview",

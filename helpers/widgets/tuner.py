@@ -13,7 +13,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from helpers.bench import Cancelled, SweepRow
+from helpers.bench import Cancelled, Levers, SweepRow
 from helpers.errors import InstallError
 from helpers.memory import MemoryPlan
 from helpers.memory.targets import checked_devices, offload_devices
@@ -33,8 +33,9 @@ class GpuTuner:
     """Sliders for layers, context, batch and KV type; memory, speed and code beside them.
 
     Show it as the last line of a cell. The memory answers while the slider moves; *Measure* makes
-    one trial in a process of its own, *Find the best* a search, *Cancel* ends both at once. All of
-    it works from the keyboard, and from code: `tuner.layers.value = 12; tuner.measure()`.
+    one trial in a process of its own, *Find the best* a search, *What helps me?* tries each setting
+    alone, *Cancel* ends all at once. All of it works from the keyboard, and from code:
+    `tuner.layers.value = 12; tuner.measure()`.
 
     Args:
         model: A path, or any name that `find_model` knows; None for the embedded model.
@@ -57,6 +58,7 @@ class GpuTuner:
         message: What is being done, or what went wrong.
         memory: The predicted memory by device.
         history: The trials so far.
+        levers: What *What helps me?* has measured.
         code: The line of the best settings, once *Copy code* was clicked.
         plan: The `MemoryPlan` that is shown; None after an error.
         failure: The last exception of an action, or None.
@@ -90,7 +92,7 @@ class GpuTuner:
         self.failure: BaseException | None = None
         self._logic = Tuning(model, found, **self._lengths)
         self._make_controls(model, offer_practice=not found)
-        starts = [self.measure_button, self.find_button]
+        starts = [self.measure_button, self.find_button, self.levers_button]
         self._work = Work("gpu-tuner", starts, self.cancel_button)
         self._said = ""
         self._model_changed_to(n_ctx)
@@ -111,6 +113,14 @@ class GpuTuner:
     def find_best(self) -> SweepRow | None:
         """Search for the best settings, wait, and set the sliders to them."""
         return self._search() if self._begin("searching") else None
+
+    def what_helps(self) -> Levers | None:
+        """Measure what each setting does here, alone, against the default, and wait.
+
+        Returns:
+            What was measured, drawn below the buttons; None if it failed.
+        """
+        return self._compare_levers() if self._begin("measuring what helps") else None
 
     def cancel(self) -> None:
         """End the trial or the search in progress; what was measured remains."""
@@ -164,14 +174,15 @@ class GpuTuner:
         self.goal = widgets.Dropdown(options=_GOALS, description="best for", style=_LABEL)
         self.measure_button = _button("Measure", "Measure the settings shown, in a trial process")
         self.find_button = _button("Find the best", "Search for the fastest settings that fit")
+        self.levers_button = _button("What helps me?", "Measure what each setting does here, alone")
         self.cancel_button = _button("Cancel", "End what is being measured")
         self.cancel_button.disabled = True
         self.code_button = _button("Copy code", "Show the line with the best settings, to copy")
         self.progress = widgets.FloatProgress(
             value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="240px")
         )
-        texts = [widgets.HTML() for _ in range(4)]
-        self.message, self.memory, self.plot, self.history = texts
+        texts = [widgets.HTML() for _ in range(5)]
+        self.message, self.memory, self.plot, self.history, self.levers = texts
         self.code = widgets.Textarea(
             "",
             tooltip="The line to copy: Ctrl+A, Ctrl+C",
@@ -180,7 +191,13 @@ class GpuTuner:
         )
         practice = widgets.HBox([self.practice, self.practice_memory])
         practice.layout.display = "" if offer_practice else "none"
-        buttons = [self.measure_button, self.find_button, self.cancel_button, self.code_button]
+        buttons = [
+            self.measure_button,
+            self.find_button,
+            self.levers_button,
+            self.cancel_button,
+            self.code_button,
+        ]
         self.box = widgets.VBox(
             [
                 self.model,
@@ -195,6 +212,7 @@ class GpuTuner:
                 self.code,
                 self.plot,
                 self.history,
+                self.levers,
             ]
         )
         self.box.add_class("gpu-tuner")
@@ -208,6 +226,9 @@ class GpuTuner:
         self.practice_memory.observe(self._practice_changed, names="value")
         self.measure_button.on_click(lambda _: self._start("measuring", self._measure))
         self.find_button.on_click(lambda _: self._start("searching", self._search))
+        self.levers_button.on_click(
+            lambda _: self._start("measuring what helps", self._compare_levers)
+        )
         self.cancel_button.on_click(lambda _: self.cancel())
         self.code_button.on_click(lambda _: self._show_code())
 
@@ -386,6 +407,32 @@ class GpuTuner:
                 self._show_code()
             self._keep()
         return best
+
+    def _compare_levers(self) -> Levers | None:
+        found = None
+
+        def on_step(what: str, share: float) -> None:
+            self.progress.value = share
+            self._say(f"{what} …")
+
+        with self._work.showing(self._fail):
+            stop = self._work.stop
+            found = self._logic.what_helps(
+                self.context.value, cancel=stop, on_step=on_step, on_row=self._show_levers
+            )
+            self.progress.value = 1.0
+            self._say(
+                "Cancelled; what was measured before remains."
+                if found.stopped
+                else "What helps here is drawn below: 1 is the speed of the defaults."
+            )
+        return found
+
+    def _show_levers(self, levers: Levers) -> None:
+        from helpers.plots import plot_levers
+
+        drawn = picture(plot_levers(levers)) if any(row.ratios for row in levers.rows) else ""
+        self.levers.value = f'{drawn}<div style="overflow-x:auto">{levers._repr_html_()}</div>'
 
     def _keep(self) -> None:
         try:

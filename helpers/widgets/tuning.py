@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.bench import Settings, Sweep, SweepResult, SweepRow, find_best
+from helpers.bench import (
+    Levers,
+    Settings,
+    Sweep,
+    SweepResult,
+    SweepRow,
+    find_best,
+    what_helps,
+)
 from helpers.bench.trial import Cancel, Step
 from helpers.files import replace_text
 from helpers.install.paths import cache_dir, claim_cache
@@ -169,6 +177,27 @@ class Tuning:
         )
         result.stopped = found.stopped
         return found
+
+    def what_helps(
+        self,
+        n_ctx: int,
+        *,
+        cancel: Cancel = None,
+        on_step: Step | None = None,
+        on_row: Callable[[Levers], None] | None = None,
+    ) -> Levers:
+        """Measure what each setting does here, alone, against the default."""
+        return what_helps(
+            self.model,
+            rounds=self._lengths["repeats"],
+            prompt_tokens=self._lengths["prompt_tokens"],
+            new_tokens=self._lengths["new_tokens"],
+            n_ctx=n_ctx,
+            devices=self.devices or None,
+            cancel=cancel,
+            on_step=on_step,
+            on_row=on_row,
+        )
 
     def best(self, n_ctx: int, goal: str) -> SweepRow | None:
         """The best row so far, or None."""
