@@ -46,14 +46,14 @@ def _quantize(parent: Parent, *, source: str, target: str, number: int, requanti
     return {"fallbacks": int(found[1]) if found else 0}
 
 
-def _score(parent: Parent, *, path: str, text: str, window: int) -> list[float]:
+def _score(parent: Parent, *, options: dict[str, Any], text: str, window: int) -> list[float]:
     import numpy as np
 
     from helpers.load_options import LoadOptions
     from helpers.native import Model
     from helpers.native.scoring import ScoringContext
 
-    model = Model(LoadOptions(model_path=path, n_gpu_layers=0))
+    model = Model(LoadOptions(**options))
     if not model.generates:
         raise ModelFileError(
             "This model does not generate text, so it has no perplexity: choose a language model."

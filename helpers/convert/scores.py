@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.convert.parent import Progress, run_task
+from helpers.load_options import LoadOptions
 from helpers.models import check_model_file
 
 
@@ -26,6 +27,8 @@ def perplexity(
     text: str,
     *,
     window: int = 512,
+    type_k: str | int | None = None,
+    type_v: str | int | None = None,
     progress: Progress | None = None,
 ) -> float:
     """Perplexity of a model on a text: between how many tokens it hesitates, on average.
@@ -40,6 +43,8 @@ def perplexity(
         model: A model file, or a `LlamaCpp`, whose file is taken.
         text: At least two tokens; some hundred make differences visible.
         window: Tokens evaluated together. A token sees those before it in its window.
+        type_k: Type of the cached keys that it sees, such as "q8_0"; None for f16.
+        type_v: Type of the cached values, likewise.
         progress: Is called with (tokens done, tokens).
 
     Returns:
@@ -55,7 +60,9 @@ def perplexity(
         >>> perplexity(default_model(), "One, two, three, four, five.") < 20
         True
     """
-    scores = log_probabilities(model, text, window=window, progress=progress)
+    scores = log_probabilities(
+        model, text, window=window, type_k=type_k, type_v=type_v, progress=progress
+    )
     return float(np.exp(-scores.mean()))
 
 
@@ -64,6 +71,8 @@ def log_probabilities(
     text: str,
     *,
     window: int = 512,
+    type_k: str | int | None = None,
+    type_v: str | int | None = None,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float64]:
     """Log-probability (natural) of each token of a text but the first, given those before it.
@@ -80,5 +89,6 @@ def log_probabilities(
     )
     path = Path(named).expanduser().absolute()
     check_model_file(path)
-    task = {"path": str(path), "text": text, "window": window}
+    options = LoadOptions(model_path=str(path), n_gpu_layers=0, type_k=type_k, type_v=type_v)
+    task = {"options": options.placement(), "text": text, "window": window}
     return np.asarray(run_task("score", task, progress), np.float64)
