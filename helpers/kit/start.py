@@ -53,8 +53,8 @@ The small model of the notebooks, SmolLM2-135M-Instruct (Apache-2.0), is in the 
 
 ## If something is wrong
 
-`python3 -m helpers kit --check KIT`, in the folder llama-notebooks, names each file that is missing
-or damaged.{site}
+`python3 -m helpers kit --check KIT` (on Windows `py -m …`), in the folder llama-notebooks, names
+each file that is missing or damaged.{site}
 
 ## 한국어
 
@@ -66,7 +66,7 @@ or damaged.{site}
 3. `python3 -m helpers lab --kit KIT`(Windows에서는 `py -m helpers lab --kit KIT`)를 실행하면 환경을
    만들고 첫 번째 노트북을 엽니다. 몇 분 걸립니다.
 
-다음부터는 `python3 -m helpers lab`만 입력하면 됩니다.
+다음부터는 `python3 -m helpers lab`(Windows에서는 `py -m helpers lab`)만 입력하면 됩니다.
 """
 
 

@@ -234,8 +234,11 @@ def served(room: Room) -> Iterator[str]:
     code += f"serve(Path({str(room.kit)!r}), '127.0.0.1', 0)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, text=True)
     assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    yield next(line for line in lines if "--kit" in line).partition("--kit ")[2].strip()
+    said = [process.stdout.readline()]
+    while said[-1] and "--kit" not in said[-1]:
+        said.append(process.stdout.readline())
+    assert "Only this machine reaches it" in said[1] and "--host" in said[1], said
+    yield said[-1].partition("--kit ")[2].strip()
     process.terminate()
     process.communicate(timeout=30)
 
