@@ -79,16 +79,7 @@ def start(manifest: Mapping[str, Any]) -> str:
     systems: dict[str, list[str]] = {}
     for row in manifest["targets"]:
         systems.setdefault(row["system"], []).append(row["python"])
-    llama = {name: entry for name, entry in manifest["llama"].items() if name in systems}
-    missing = [
-        f"Python {row['python']} on {row['system']}: no wheels of {', '.join(row['missing'])}; "
-        "the installation without a network will stop there."
-        for row in manifest["targets"] if row["missing"]
-    ]  # fmt: skip
-    missing += [
-        f"{name}: a ready llama-cpp-python ({entry['note']})."
-        for name, entry in llama.items() if not entry["file"].endswith(".whl")
-    ]  # fmt: skip
+    missing = lacking(manifest)
     missing += ["Wheels of llama-cpp-python for graphics cards (except Metal, on Macs)."]
     models = [
         f"`{m['name']}`: {m['mib']:,} MiB, licence: {m['licence']}." for m in manifest["models"]
@@ -97,11 +88,28 @@ def start(manifest: Mapping[str, Any]) -> str:
     has_site = any(name.startswith("site/") for name in manifest["sizes"])
     return _TEXT.format(
         targets=_listed(f"{name}, Python {', '.join(its)}" for name, its in systems.items()),
-        llama=_listed(f"{name}: {entry['note']}." for name, entry in llama.items()),
+        llama=_listed(f"{name}: {entry['note']}." for name, entry in manifest["llama"].items()),
         models=add + _listed(models) if models else "",
         missing=_listed(missing),
         site=" To read without Jupyter, open `site/index.html`." if has_site else "",
     )
+
+
+def lacking(manifest: Mapping[str, Any]) -> list[str]:
+    """Say what a kit should have for its systems and has not, because nobody offers it.
+
+    Args:
+        manifest: What is in its `kit.json`.
+    """
+    missing = [
+        f"Python {row['python']} on {row['system']}: no wheels of {', '.join(row['missing'])}; "
+        "the installation without a network will stop there."
+        for row in manifest["targets"] if row["missing"]
+    ]  # fmt: skip
+    return missing + [
+        f"{name}: a ready llama-cpp-python ({entry['note']})."
+        for name, entry in manifest["llama"].items() if not entry["file"].endswith(".whl")
+    ]  # fmt: skip
 
 
 def _listed(lines: Iterable[str]) -> str:

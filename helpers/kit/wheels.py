@@ -168,7 +168,7 @@ def _bring(target: Target, lines: list[str], folder: Path, log: Path) -> list[st
                 command += ["--platform", tag]
         outcome = steps.run(
             [*command, "--no-deps", *lines],
-            title=f"Fetching wheels for {target} ({len(lines)})",
+            title=f"Fetching {len(lines)} wheels for {target}",
             log=log,
             env=pip_environment(),
         )

@@ -116,6 +116,8 @@ def test_each_system_gets_what_it_asks_for_and_what_it_lacks_is_said(
     for text in (said, start):
         assert "no prebuilt wheel could be had (the index has none" in text
         assert "no wheels of cmake" in text
+    at_the_end = said.partition("The kit is in")[2]  # where a teacher still reads it
+    assert "no prebuilt wheel" in at_the_end and "no wheels of cmake" in at_the_end
     assert f"- {HERE}: built from source; needs " in start and "한국어" in start
     assert (tmp_path / "kit" / "source" / f"llama_cpp_python-{VERSION}.tar.gz").exists()
 
