@@ -128,12 +128,13 @@ def collect(
         for requirement in requirements:
             wanted, allowed = canonicalize_name(requirement.name), versions(requirement)
             fitting = [
-                (version, path)
+                # Of one version, that of this system, as pip takes it: another target's may do too.
+                (version, not path.stem.endswith("-any"), path)
                 for name, version, _, its, path in shelf
                 if name == wanted and its & tags and allowed.contains(version, prereleases=True)
             ]
             if fitting:
-                found.setdefault(wanted, max(fitting)[1])
+                found.setdefault(wanted, max(fitting)[-1])
 
     level = applying(wanted, "")
     while level:
