@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -20,9 +21,9 @@ from helpers.install import installed
 from tests.support import ROOT
 
 
-def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
+def run(*arguments: str, before: tuple[str, ...] = (), **variables: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-m", "helpers", "doctor", *arguments],
+        [*before, sys.executable, "-m", "helpers", "doctor", *arguments],
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,
@@ -50,6 +51,27 @@ def test_this_environment_is_sound(tmp_path: Path) -> None:
         "Widget extension", "Kernel", "Memory", "Disk",
     ):  # fmt: skip
         assert any(line.startswith(f"[ OK ] {title}: ") for line in lines), (title, lines)
+
+
+def _alone() -> tuple[str, ...]:
+    """What to write before a command for a network without even a loopback; empty if it cannot."""
+    rights = () if sys.platform == "win32" or os.geteuid() == 0 else ("-r",)
+    way = ("unshare", *rights, "-n")
+    with contextlib.suppress(OSError):
+        if subprocess.run([*way, "true"], capture_output=True, check=False).returncode == 0:
+            return way
+    return ()
+
+
+@pytest.mark.skipif(not _alone(), reason="network namespaces are not allowed here")
+def test_a_machine_that_cannot_reach_itself_is_told_so_and_of_nothing_else() -> None:
+    status, lines = run(before=_alone())
+    assert status == 1
+    (fault,) = [n for n, line in enumerate(lines) if line.startswith("[FAIL]")]
+    assert lines[fault].startswith("[FAIL] Loopback: ") and "127.0.0.1" in lines[fault]
+    assert "JupyterLab" in lines[fault] and "ip link set lo up" in lines[fault + 1]
+    assert any(line.startswith("[ OK ] Speed: processor: ") for line in lines), lines
+    assert not any("Practice accelerator: offloaded" in line for line in lines)
 
 
 def test_dead_flags_are_translated() -> None:

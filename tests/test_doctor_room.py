@@ -18,6 +18,8 @@ from helpers.doctor import FAIL, NOTE, OK, Check, report_path
 from helpers.doctor.machine import hide, write_report
 from helpers.doctor.room import show_room
 from helpers.errors import InstallError
+from helpers.install.kit import this_machine
+from helpers.kit.targets import make_targets
 from tests.support import ROOT
 
 USER, HOST = "zaphodbeeble", "heartofgold"
@@ -178,6 +180,9 @@ def test_a_room_is_one_table_the_worst_first(
     assert show_room(tmp_path) == 1
     output = capsys.readouterr().out
     lines = output.splitlines()
+    *lines, kit_title, kit = lines
+    assert kit_title.startswith("A kit for this room")
+    assert kit == "  python3 -m helpers kit OUT --systems {} --pythons {}".format(*this_machine())
     assert [line[:14] for line in lines[:7]] == [f"skipped {name}.json" for name in "fghijkl"]
     assert "damaged" in lines[0] and "damaged" in lines[1] and "cut off" in lines[3]
     assert "not a report" in lines[2] and "larger than 1 MiB" in lines[4]
@@ -199,4 +204,27 @@ def test_a_room_that_is_ready_and_one_without_reports(
         show_room(tmp_path)
     machine(tmp_path / "a.json", Check(OK, "Python", "3.12"))
     assert show_room(tmp_path) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "1 ready, 0 not."
+    assert "1 ready, 0 not." in capsys.readouterr().out.splitlines()
+
+
+def test_a_room_names_the_kit_that_serves_all_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n, (system, processor, python) in enumerate(
+        [
+            ("Windows 11", "AMD64", "3.13.1"),
+            ("macOS 15.1", "arm64", "3.12.4"),
+            ("Ubuntu 24.04", "x86_64", "3.12.3"),
+            ("Fedora Linux 43", "aarch64", "3.14.0"),
+        ]
+    ):
+        machine(tmp_path / f"{n}.json", system=system, processor=processor, python=python)
+    odd = machine(tmp_path / "odd.json", system="Windows 11", processor="ARM64", python="3.13.1")
+    assert show_room(tmp_path) == 0
+    *_, kit, without = capsys.readouterr().out.splitlines()
+    _, _, words = kit.partition("--systems ")
+    systems, _, pythons = words.partition(" --pythons ")
+    assert systems.split() == ["linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-arm64"]
+    assert pythons.split() == ["3.12", "3.13", "3.14"]
+    make_targets(systems.split(), pythons.split())
+    assert without.endswith(f": {odd}")

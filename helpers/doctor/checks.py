@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ _MIB = 1024 * 1024
 _PROOF = "llama-notebooks-proof.json"
 _LEAST_MEMORY_MIB = 1024
 _LEAST_DISK_MIB = 512
+_LOOPBACK_SECONDS = 3
 
 
 def _again() -> str:
@@ -142,7 +144,7 @@ def _report(packages: Path, fresh: bool) -> tuple[BackendReport, str]:
     libraries = sorted((packages / "llama_cpp" / "lib").glob("*"))
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in libraries]
     named = [(device["name"], device["description"]) for device in listed["devices"]]
-    key = hashlib.sha256(repr([facts, named]).encode()).hexdigest()
+    key = hashlib.sha256(repr([facts, named, _loopback()]).encode()).hexdigest()
     if not fresh:
         # Nothing kept, or a damaged note: it is made again.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -264,6 +266,24 @@ def _disk() -> Check:
     return Check(OK, "Disk", f"{free:,} MiB free")
 
 
+def _loopback() -> list[Check]:
+    """A line if this machine cannot connect to itself, as a kernel and its JupyterLab must."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), _LOOPBACK_SECONDS).close()
+    except OSError as error:
+        detail = (
+            f"this machine cannot connect to itself at 127.0.0.1 ({error.strerror or error}); "
+            "JupyterLab, its kernels, the servers and the practice accelerator need that, and no "
+            "other network"
+        )
+        fix = "let firewall and VPN allow connections within this machine (127.0.0.1)"
+        if current_system() == "linux":
+            fix = "sudo ip link set lo up (in a container or sandbox: inside it); or else " + fix
+        return [Check(FAIL, "Loopback", detail, fix)]
+    return []
+
+
 def _dead_flags() -> list[Check]:
     hint = "unset CMAKE_ARGS" if current_system() != "windows" else "clear CMAKE_ARGS"
     try:
@@ -285,7 +305,7 @@ def examine(*, fresh: bool = True) -> tuple[list[Check], BackendReport | None]:
     widgets = "share/jupyter/labextensions/@jupyter-widgets/jupyterlab-manager/package.json"
     kernel = "share/jupyter/kernels/python3/kernel.json"
     lines, native = _native(fresh)
-    checks = [_python(), _environment(), _llama(), *lines, _model()]
+    checks = [_python(), _environment(), *_loopback(), _llama(), *lines, _model()]
     checks += [
         _distribution("jupyterlab", "JupyterLab"),
         _distribution("jupyterlab-widgets", "Widget extension", widgets),

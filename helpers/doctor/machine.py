@@ -88,13 +88,14 @@ def write_report(path: Path, checks: Sequence[Check], native: BackendReport | No
     ]
     report = {"format": FORMAT, "id": identity, **facts, "checks": lines}
     replace_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    python = "py" if os.name == "nt" else "python3"
     said = [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items()]
     return "\n".join(
         [
             f"Report {identity} is in {path}, for your teacher.",
             "In it are the lines above, less names of users and machines and the way to files, and",
             *said,
-            f"After a repair, replace it: python3 -m helpers doctor --report {path}",
+            f'After a repair, replace it: {python} -m helpers doctor --report "{path}"',
         ]
     )
 

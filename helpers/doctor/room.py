@@ -6,6 +6,7 @@ import datetime
 import shutil
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from helpers.doctor.explain import FAIL, NOTE
 from helpers.doctor.machine import read_report
 from helpers.errors import InstallError
+from helpers.install.kit import kit_name
+from helpers.kit.targets import PYTHONS, SYSTEMS
 from helpers.lessons.standing import printable
 from helpers.tables import Cells, text_lines
 
@@ -29,13 +32,17 @@ _MOST_CHECKS, _LONGEST = 50, 400
 
 @dataclass(frozen=True)
 class Machine:
-    """What the table shows of a report; `troubles` are names of checks, `to_do` what mends them."""
+    """What the table shows of a report; `troubles` are names of checks, `to_do` what mends them.
+
+    `target` is its system and its Python as `python3 -m helpers kit` wants them.
+    """
 
     time: datetime.datetime
     cells: tuple[Any, ...]
     speed: float
     troubles: tuple[str, ...]
     to_do: tuple[str, ...]
+    target: tuple[str, str]
 
 
 def show_room(folder: Path) -> int:
@@ -74,7 +81,26 @@ def show_room(folder: Path) -> int:
     common = Counter(name for troubles in bad for name in {*troubles}).most_common(1)
     said = [f" Most common trouble: {name} ({n} of {len(machines)})." for name, n in common]
     print(f"{len(machines) - len(bad)} ready, {len(bad)} not.", *said, sep="")
+    _show_kit(machines)
     return 1 if bad else 0
+
+
+def _show_kit(machines: Mapping[str, Machine]) -> None:
+    """Print the command for a kit that serves the whole room."""
+    able = {
+        name: machine.target
+        for name, machine in machines.items()
+        if machine.target[0] in SYSTEMS and machine.target[1] in PYTHONS
+    }
+    if able:
+        has = {word for target in able.values() for word in target}
+        systems, pythons = (
+            " ".join(filter(has.__contains__, known)) for known in (SYSTEMS, PYTHONS)
+        )
+        print("A kit for this room, where OUT is a new folder:")
+        print(f"  python3 -m helpers kit OUT --systems {systems} --pythons {pythons}")
+    if without := sorted(machines.keys() - able.keys()):
+        print(f"Their system or Python is none that kits are for: {', '.join(without)}")
 
 
 def _machine(data: dict[str, Any]) -> Machine:
@@ -88,10 +114,12 @@ def _machine(data: dict[str, Any]) -> Machine:
     hints = [one for one in checks if one["status"] == NOTE and one["fix"] and not failed]
     shown = failed or [one for one in hints if one["name"] != "C++ compiler"]
     speed = float(data["eval_per_second"] or 0)
+    python, system = printable(data["python"], 7), printable(data["system"], 17)
+    kind = next((name for name in ("macos", "windows") if name in system.lower()), "linux")
     cells = (
         printable(data["id"], 8),
-        printable(data["system"], 17),
-        printable(data["python"], 7),
+        system,
+        python,
         printable(data["backend"] or "none", 7),
         float(data["gpu_mib"]) or None,
         float(data["memory_mib"] or 0) / 1024 or None,
@@ -104,4 +132,5 @@ def _machine(data: dict[str, Any]) -> Machine:
         speed=speed,
         troubles=tuple(check["name"] for check in failed),
         to_do=tuple(f"{one['name']}: {one['fix'] or one['detail']}" for one in shown),
+        target=(kit_name(kind, str(data["processor"])), ".".join(python.split(".")[:2])),
     )

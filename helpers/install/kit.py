@@ -79,10 +79,19 @@ class Kit:
 
 def this_machine() -> tuple[str, str]:
     """Return this machine and this Python as kits name them, e.g. `linux-x86_64` and `3.12`."""
-    system, machine = current_system(), platform.machine().lower()
-    arm = "arm64" if system == "macos" else "aarch64"
+    here = kit_name(current_system(), platform.machine())
+    return here, "{}.{}".format(*sys.version_info[:2])
+
+
+def kit_name(system: str, machine: str) -> str:
+    """Return a system (`linux`, `macos`, `windows`) and its processor as kits name them.
+
+    >>> kit_name("windows", "AMD64")
+    'windows-x86_64'
+    """
+    machine, arm = machine.lower(), "arm64" if system == "macos" else "aarch64"
     known = {"amd64": "x86_64", "arm64": arm, "aarch64": arm}
-    return f"{system}-{known.get(machine, machine)}", "{}.{}".format(*sys.version_info[:2])
+    return f"{system}-{known.get(machine, machine)}"
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ from helpers.install.kit import FORMAT, MANIFEST, MIB, SUMS, sha256
 from helpers.install.paths import REPOSITORY, cache_dir, lock, make_folder, need_space
 from helpers.install.steps import ask, say
 from helpers.kit import wheels
-from helpers.kit.start import start
+from helpers.kit.start import lacking, start
 from helpers.kit.targets import SYSTEMS, Target, make_targets
 from helpers.models import find_model, inspect_model
 from helpers.models.catalogue import CATALOGUE
@@ -87,6 +87,10 @@ def make(
         f"The kit is in {out}; its START.md says how it is used. To check it on another machine:\n"
         f'  python3 -m helpers kit --check "{out}"'
     )
+    if missing := lacking(manifest):
+        say("It is not enough for everybody; what nobody offers is not in it:")
+        for line in missing:
+            say(f"  {line}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import ipaddress
 import socket
 from pathlib import Path
 
@@ -27,7 +28,9 @@ _PAGE = """\
 pre {{ white-space: pre-wrap }}</style>
 <p>Download <a href="suite.zip">suite.zip</a> into a folder of your own, open a terminal there, and
 type (on Windows <code>py</code> for <code>python3</code>):</p>
-<pre>{lines}</pre>{site}<hr><pre>{start}</pre>"""
+<pre>{lines}</pre>
+<p>Safari may have unpacked it by itself: then open the terminal in that folder, and type the last
+line alone.</p>{site}<hr><pre>{start}</pre>"""
 
 
 class _File(FileResponse):
@@ -86,10 +89,12 @@ def serve(folder: Path, host: str, port: int) -> int:
     app = make_app(folder)
     bound = socket.create_server((host, port))
     url = f"http://{host}:{bound.getsockname()[1]}"
+    alone = ipaddress.ip_address(host).is_loopback
     print(
-        f"The kit {folder} is served at {url}/ (end it with Ctrl-C).\n"
-        f"Learners open that page for suite.zip, or type the lines that it shows:\n"
-        f"{learners_lines(folder, url)}",
+        f"The kit {folder} is served at {url}/ (end it with Ctrl-C)."
+        + ("\nOnly this machine reaches it: for a room, give its address there, as --host." * alone)
+        + "\nLearners open that page, download suite.zip, and type in its folder (Windows: py):\n"
+        + learners_lines(folder, url),
         flush=True,
     )
     config = uvicorn.Config(

@@ -53,8 +53,8 @@ The small model of the notebooks, SmolLM2-135M-Instruct (Apache-2.0), is in the 
 
 ## If something is wrong
 
-`python3 -m helpers kit --check KIT`, in the folder llama-notebooks, names each file that is missing
-or damaged.{site}
+`python3 -m helpers kit --check KIT` (on Windows `py -m …`), in the folder llama-notebooks, names
+each file that is missing or damaged.{site}
 
 ## 한국어
 
@@ -66,7 +66,7 @@ or damaged.{site}
 3. `python3 -m helpers lab --kit KIT`(Windows에서는 `py -m helpers lab --kit KIT`)를 실행하면 환경을
    만들고 첫 번째 노트북을 엽니다. 몇 분 걸립니다.
 
-다음부터는 `python3 -m helpers lab`만 입력하면 됩니다.
+다음부터는 `python3 -m helpers lab`(Windows에서는 `py -m helpers lab`)만 입력하면 됩니다.
 """
 
 
@@ -79,16 +79,7 @@ def start(manifest: Mapping[str, Any]) -> str:
     systems: dict[str, list[str]] = {}
     for row in manifest["targets"]:
         systems.setdefault(row["system"], []).append(row["python"])
-    llama = {name: entry for name, entry in manifest["llama"].items() if name in systems}
-    missing = [
-        f"Python {row['python']} on {row['system']}: no wheels of {', '.join(row['missing'])}; "
-        "the installation without a network will stop there."
-        for row in manifest["targets"] if row["missing"]
-    ]  # fmt: skip
-    missing += [
-        f"{name}: a ready llama-cpp-python ({entry['note']})."
-        for name, entry in llama.items() if not entry["file"].endswith(".whl")
-    ]  # fmt: skip
+    missing = lacking(manifest)
     missing += ["Wheels of llama-cpp-python for graphics cards (except Metal, on Macs)."]
     models = [
         f"`{m['name']}`: {m['mib']:,} MiB, licence: {m['licence']}." for m in manifest["models"]
@@ -97,11 +88,28 @@ def start(manifest: Mapping[str, Any]) -> str:
     has_site = any(name.startswith("site/") for name in manifest["sizes"])
     return _TEXT.format(
         targets=_listed(f"{name}, Python {', '.join(its)}" for name, its in systems.items()),
-        llama=_listed(f"{name}: {entry['note']}." for name, entry in llama.items()),
+        llama=_listed(f"{name}: {entry['note']}." for name, entry in manifest["llama"].items()),
         models=add + _listed(models) if models else "",
         missing=_listed(missing),
         site=" To read without Jupyter, open `site/index.html`." if has_site else "",
     )
+
+
+def lacking(manifest: Mapping[str, Any]) -> list[str]:
+    """Say what a kit should have for its systems and has not, because nobody offers it.
+
+    Args:
+        manifest: What is in its `kit.json`.
+    """
+    missing = [
+        f"Python {row['python']} on {row['system']}: no wheels of {', '.join(row['missing'])}; "
+        "the installation without a network will stop there."
+        for row in manifest["targets"] if row["missing"]
+    ]  # fmt: skip
+    return missing + [
+        f"{name}: a ready llama-cpp-python ({entry['note']})."
+        for name, entry in manifest["llama"].items() if not entry["file"].endswith(".whl")
+    ]  # fmt: skip
 
 
 def _listed(lines: Iterable[str]) -> str:

@@ -128,12 +128,13 @@ def collect(
         for requirement in requirements:
             wanted, allowed = canonicalize_name(requirement.name), versions(requirement)
             fitting = [
-                (version, path)
+                # Of one version, that of this system, as pip takes it: another target's may do too.
+                (version, not path.stem.endswith("-any"), path)
                 for name, version, _, its, path in shelf
                 if name == wanted and its & tags and allowed.contains(version, prereleases=True)
             ]
             if fitting:
-                found.setdefault(wanted, max(fitting)[1])
+                found.setdefault(wanted, max(fitting)[-1])
 
     level = applying(wanted, "")
     while level:
@@ -168,7 +169,7 @@ def _bring(target: Target, lines: list[str], folder: Path, log: Path) -> list[st
                 command += ["--platform", tag]
         outcome = steps.run(
             [*command, "--no-deps", *lines],
-            title=f"Fetching wheels for {target} ({len(lines)})",
+            title=f"Fetching {len(lines)} wheels for {target}",
             log=log,
             env=pip_environment(),
         )

@@ -55,7 +55,7 @@ def start_server(
         cache: Folder in which it keeps large tensors, so that they need not come again.
 
     Raises:
-        OSError: No port could be used.
+        OSError: No port could be used, or this machine cannot reach its own address.
     """
     library = rpc_library("lending a device")
     served = names or [next(device.name for device in devices() if device.kind == "cpu")]
@@ -81,9 +81,13 @@ def start_server(
         thread.start()
         begin = time.monotonic()
         while thread.is_alive() and time.monotonic() - begin < _START_SECONDS:
-            with contextlib.suppress(OSError), socket.create_connection((host, found), 1):
+            # Not yet there. Any other fault is of the way to it, such as a loopback that is down.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                socket.create_connection((host, found), 1).close()
                 return found
             time.sleep(0.002)
+        if thread.is_alive():
+            break  # it listens and cannot be reached: nor could it be at another port
     raise OSError(f"no port of {host} could be used")
 
 

@@ -24,7 +24,8 @@ from helpers.install import build, kit
 from helpers.install.kit import MIB, SUMS, open_kit, read_sums, this_machine
 from helpers.kit.make import copy, copy_all, make, refuse_large
 from helpers.kit.serve import serve
-from helpers.kit.targets import SYSTEMS
+from helpers.kit.targets import SYSTEMS, Target
+from helpers.kit.wheels import collect
 from helpers.models.default import embedded_model
 from tests.support import ROOT
 from tests.test_environment import VERSION, WHEEL, Tiny, llama_wheel, make_wheel
@@ -116,8 +117,23 @@ def test_each_system_gets_what_it_asks_for_and_what_it_lacks_is_said(
     for text in (said, start):
         assert "no prebuilt wheel could be had (the index has none" in text
         assert "no wheels of cmake" in text
+    at_the_end = said.partition("The kit is in")[2]  # where a teacher still reads it
+    assert "no prebuilt wheel" in at_the_end and "no wheels of cmake" in at_the_end
     assert f"- {HERE}: built from source; needs " in start and "한국어" in start
     assert (tmp_path / "kit" / "source" / f"llama_cpp_python-{VERSION}.tar.gz").exists()
+
+
+def test_a_wheel_of_the_system_s_own_goes_before_one_for_all(tmp_path: Path) -> None:
+    for tags in ("cp312-cp312-win_amd64", "py2.py3-none-any"):
+        wheel = make_wheel("gamma", "2.0", {"gamma.py": ""}, "")
+        (tmp_path / f"gamma-2.0-{tags}.whl").write_bytes(wheel)
+    chosen = {}
+    for system in ("windows-x86_64", "macos-arm64"):
+        target = Target(system, "3.12")
+        found, missing = collect(target, ["gamma"], {}, tmp_path, tmp_path / "log")
+        assert not missing
+        chosen[system] = found["gamma"].stem.rpartition("-")[2]
+    assert chosen == {"windows-x86_64": "win_amd64", "macos-arm64": "any"}
 
 
 def test_a_second_run_copies_nothing(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,8 +250,11 @@ def served(room: Room) -> Iterator[str]:
     code += f"serve(Path({str(room.kit)!r}), '127.0.0.1', 0)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, text=True)
     assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    yield next(line for line in lines if "--kit" in line).partition("--kit ")[2].strip()
+    said = [process.stdout.readline()]
+    while said[-1] and "--kit" not in said[-1]:
+        said.append(process.stdout.readline())
+    assert "Only this machine reaches it" in said[1] and "--host" in said[1], said
+    yield said[-1].partition("--kit ")[2].strip()
     process.terminate()
     process.communicate(timeout=30)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,27 @@ def test_the_parts_of_a_lesson_add_up_to_its_minutes() -> None:
     sections = [title for title in lesson.words if title != "Exercises"]
     assert 30 < lesson.minutes(sections) < 30 + lesson.run_seconds / 60
     assert list(lesson.exercises) == ["Predict", "Change", "Build"] and len(lesson.aims) == 5
+
+
+def _first_section(name: str) -> str:
+    """The section of a notebook's first code cell, whose imports all others need."""
+    here = ""
+    for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            return here
+        here = [here, *re.findall("^## (.+)", "".join(cell["source"]), re.M)][-1]
+    return here
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.file)
+def test_what_is_taught_begins_with_the_imports(plan: Syllabus) -> None:
+    taught: dict[str, list[str]] = {}
+    for block in plan.block:
+        taught.setdefault(block.get("notebook", ""), []).extend(block.get("sections", []))
+    del taught[""]
+    assert taught
+    for name, sections in taught.items():
+        assert _first_section(name) in ("", sections[0]), f"{plan.file}: {name}"
 
 
 def test_every_notebook_has_a_note() -> None:
