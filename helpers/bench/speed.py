@@ -40,7 +40,7 @@ Thomas Green"""
 
 _SENTENCES = {
     "type": "object",
-    "properties": {"sentences": {"type": "array", "items": {"type": "string"}}},
+    "properties": {"sentences": {"type": "array", "items": {"type": "string"}, "minItems": 4}},
     "required": ["sentences"],
     "additionalProperties": False,
 }

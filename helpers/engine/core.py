@@ -21,7 +21,7 @@ from helpers.errors import DeviceError, HelpersError, ModelFileError
 from helpers.load_options import POOLINGS, LoadOptions
 from helpers.models import ModelInfo, inspect_model
 from helpers.models.adapter import check_lora_file
-from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, takes_back
 from helpers.models.overrides import check_overrides
 from helpers.models.purpose import check_embeds, check_generates
 from helpers.models.trial import try_first
@@ -85,7 +85,7 @@ def settle(options: LoadOptions) -> LoadOptions:
         )
         experts_on_cpu = 0
     speculate = options.speculate
-    if speculate is not None and not _takes_back(info, swa_full=options.swa_full):
+    if speculate is not None and not takes_back(info, swa_full=options.swa_full):
         warn_caller(
             f"speculate={speculate!r} has no effect: {info.path.name} has layers that cannot "
             "forget a token that was guessed wrong (recurrent ones, or a sliding window without "
@@ -115,11 +115,6 @@ def _has_positions(info: ModelInfo) -> bool:
     return any(tensor.name == "position_embd.weight" for tensor in info.tensors)
 
 
-def _takes_back(info: ModelInfo, *, swa_full: bool = False) -> bool:
-    """Whether the tokens of a sequence can be forgotten one by one, from the last."""
-    return not any(one.state or (one.window and not swa_full) for one in layer_caches(info))
-
-
 def check_draft(options: LoadOptions) -> ModelInfo:
     """Check the file of a draft model as far as its header tells.
 
@@ -130,7 +125,7 @@ def check_draft(options: LoadOptions) -> ModelInfo:
     headers = check_overrides(options.draft_path, ())
     check_generates(headers[0])
     info = inspect_model(options.draft_path, check=False)
-    if not _takes_back(info):
+    if not takes_back(info):
         raise ModelFileError(
             f"{info.path.name} cannot be a draft model: it has layers that cannot forget a token "
             'that was guessed wrong. Use a smaller model of the same family, or speculate="lookup".'

@@ -25,10 +25,10 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 _LEARNED = 0.2
 """Weight of what was seen last."""
 
-_STAKE = 4.0
+_STAKE = 1.5
 """Decodes of one token that guesses may lose before they have won any, once for a loaded model."""
 
-_MOST_STAKE = 16.0
+_MOST_STAKE = 9.0
 """As many that they may lose after they have won more: a long run costs that if its first token is
 wrong."""
 

@@ -212,7 +212,10 @@ _ALL = (
     Backend(
         name="openblas",
         title="CPU with OpenBLAS",
-        summary="reads long prompts with a tuned matrix library; generation does not gain",
+        summary=(
+            "reads long prompts with a tuned matrix library, 0.1 to 1.7 times as fast as without, "
+            "by processor and quantization; generation does not gain"
+        ),
         cmake_flags=("-DGGML_BLAS=ON", "-DGGML_BLAS_VENDOR=OpenBLAS"),
         systems=("linux", "macos", "windows"),
         wheels=None,

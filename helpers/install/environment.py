@@ -257,6 +257,9 @@ class _Work:
         elif self.asked in {None, "auto"}:
             found = detect_backend()
             steps.say(str(found))
+            if found.backend == "cpu":
+                # What was measured: notebooks/data/builds_*.json and backends.json.
+                steps.say(f"OpenBLAS is left to you: it {BACKENDS['openblas'].summary}.")
             backend, index = found.backend, found.wheel_index
         else:
             backend = str(self.asked)

@@ -13,7 +13,7 @@ from helpers.memory.plan import MemoryPlan
 from helpers.memory.simulate import Simulation, simulate_load
 from helpers.memory.targets import METAL, free_mib
 from helpers.models import inspect_model
-from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, padded_context
+from helpers.models.kv_cache import kv_mib_by_layer, layer_caches, padded_context, takes_back
 from helpers.native import Device, available_mib, practice_split
 from helpers.native import devices as all_devices
 
@@ -124,8 +124,9 @@ class Planner:
 
     def _draft_plan(self, count: int) -> MemoryPlan | None:
         """What the draft model needs: all of it is where layers of the large one are."""
-        if self.options.draft_path is None:
-            return None
+        options = self.options
+        if options.draft_path is None or not takes_back(self.info, swa_full=options.swa_full):
+            return None  # such a model is loaded without one
         if self._draft is None:
             fitted = replace(self.options, n_gpu_layers=-1).for_draft()
             self._draft = Planner(fitted, self.devices, self.margin_mib)

@@ -101,6 +101,16 @@ def kv_mib_by_layer(
     return tuple(sizes)
 
 
+def takes_back(info: ModelInfo, *, swa_full: bool = False) -> bool:
+    """Whether the tokens of a sequence can be forgotten one by one, from the last.
+
+    Args:
+        info: The model.
+        swa_full: Windowed layers keep the whole context.
+    """
+    return not any(one.state or (one.window and not swa_full) for one in layer_caches(info))
+
+
 def layer_caches(info: ModelInfo) -> tuple[LayerCache, ...]:
     """What each layer of a model keeps, as its header and its architecture say."""
     if info.architecture in WITHOUT_CACHE:

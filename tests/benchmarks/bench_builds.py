@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -59,6 +60,13 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "huge pages": ({"use_mmap": False}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
 }
 """Options and environment of what is measured with the default build alone."""
+
+BLAS_SETTINGS: dict[str, dict[str, str]] = {
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
+    "OPENBLAS_NUM_THREADS=1": {"OPENBLAS_NUM_THREADS": "1"},
+}
+"""Environment of what is measured with the builds that have OpenBLAS: its threads and those of
+OpenMP, which spin while they wait, share the processor's cores."""
 
 
 # -- building -------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ def main() -> None:
     runs: dict[tuple[str, str, str, str], list[float]] = {}
 
     def measure(name: str, kind: str, setting: str) -> None:
-        options, environment = SETTINGS[setting]
+        options, environment = SETTINGS.get(setting) or ({}, BLAS_SETTINGS[setting])
         question = {"model": str(models[kind]), "lengths": LENGTHS, "options": options}
         for what, speed in ask(libraries[name], question, environment).items():
             runs.setdefault((name, kind, setting, what), []).append(speed)
@@ -236,6 +244,9 @@ def main() -> None:
         for kind in types:
             for name in BUILDS if n % 2 == 0 else reversed(BUILDS):
                 measure(name, kind, "default")
+        for setting, name in itertools.product(BLAS_SETTINGS, BUILDS):
+            if "openblas" in name:
+                measure(name, "Q4_1", setting)
         for setting in [*SETTINGS][1:]:
             measure("cpu", "Q4_1", setting)
             measure("cpu", "Q4_1", "default")
