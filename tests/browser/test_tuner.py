@@ -94,7 +94,7 @@ def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> N
     assert notebook.errors() == []
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_the_tuner_in_voila(page: Page, voila: Callable[..., str]) -> None:
     page.goto(voila(CELL), timeout=90_000)
     tuner = Tuner(page)
@@ -107,3 +107,7 @@ def test_the_tuner_in_voila(page: Page, voila: Callable[..., str]) -> None:
     tuner.button("Measure").click()
     expect(tuner.rows()).to_have_count(1, timeout=60_000)
     tuner.picture("voila_measured")
+    tuner.button("What helps me?").click()
+    expect(tuner.box).to_contain_text("What helps here is drawn below", timeout=150_000)
+    expect(tuner.box.get_by_text("flash_attn=False").first).to_be_visible()
+    tuner.picture("voila_levers")

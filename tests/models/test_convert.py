@@ -314,6 +314,20 @@ def test_a_model_without_knowledge_hesitates_between_all_tokens(tiny: Path) -> N
     assert n_vocab / 3 < value < n_vocab * 3
 
 
+def test_a_cheaper_cache_costs_what_it_should() -> None:
+    """q8_0 next to nothing, q4_0 more, and what is no type is refused before a process starts."""
+    text = (Path(__file__).parents[2] / "notebooks/data/river.txt").read_text(encoding="utf-8")
+    found = {
+        kind: perplexity(default_model(), text, type_k=kind, type_v=kind)
+        for kind in (None, "f16", "q8_0", "q4_0")
+    }
+    assert found[None] == found["f16"]
+    assert found["q8_0"] != found["f16"] == pytest.approx(found["q8_0"], rel=0.02)
+    assert found["q4_0"] > 1.01 * found["f16"]
+    with pytest.raises(ValueError, match="q9_0"):
+        perplexity(default_model(), text, type_k="q9_0")
+
+
 def test_perplexity_takes_a_llm_and_tells_how_far_it_is(tiny: Path) -> None:
     seen: list[tuple[int, int]] = []
     with LlamaCpp(model_path=tiny, n_gpu_layers=0) as llm:
