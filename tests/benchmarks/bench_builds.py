@@ -161,16 +161,7 @@ def _answer(question: dict[str, Any]) -> Any:
         **{"n_ctx": 2048, "n_gpu_layers": 0, "isolate": False} | question.get("options", {}),
     )
     if "texts" in question:
-        with Engine(options) as engine:
-            return [
-                [
-                    engine.generate(
-                        Request(prompt=text, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
-                    ).text
-                    for text in texts
-                ]
-                for texts in question["texts"]
-            ]
+        return [_written(Engine(options), texts, Request) for texts in question["texts"]]
     settled = settle(options)
     model = Model(settled)
     context = Context(model, settled)
@@ -187,6 +178,26 @@ def _answer(question: dict[str, Any]) -> Any:
         context.decode([tokens[n]], question["lengths"][-1] + n, 0, logits=True)
     found["eval"] = 32 / (time.perf_counter() - started)
     return found
+
+
+def _written(engine: Any, texts: list[str], make_request: Any) -> list[str]:
+    """What a fresh engine writes to texts one after the other; the answer of the last counts.
+
+    Those before it are only to be in the cache, and get no answer: an answer's own tokens are
+    rounded as single ones, and are kept so on purpose.
+    """
+    with engine:
+        return [
+            engine.generate(
+                make_request(
+                    prompt=text,
+                    temperature=0.0,
+                    repeat_penalty=1.0,
+                    max_tokens=24 if text == texts[-1] else 1,
+                )
+            ).text
+            for text in texts
+        ]
 
 
 def texts() -> list[list[str]]:
