@@ -46,6 +46,7 @@ class Draft:
             raise
         try:
             _check_vocabulary(self.model, target)
+            self._common = min(self.model.n_vocab, target.n_vocab)
             self._context = Context(self.model, own)
         except BaseException:
             self.model.close()
@@ -67,6 +68,8 @@ class Draft:
         if self.model.watch is not None:
             self.model.watch.check()
         known = list(tokens)
+        if max(known) >= self._common:  # one of the large model's own, beyond the small one's
+            return [], []
         self._forget(min(common(self._held, known), len(known) - 1))
         room = self._context.n_ctx - len(known) + 1
         guesses: list[int] = []
@@ -75,7 +78,8 @@ class Draft:
         started = time.perf_counter()
         while len(guesses) < min(most, room):
             token, grade = self._likeliest()
-            if (guesses and grade < _GRADES // 2) or self.model.is_end(token):
+            unsure = guesses and grade < _GRADES // 2
+            if unsure or token >= self._common or self.model.is_end(token):
                 break
             guesses.append(token)
             grades.append(grade)
@@ -96,7 +100,12 @@ class Draft:
         most = min(self._context.n_batch, self._context.n_ubatch)
         for begin in range(0, len(tokens), most):
             part = tokens[begin : begin + most]
-            self._context.decode(part, len(self._held), 0, logits=True)
+            try:
+                self._context.decode(part, len(self._held), 0, logits=True)
+            except BaseException:
+                self._held.clear()
+                self._context.clear()
+                raise
             self._held += part
 
     def _likeliest(self) -> tuple[int, int]:

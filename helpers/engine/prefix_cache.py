@@ -24,6 +24,7 @@ _WORTH_READING = 256
 _NO_MATTER = {
     "model_path", "lora_path", "n_parallel", "continuous_batching", "n_threads", "n_threads_batch",
     "use_mmap", "use_mlock", "check_tensors", "no_perf", "isolate", "cache_dir", "cache_dir_mib",
+    "speculate",
 }  # fmt: skip
 """Options that change no number in a state; the files count by what is in them."""
 

@@ -98,6 +98,8 @@ class Economy:
             drafting: Seconds that it took to guess.
         """
         tokens = pending + guessed
+        if tokens > _SIZES[-1]:
+            return  # mostly tokens that a grammar leaves no choice for
         if tokens == 1:
             seen = min(seconds, 2 * self._one) if self._one else seconds  # others are at work, too
             self._one += (_LEARNED if self._one else 1.0) * (seen - self._one)
