@@ -82,7 +82,7 @@ def _speculate(name: str, value: Any) -> Any:
             "llama.cpp's C++ alone, not through the functions of its C interface. Use 'lookup', or "
             "the path of a draft model."
         )
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise TypeError(f"{name}={value!r} must be 'lookup', the path of a draft model, or None.")
     return check_path(name, value)
 
