@@ -60,6 +60,7 @@ LOADING: dict[str, Any] = {
     "cache_dir": "prompts",
     "cache_dir_mib": 8,
     "model_kwargs": {"n_ubatch": 8},
+    "speculate": "lookup",
 }
 
 
