@@ -173,10 +173,10 @@ def test_no_model_gets_another_one_s_answer() -> None:
         assert make(**same).asdict() == first
     assert {f.name for f in dataclasses.fields(LoadOptions)} - set(first) == {
         "isolate", "n_parallel", "use_mmap", "use_mlock", "check_tensors", "no_perf",
-        "cache_dir", "cache_dir_mib", "continuous_batching",
+        "cache_dir", "cache_dir_mib", "continuous_batching", "speculate",
     }  # fmt: skip
     assert {f.name for f in dataclasses.fields(Request)} - set(first) == {
-        "prompt", "stop", "user",
+        "prompt", "stop", "user", "speculate",
     }  # fmt: skip
 
 

@@ -128,7 +128,9 @@ def test_the_suites_questions_are_many_and_spread() -> None:
     assert len(set(texts)) == len(texts)
     assert all(len(text.split()) >= 4 for text in texts)
     sources = [source for one in questions for source in {source for source, _ in one.places}]
+    # Those that come before 52 in the way through the notebooks; 23 comes after 30.
     lessons = {path.name for path in NOTEBOOKS.glob("*.ipynb") if path.name < "52"}
+    lessons.remove("23_make_it_faster.ipynb")
     assert set(sources) == lessons and min(map(sources.count, lessons)) >= 3
 
 
