@@ -17,6 +17,7 @@ from helpers.bench.trial import Cancel, Cancelled, Step, is_cancelled, run_trial
 from helpers.checks import check_range
 from helpers.errors import HelpersError
 from helpers.files import replace_text
+from helpers.load_options import check_option
 from helpers.native import Device, usable_cores
 from helpers.tables import Cells, html_table, text_lines
 
@@ -195,12 +196,16 @@ def what_helps(
 
     Raises:
         ModelFileError: There is no such model.
+        TypeError: A value is of the wrong kind.
         ValueError: A value has no meaning.
 
     >>> what_helps(rounds=1).find("n_threads=1", "generation").ratio  # doctest: +SKIP
     0.71
     """
     check_range("rounds", rounds, 1, 100)
+    if isinstance(speculate, str):  # whose letters would be ways to guess
+        raise TypeError(f"speculate={speculate!r} must be a list, such as [{speculate!r}].")
+    speculate = [way for one in speculate if (way := check_option("speculate", one))]
     setup = make_setup(
         model,
         prompt_tokens=check_range("prompt_tokens", prompt_tokens, 2, 1 << 20),

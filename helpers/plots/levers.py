@@ -33,11 +33,14 @@ def plot_levers(levers: Levers, *, title: str | None = None, ax: Axes | None = N
         The figure that was drawn on; 1 is the speed of the default.
 
     Raises:
+        TypeError: It is something else.
         ValueError: Nothing was measured.
 
     >>> plot_levers(what_helps(rounds=1))  # doctest: +SKIP
     <Figure: What helps: ... n_threads=1, generation 0.71>
     """
+    if not isinstance(levers, Levers):
+        raise TypeError(f"levers={levers!r} must be what what_helps() returns.")
     rows = sorted((row for row in levers.rows if row.ratios), key=lambda row: -(row.ratio or 0))
     if not rows:
         raise ValueError("There is nothing to draw: no setting was measured.")

@@ -77,6 +77,12 @@ def test_cancelling_gives_what_there_is() -> None:
     assert result.stopped == "cancelled" and result.rows
     with pytest.raises(ValueError, match="rounds=0"):
         what_helps(rounds=0)
+    with pytest.raises(TypeError, match=r"must be a list, such as \['lookup'\]"):
+        what_helps(speculate="lookup")
+    with pytest.raises(ValueError, match="mtp"):
+        what_helps(speculate=["mtp"])
+    with pytest.raises(TypeError, match="what_helps"):
+        plot_levers("levers")  # type: ignore[arg-type]
 
 
 def test_the_button_shows_the_table_and_the_plot() -> None:
