@@ -117,6 +117,28 @@ def test_bars_say_in_words_what_they_show(device: Device) -> None:
         assert all(word in html for word in ("weights", "KV cache", "compute buffers"))
 
 
+def test_a_wide_search_has_rows_of_its_own() -> None:
+    logic = Tuning(**QUICK)
+    plain = logic.measure(0, 512, 512, "f16")
+    logic.keep(512, "eval")
+    logic.wide = True
+    assert logic.result(512).rows == [] and logic.kept() is None
+    stop = threading.Event()
+    rows: list[Any] = []
+
+    def on_row(row: Any) -> None:
+        rows.append(row)
+        if len({(row.type_kv, row.speculate, row.n_threads) for row in rows}) > 3:
+            stop.set()
+
+    found = logic.find_best(512, "eval", cancel=stop, on_row=on_row)
+    grid = {(row.type_kv, row.speculate) for row in rows}
+    assert found.setup["quoting"] and len(grid) > 1, grid
+    assert found.planned >= 32 and logic.result(512).rows
+    logic.wide = False
+    assert logic.result(512).rows == [plain]
+
+
 # -- widgets --------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from helpers.bench.grid import Setup, make_setup
@@ -15,15 +16,24 @@ from helpers.bench.rows import Settings, SweepRow
 from helpers.bench.sweep import TIMEOUT_S, measured_on
 from helpers.bench.trial import Cancel, Cancelled, Step, is_cancelled, run_trial
 from helpers.checks import check_range
+from helpers.convert import quantize
 from helpers.errors import HelpersError
 from helpers.files import replace_text
 from helpers.load_options import check_option
+from helpers.models import inspect_model
 from helpers.native import Device, usable_cores
 from helpers.tables import Cells, html_table, text_lines
 
 _COLUMNS = {"setting": "<", "what": "<", "ratio": ">8.2f", "spread": "<", "": "<"}
 _NOISE = 0.03
 """Ratios nearer to 1 than that say nothing, however often they were measured."""
+
+_TWINS = ("Q4_0", "Q8_0")
+"""What a model is stored as for a trial: types whose matrices llama.cpp has quick routines for on
+any processor, of fewer bits and of more."""
+
+_SMALL = 2**30
+"""Bytes of the largest file that is stored anew without being asked for."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,7 @@ def what_helps(
     n_ctx: int | None = 1024,
     devices: Sequence[Device] | None = None,
     speculate: Sequence[str] = ("lookup",),
+    quantizations: Sequence[str] | None = None,
     cancel: Cancel = None,
     on_step: Step | None = None,
     on_row: Callable[[Levers], None] | None = None,
@@ -175,9 +186,10 @@ def what_helps(
     """Measure what each setting does here, alone, against the default; losses are shown, too.
 
     In each round the default and every setting are measured once, each in a process of its own, in
-    turning order; a ratio is that of two trials of one round. A minute and a half with the embedded
-    model on two cores. Guesses are measured twice: going on with what the prompt has said several
-    times, which is the best they can do, and from nothing, where they can only cost.
+    turning order; a ratio is that of two trials of one round. Two minutes with the embedded model
+    on two cores. Guesses are measured twice: going on with what the prompt has said several times,
+    which is the best they can do, and from nothing, where they can only cost. The same model with
+    other bits per weight is a copy that is quantized for the trials, and deleted.
 
     Args:
         model: A path, or any name that `find_model` knows; None for `default_model()`.
@@ -187,6 +199,8 @@ def what_helps(
         n_ctx: Tokens of context; None for what `LlamaCpp` takes.
         devices: Devices to use; None for all.
         speculate: Ways to guess: "lookup", or the path of a draft model.
+        quantizations: Types to store the weights as, for speed alone; None for Q4_0 and Q8_0 where
+            the file has at most 1 GiB, and none for a larger one.
         cancel: A `threading.Event`, or a function that returns True to stop.
         on_step: Told what is going on, and which share of all is done (0 to 1).
         on_row: Given the result after each round.
@@ -206,6 +220,8 @@ def what_helps(
     if isinstance(speculate, str):  # whose letters would be ways to guess
         raise TypeError(f"speculate={speculate!r} must be a list, such as [{speculate!r}].")
     speculate = [way for one in speculate if (way := check_option("speculate", one))]
+    if isinstance(quantizations, str):
+        raise TypeError(f"quantizations={quantizations!r} must be a list: [{quantizations!r}].")
     setup = make_setup(
         model,
         prompt_tokens=check_range("prompt_tokens", prompt_tokens, 2, 1 << 20),
@@ -219,25 +235,51 @@ def what_helps(
     result = Levers(setup.path.name, measured_on(devices))
     trials = _trials(setup, Settings(n_threads=cores), levers_for(setup, cores, speculate))
     speeds: dict[tuple[str, str], list[SweepRow]] = {}
+    refused: list[Lever] = []
     try:
-        for number in range(rounds):
-            order = trials if number % 2 == 0 else trials[::-1]
-            for place, (name, one, settings) in enumerate(order):
+        with TemporaryDirectory(prefix="twins-") as folder:
+            for kind in _twins_of(setup) if quantizations is None else quantizations:
                 if is_cancelled(cancel):
                     raise Cancelled
                 if on_step is not None:
-                    share = (number * len(trials) + place) / (rounds * len(trials))
-                    on_step(f"round {number + 1} of {rounds}: {name}", share)
-                row = run_trial(one, settings, cancel=cancel)
-                speeds.setdefault((name, "quoting" if one.quoting else ""), []).append(row)
-            result.rows = list(_rows(trials, speeds))
-            if on_row is not None:
-                on_row(result)
+                    on_step(f"a copy in {kind}", 0.0)
+                try:
+                    twin = _twin(setup, kind, Path(folder))
+                except HelpersError as error:
+                    refused.append(Lever(f"in {kind}", "copy", (), str(error)))
+                else:
+                    trials.append((f"in {kind}", twin, Settings(n_threads=cores)))
+            for number in range(rounds):
+                order = trials if number % 2 == 0 else trials[::-1]
+                for place, (name, one, settings) in enumerate(order):
+                    if is_cancelled(cancel):
+                        raise Cancelled
+                    if on_step is not None:
+                        share = (number * len(trials) + place) / (rounds * len(trials))
+                        on_step(f"round {number + 1} of {rounds}: {name}", share)
+                    row = run_trial(one, settings, cancel=cancel)
+                    speeds.setdefault((name, "quoting" if one.quoting else ""), []).append(row)
+                result.rows = [*_rows(trials, speeds), *refused]
+                if on_row is not None:
+                    on_row(result)
     except Cancelled:
         result.stopped = "cancelled"
     except KeyboardInterrupt:
         result.stopped = "interrupted"
     return result
+
+
+def _twins_of(setup: Setup) -> list[str]:
+    """Types worth a copy: those that the file is not in already, if it is small."""
+    if setup.info.file_size > _SMALL:
+        return []
+    return [kind for kind in _TWINS if kind != setup.info.quantization]
+
+
+def _twin(setup: Setup, kind: str, folder: Path) -> Setup:
+    """The same trials of a copy with other bits per weight."""
+    path = quantize(setup.path, kind, folder / f"{kind}.gguf", allow_requantize=True).path
+    return replace(setup, path=path, info=inspect_model(path, check=False))
 
 
 _DEFAULT = "default"

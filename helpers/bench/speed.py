@@ -1,4 +1,4 @@
-"""What guessing tokens brings, task by task: with and without, alternating, in one run."""
+"""What makes answers faster here: guessed tokens by task, and each setting alone, in one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from helpers.bench.table import Comparison, describe_machine
+from helpers.bench.levers import what_helps
+from helpers.bench.table import Comparison, Row, describe_machine
 from helpers.convert import quantize
 from helpers.engine import Engine, LoadOptions, Request
 from helpers.grammars import Grammar
@@ -91,7 +92,7 @@ def compare_speed(
     draft: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
-    """Measure generation with guesses against generation without.
+    """Measure generation with guesses against that without, and each setting against the default.
 
     Asks the embedded model and its twin in Q4_0, whose matrices llama.cpp stores rearranged for
     several tokens at once on a CPU.
@@ -102,7 +103,8 @@ def compare_speed(
         say: Told what is going on.
 
     Returns:
-        The table; each row's speed is that of generation, sampling and guessing included.
+        The table; a speed with guesses is that of generation, sampling and guessing included, the
+        rows of settings are those of `what_helps`.
     """
     result = Comparison(describe_machine())
     with TemporaryDirectory() as folder:
@@ -113,6 +115,12 @@ def compare_speed(
             for source in ("lookup", *((draft,) if draft else ())):
                 label = f"{name}speculate={Path(source).name!r}, "
                 _compare_tasks(result, label, path, source, rounds, say)
+    levers = what_helps(rounds=rounds, speculate=(), on_step=lambda what, share: say(what))
+    for lever in levers.rows:
+        if lever.ratio is not None:
+            low, high = min(lever.ratios), max(lever.ratios)
+            name = f"{lever.name}, {lever.what} / the default"
+            result.rows.append(Row(name, lever.ratio, None, low, high, lever.verdict))
     return result
 
 

@@ -25,6 +25,7 @@ from helpers.checks import check_path
 from helpers.engine import Engine, LoadOptions, LoadReport
 from helpers.errors import ModelFileError, ServerError
 from helpers.isolation import make_core
+from helpers.load_options import check_option
 from helpers.models import ModelInfo, default_model, inspect_model
 from helpers.native import Device
 from helpers.parameters import DEAD_FIELDS, load_settings, reject_unknown, warn_dead
@@ -257,9 +258,9 @@ class LoadingFields(BaseModel):
         values["model_path"] = _real_path(self.model_path, "a model")
         if self.lora_path is not None:
             values["lora_path"] = _real_path(self.lora_path, "an adapter")
-        draft = values.get("speculate")
-        if draft and draft != "lookup" and isinstance(draft, str | os.PathLike):
-            values["speculate"] = _real_path(check_path("speculate", draft), "a draft model")
+        draft = check_option("speculate", values.get("speculate"))
+        if draft not in (None, "lookup"):
+            values["speculate"] = _real_path(draft, "a draft model")
         if self.n_gpu_layers is None:
             values["n_gpu_layers"] = 0
         if self.devices is not None:

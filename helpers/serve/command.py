@@ -69,6 +69,7 @@ def _serve(argv: Sequence[str]) -> int:
         n_ctx=arguments.n_ctx,
         n_gpu_layers=_layers(arguments.n_gpu_layers),
         n_threads=arguments.threads,
+        load={} if arguments.speculate is None else {"speculate": arguments.speculate},
         limits=KeyLimits(
             in_flight=arguments.in_flight, tokens_per_minute=arguments.tokens_per_minute
         ),
@@ -198,6 +199,11 @@ def _parser() -> argparse.ArgumentParser:
         help="layers on devices: auto (what fits), -1 all, 0 none",
     )
     add("--threads", type=int, metavar="N", help="compute threads (the physical cores)")
+    add(
+        "--speculate",
+        metavar="HOW",
+        help="guess tokens while one answer is computed alone: lookup, or a draft model's file",
+    )
     add(
         "--in-flight",
         type=int,

@@ -35,7 +35,7 @@ class Work:
 
     Args:
         name: Name of the thread.
-        starts: The buttons that start it; they are disabled meanwhile.
+        starts: The buttons that start it, and what it goes by; they are disabled meanwhile.
         end: The button that ends it; it is enabled only then.
 
     Attributes:

@@ -26,6 +26,9 @@ _WIDE = widgets.Layout(width="640px", max_width="100%")
 _LABEL = {"description_width": "140px"}
 _EMBEDDED = "the embedded model"
 _PRACTICE_MIB = (("all of this machine's", None), *((f"{n} MiB", n) for n in (150, 100, 64)))
+_WIDE_SEARCH = (
+    "search threads, KV cache types and guessed tokens, too (a text that quotes its prompt)"
+)
 _GOALS = (("generation speed", "eval"), ("prompt speed", "prompt"), ("both", "both"))
 
 
@@ -55,6 +58,7 @@ class GpuTuner:
         batch: Slider: tokens per decode.
         type_kv: Dropdown: type of the KV cache.
         goal: Dropdown: what *Find the best* looks for.
+        wide: Checkbox: *Find the best* searches threads, KV types and guesses, too.
         message: What is being done, or what went wrong.
         memory: The predicted memory by device.
         history: The trials so far.
@@ -92,7 +96,7 @@ class GpuTuner:
         self.failure: BaseException | None = None
         self._logic = Tuning(model, found, **self._lengths)
         self._make_controls(model, offer_practice=not found)
-        starts = [self.measure_button, self.find_button, self.levers_button]
+        starts = [self.measure_button, self.find_button, self.levers_button, self.wide]
         self._work = Work("gpu-tuner", starts, self.cancel_button)
         self._said = ""
         self._model_changed_to(n_ctx)
@@ -172,6 +176,9 @@ class GpuTuner:
         )
         self.type_kv = widgets.Dropdown(options=KV_CHOICES, description="KV cache type", **wide)
         self.goal = widgets.Dropdown(options=_GOALS, description="best for", style=_LABEL)
+        self.wide = widgets.Checkbox(
+            False, description=_WIDE_SEARCH, indent=False, layout=widgets.Layout(width="auto")
+        )
         self.measure_button = _button("Measure", "Measure the settings shown, in a trial process")
         self.find_button = _button("Find the best", "Search for the fastest settings that fit")
         self.levers_button = _button("What helps me?", "Measure what each setting does here, alone")
@@ -208,6 +215,7 @@ class GpuTuner:
                 self.type_kv,
                 self.memory,
                 widgets.HBox([*buttons, self.goal], layout=widgets.Layout(flex_flow="row wrap")),
+                self.wide,
                 widgets.HBox([self.progress, self.message]),
                 self.code,
                 self.plot,
@@ -224,6 +232,7 @@ class GpuTuner:
         self.model.observe(self._model_picked, names="value")
         self.practice.observe(self._practice_changed, names="value")
         self.practice_memory.observe(self._practice_changed, names="value")
+        self.wide.observe(self._wide_changed, names="value")
         self.measure_button.on_click(lambda _: self._start("measuring", self._measure))
         self.find_button.on_click(lambda _: self._start("searching", self._search))
         self.levers_button.on_click(
@@ -277,6 +286,14 @@ class GpuTuner:
     def _practice_changed(self, _change: object) -> None:
         self._guarded(self._switch_practice)
 
+    def _wide_changed(self, _change: object) -> None:
+        self._guarded(self._switch_wide)
+
+    def _switch_wide(self) -> None:
+        self._logic.wide = self.wide.value
+        self._show_kept()
+        self._show_history()
+
     def _switch_practice(self) -> None:
         if self._accelerator is not None:
             self._accelerator.close()
@@ -296,6 +313,7 @@ class GpuTuner:
         self, model: str | os.PathLike[str] | None, devices: Sequence[Device]
     ) -> None:
         self._logic = Tuning(model, devices, **self._lengths)
+        self._logic.wide = self.wide.value
         self._prepared = {}
         self._model_changed_to()
         self._show_kept()
@@ -403,6 +421,7 @@ class GpuTuner:
             elif best is not None:
                 self.batch.value = best.n_batch
                 self.layers.value = best.n_gpu_layers
+                self.type_kv.value = best.type_kv
                 self._say(f"Best of {made} trials: {_told(best)}")
                 self._show_code()
             self._keep()

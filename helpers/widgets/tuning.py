@@ -33,6 +33,7 @@ from helpers.native import Device, display_names, usable_cores
 KV_CHOICES = ("f16", "q8_0", "q4_0")
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
+_GUESSES = (None, "lookup")
 
 _FAR = 2.5  # a limit further away than this many times the need would make the bar a sliver
 _PATTERNS = {
@@ -74,6 +75,10 @@ class Tuning:
         new_tokens: Tokens generated each time.
         repeats: Times that both are measured in a trial.
 
+    Attributes:
+        wide: Search threads, KV cache types and guesses, too. Every trial then goes on with what
+            its prompt has said several times, so its rows and what is kept are apart from others.
+
     Raises:
         ModelFileError: There is no such model.
     """
@@ -94,7 +99,8 @@ class Tuning:
             "new_tokens": new_tokens,
             "repeats": repeats,
         }
-        self._sweeps: dict[int, Sweep] = {}
+        self.wide = False
+        self._sweeps: dict[tuple[int, bool], Sweep] = {}
         setup = self._sweep(512).setup
         self.info = setup.info
         self.n_layers = setup.n_layers
@@ -151,7 +157,7 @@ class Tuning:
         on_step: Step | None = None,
         on_row: Callable[[SweepRow], None] | None = None,
     ) -> SweepResult:
-        """Search layers and batches for the best settings that fit; rows are kept as they come.
+        """Search layers and batches, or more, for the best settings; rows are kept as they come.
 
         Raises:
             DeviceError: Nothing fits the memory.
@@ -163,16 +169,19 @@ class Tuning:
             if on_row is not None:
                 on_row(row)
 
+        more: dict[str, Any] = {"n_threads": [None]}
+        if self.wide:
+            more = {"type_kv": KV_CHOICES[:2], "speculate": _GUESSES}
         found = find_best(
             self.model,
             goal,
             devices=self.devices or None,
             n_batch=[n for n in (128, 512) if n <= n_ctx],
-            n_threads=[None],
             n_ctx=n_ctx,
             cancel=cancel,
             on_step=on_step,
             on_row=keep,
+            **more,
             **self._lengths,
         )
         result.stopped = found.stopped
@@ -249,6 +258,7 @@ class Tuning:
         result = self.result(512)
         machine = {name: value for name, value in result.machine.items() if name != "date"}
         parts = [result.model["fingerprint"], machine, result.setup["devices"]]
+        parts += ["wide"] if self.wide else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def _planner(self, n_ctx: int, n_batch: int, type_kv: str) -> Planner:
@@ -262,15 +272,17 @@ class Tuning:
         )
 
     def _sweep(self, n_ctx: int) -> Sweep:
-        if n_ctx not in self._sweeps:
-            self._sweeps[n_ctx] = Sweep(
+        key = (n_ctx, self.wide)
+        if key not in self._sweeps:
+            self._sweeps[key] = Sweep(
                 self.model,
                 n_gpu_layers=[0],
                 n_ctx=n_ctx,
                 devices=self.devices or None,
+                speculate=_GUESSES if self.wide else [None],
                 **self._lengths,
             )
-        return self._sweeps[n_ctx]
+        return self._sweeps[key]
 
 
 def kept_file() -> Path:

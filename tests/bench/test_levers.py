@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from helpers import HelpersError, plot_levers, what_helps
 from helpers.bench.grid import make_setup
-from helpers.bench.levers import Lever, Levers, levers_for
+from helpers.bench.levers import Lever, Levers, _twins_of, levers_for
 from helpers.native import usable_cores
 from helpers.widgets import GpuTuner
 
@@ -28,7 +30,8 @@ def test_every_setting_is_measured_and_guesses_twice(found: Levers) -> None:
     )
     names = {row.name for row in found.rows}
     assert {"flash_attn=False", "type_k=type_v=q8_0", "speculate=lookup"} <= names
-    assert len(names) == len(levers_for(setup, usable_cores()))
+    assert {"in Q4_0", "in Q8_0"} <= names
+    assert len(names) == len(levers_for(setup, usable_cores())) + 2
     assert all(row.ratios and (row.ratio or 0) > 0 for row in found.rows), str(found)
     guesses = [row.what for row in found.rows if row.name.startswith("speculate")]
     assert guesses == ["free text", "repeating"]
@@ -81,8 +84,38 @@ def test_cancelling_gives_what_there_is() -> None:
         what_helps(speculate="lookup")
     with pytest.raises(ValueError, match="mtp"):
         what_helps(speculate=["mtp"])
+    with pytest.raises(TypeError, match=r"must be a list: \['Q8_0'\]"):
+        what_helps(quantizations="Q8_0")
+    with pytest.raises(ValueError, match="Q9_9"):
+        what_helps(quantizations=["Q9_9"])
     with pytest.raises(TypeError, match="what_helps"):
         plot_levers("levers")  # type: ignore[arg-type]
+
+
+def test_a_copy_that_cannot_be_made_is_a_row_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    stop = threading.Event()
+    result = what_helps(**TINY, quantizations=["Q8_0"], on_row=lambda _: stop.set(), cancel=stop)
+    refused = result.find("in Q8_0", "copy")
+    assert not refused.ratios and "MiB" in refused.verdict
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_models_are_not_copied_unasked() -> None:
+    class Info:
+        file_size, quantization = 3 << 30, "Q4_K_M"
+
+    class Made:
+        info = Info
+
+    assert _twins_of(Made) == []  # type: ignore[arg-type]
+    Info.file_size = 1 << 20
+    assert _twins_of(Made) == ["Q4_0", "Q8_0"]  # type: ignore[arg-type]
+    Info.quantization = "Q8_0"
+    assert _twins_of(Made) == ["Q4_0"]  # type: ignore[arg-type]
 
 
 def test_the_button_shows_the_table_and_the_plot() -> None:

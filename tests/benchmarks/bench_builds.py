@@ -1,5 +1,7 @@
 """Which build of llama.cpp is fastest here: `python -m tests.benchmarks.bench_builds [--quick]`.
 
+`--wide` measures the types of a model with wide rows alone, and puts them into the same file.
+
 Builds variants of the installed llama.cpp from the source that the environment was made from,
 measures each with several quantizations of the embedded model, and single settings with the default
 build. Builds, models and settings alternate; each figure is a median over rounds, kept with all of
@@ -30,10 +32,15 @@ from helpers.bench.table import describe_machine
 from helpers.install.backends import BACKENDS, COMMON_FLAGS
 from helpers.install.paths import cache_dir
 from helpers.models import default_model
+from tests.models.gguf_builders import tiny_llama
 
 DATA = Path(__file__).parents[2] / "notebooks" / "data"
 TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0", "F16")
 LENGTHS = (32, 128, 512)
+WIDE = ("Q4_0", "Q4_1", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
+"""Types of a model whose rows of 2,048 K-quants divide, as they do those of models from 1B on: of
+the embedded one's 576 they do not."""
+ROWS = "rows of 2048"
 CHECKED = (20, 70, 200, 600, 1500)
 _OTHERS = (
     "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
@@ -226,6 +233,7 @@ def main() -> None:
     """Build, measure, print a table and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two types, one round, no checks")
+    parser.add_argument("--wide", action="store_true", help="the types of the wide model alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -235,6 +243,9 @@ def main() -> None:
         return
     folder = cache_dir() / "builds"
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.wide:
+        _measure_wide(folder, arguments.rounds, arguments.out or _file())
+        return
     libraries = {}
     for name in BUILDS:
         print(f"  building {name} …", file=sys.stderr, flush=True)
@@ -278,13 +289,57 @@ def main() -> None:
         "rows": rows,
         "checks": [{k: v for k, v in one.items() if k != "texts"} for one in checks],
     }
-    slug = re.sub(r"[^a-z0-9]+", "_", machine["processor"].partition(",")[0].lower()).strip("_")
-    out = arguments.out or DATA / f"builds_{slug}.json"
+    out = arguments.out or _file()
+    if out.exists():  # those of the wide model are measured by themselves
+        data["rows"] += [r for r in json.loads(out.read_text())["rows"] if r["setting"] == ROWS]
     out.write_text(json.dumps(data, indent=1) + "\n")
+    _print(rows)
+    print(json.dumps(data["checks"], indent=1))
+
+
+def _measure_wide(folder: Path, rounds: int, out: Path) -> None:
+    """Prompt eval and generation of the wide model in each type, with the build as it is."""
+    runs: dict[tuple[str, str], list[float]] = {}
+    models = {kind: _wide(folder, kind) for kind in WIDE}
+    for n in range(rounds):
+        print(f"  round {n + 1} of {rounds} …", file=sys.stderr, flush=True)
+        for kind in WIDE if n % 2 == 0 else reversed(WIDE):
+            question = {"model": str(models[kind]), "lengths": LENGTHS}
+            for what, speed in ask(None, question, {}).items():
+                runs.setdefault((kind, what), []).append(speed)
+    rows = [
+        {"build": "cpu", "type": t, "setting": ROWS, "what": w, "runs": [round(r, 2) for r in got]}
+        for (t, w), got in runs.items()
+    ]
+    data = json.loads(out.read_text())
+    data["rows"] = [row for row in data["rows"] if row["setting"] != ROWS] + rows
+    out.write_text(json.dumps(data, indent=1) + "\n")
+    _print(rows)
+
+
+def _wide(folder: Path, kind: str) -> Path:
+    """A llama of eight blocks with random weights, 4,096 tokens of context and rows of 2,048."""
+    path, plain = folder / f"wide-{kind}.gguf", folder / "wide-F32.gguf"
+    if not path.exists():
+        if not plain.exists():
+            tiny_llama(
+                plain, layers=8, width=2048, heads=32, kv_heads=8, feed_forward=5632, context=4096,
+                vocabulary=default_model(),
+            )  # fmt: skip
+        quantize(plain, kind, path)
+    return path
+
+
+def _file() -> Path:
+    """Where the table of this processor is kept."""
+    processor = describe_machine()["processor"].partition(",")[0].lower()
+    return DATA / f"builds_{re.sub(r'[^a-z0-9]+', '_', processor).strip('_')}.json"
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         print(*(row[key] for key in ("build", "type", "setting", "what")), sep=" | ", end=" | ")
         print(f"{statistics.median(row['runs']):.1f}", *row["runs"])
-    print(json.dumps(data["checks"], indent=1))
 
 
 def _cpu_flags() -> str:

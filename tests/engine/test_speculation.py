@@ -272,6 +272,8 @@ def test_what_cannot_guess_is_refused(small: Path, tmp_path: Path) -> None:
         LlamaCpp(model_path=default_model(), speculate=tmp_path / "nothing.gguf")
     with pytest.raises(ValueError, match=r"mtp.*C interface"):
         options(speculate="mtp")
+    with pytest.raises(ValueError, match=r"mtp.*C interface"):
+        LlamaCpp(model_path=default_model(), speculate="mtp")
     with pytest.raises(TypeError, match="speculate=7"):
         options(speculate=7)
     with warnings.catch_warnings(record=True) as caught:

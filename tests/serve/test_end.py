@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from helpers import LlamaCpp, default_model
 from helpers.errors import ServerError
 from helpers.serve import serve
 from tests.serve.conftest import LONG
@@ -86,3 +87,21 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
         serve(paralel=2)
     with pytest.raises(ServerError, match="n_gpu_layers='many' must be a number or 'auto'"):
         serve(n_gpu_layers="many")
+
+
+def test_a_server_that_guesses_writes_what_it_would_without() -> None:
+    text = "1, 2, 3, 4, 5, 6. 1, 2, 3, 4, 5, 6. 1, 2"
+    with serve(parallel=2, n_ctx=512, speculate="lookup") as server:
+        guessing = LlamaCpp(server=server.url, temperature=0, max_tokens=60, repeat_penalty=1.0)
+        alone = [guessing.invoke(text)]
+        timings = guessing.last_timings
+        alone += [guessing.invoke(text) for _ in range(2)]
+        together = guessing.batch([text, "Once upon a time", text])
+    with LlamaCpp(
+        model_path=default_model(), temperature=0, max_tokens=60, repeat_penalty=1.0, n_ctx=512
+    ) as llm:
+        assert alone == [llm.invoke(text)] * 3
+        assert together == llm.batch([text, "Once upon a time", text])
+    assert timings is not None and timings.guessed_tokens and timings.right_tokens
+    with pytest.raises(ServerError, match="C interface"):
+        serve(n_ctx=512, speculate="mtp")
