@@ -35,6 +35,10 @@ _SPLIT = 1.0
 # Loss of quality by recipe, in doublings of the model's size: small above four bits, then steep
 # (llama.cpp, tools/quantize/README.md, perplexity by recipe).
 _LOSS = {"Q3_K_M": 0.7, "Q4_0": 0.35, "Q4_1": 0.3, "Q4_K_M": 0.2, "Q5_K_M": 0.07, "Q6_K": 0.02}
+# Types whose prompts a CPU reads slowly, one of no more loss that it reads faster, and how many
+# times: prompts of 512 tokens on an AMD EPYC, with rows of 576 (Q4_1: the embedded model) and of
+# 2,048 (notebooks/data/builds_amd_epyc.json, by tests/benchmarks/bench_builds.py).
+READS_FASTER = {"Q4_1": ("Q8_0", 2.0), "Q4_K_M": ("Q5_K_M", 1.6)}
 # The least that Metal's `recommendedMaxWorkingSetSize` was seen to be, as a share of the memory,
 # in llama.cpp's logs. Up to 32 GiB: 10,922.67 MiB of 16 GiB (abetlen/llama-cpp-python#687; on some
 # machines 12,713 MB, 74 %), 21,845.34 MiB of 32 (ollama/ollama#434). More: 49,152 MiB of 64
@@ -207,6 +211,11 @@ def _fit(
     reasons.append(f"{placed.where} with {placed.spare:,.0f} MiB to spare")
     if speed < _READING_SPEED:
         reasons.append("slow here: a model that reads fewer weights would answer sooner")
+    if not placed.n_gpu_layers and quantization in READS_FASTER:
+        better, times = READS_FASTER[quantization]
+        reasons.append(
+            f"in {better} it would read prompts {times:.1f} times as fast (measured on an AMD EPYC)"
+        )
     reasons.append(f"{'made for' if purpose in entry.purposes else 'not made for'} {purpose}")
     reasons.append(f"of {entry.released}, licence {entry.licence}")
     all_there = placed.n_gpu_layers > entry.hparams.n_layers and not placed.n_cpu_moe

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
+import statistics
 import struct
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from helpers.models import CATALOGUE, metal_mib
 from helpers.models.formats import ARCHITECTURES
 from helpers.models.kv_cache import kv_mib_by_layer, layer_caches
 from helpers.models.mixes import expert_bytes, weight_bytes
-from helpers.models.recommendation import RAM_RESERVE
+from helpers.models.recommendation import RAM_RESERVE, READS_FASTER
 from helpers.models.shapes import Hyperparameters
+from tests.support import ROOT
 
 # Sizes of the files on the Hub in GB (10^9 bytes), as their pages or those who have them say:
 # ggml-org/Llama-macOS#63 on GitHub has those of Qwen3.5 in Q8_0.
@@ -343,3 +346,20 @@ def test_a_mixture_beats_a_dense_model_without_a_gpu() -> None:
 def test_bad_input(arguments: tuple[object, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         recommend(*arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_said_of_reading_speed_is_what_was_recorded() -> None:
+    rows = json.loads((ROOT / "notebooks" / "data" / "builds_amd_epyc.json").read_text())["rows"]
+    speeds = {
+        (row["setting"], row["type"]): statistics.median(row["runs"])
+        for row in rows
+        if (row["build"], row["what"]) == ("cpu", "prompt 512")
+    }
+    for slow, (better, times) in READS_FASTER.items():
+        setting = "default" if slow == "Q4_1" else "rows of 2048"
+        assert round(speeds[setting, better] / speeds[setting, slow], 1) == times
+    said = "in Q5_K_M it would read prompts 1.6 times as fast"
+    on_cpu = [one for one in recommend(12 * 1024) if one.quantization == "Q4_K_M"]
+    assert on_cpu and all(said in one.reason for one in on_cpu)
+    on_gpu = [one for one in recommend(64 * 1024, 24 * 1024) if one.placement == "gpu"]
+    assert on_gpu and not any("read prompts" in one.reason for one in on_gpu)
