@@ -35,6 +35,8 @@ class Draft:
     priors = {grade: (grade + 0.5) / _GRADES for grade in range(_GRADES)}
     """By what the small model itself finds a token's probability to be, in eighths."""
 
+    free = False
+
     def __init__(self, options: LoadOptions, target: Model) -> None:
         own = options.for_draft()
         watch = Watch(own.model_path) if own.use_mmap else None

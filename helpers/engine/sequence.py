@@ -143,10 +143,8 @@ class Sequence:
         most = min(most, self._room - len(self.answer) - 1)
         if self.speculation is not None and most > 0 and not self._closing:
             started = time.perf_counter()
-            guesses = self.speculation.guess(len(self.pending), most)
-            if self._matcher is not None and guesses:
-                del guesses[self._matcher.allowed(guesses) :]
-            self.guesses = guesses
+            allowed = None if self._matcher is None else self._matcher.allowed
+            self.guesses = self.speculation.guess(len(self.pending), most, allowed)
             self.sample_seconds += time.perf_counter() - started
         return len(self.guesses)
 

@@ -14,7 +14,7 @@ it goes, and stops where they do not.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from helpers.native import MOST_GUESSES, Model
@@ -39,6 +39,9 @@ _MARGIN = 1.05
 """What is expected must be so much more than without guesses: both are estimates."""
 
 
+Allowed = Callable[[list[int]], int]
+
+
 class Source(Protocol):
     """Where guesses come from."""
 
@@ -46,6 +49,8 @@ class Source(Protocol):
     """The share of right guesses of each grade, before any was checked."""
     seconds: float
     """What it took lately to guess a token; 0 where that is nothing beside a decode."""
+    free: bool
+    """Whether that is never more than nothing."""
 
     def guess(self, tokens: Sequence[int], most: int) -> tuple[list[int], list[int]]:
         """Guess how an answer goes on.
@@ -161,24 +166,36 @@ class Speculation:
         # For each grade, how many were right and how many were tried; two trials are assumed.
         self._seen = {grade: [2 * share, 2.0] for grade, share in source.priors.items()}
         self._grades: list[int] = []
+        self._unchecked: tuple[int, int] | None = None  # a guess, and the place of its token
         self.guessed = self.right = 0
 
-    def guess(self, pending: int, most: int) -> list[int]:
+    def guess(self, pending: int, most: int, allowed: Allowed | None = None) -> list[int]:
         """Guesses that are worth a check; none where that does not pay.
+
+        A source that costs nothing is asked in any case: its first guess is compared with the token
+        that follows, which tells how good its guesses are where none are made.
 
         Args:
             pending: How many of the last tokens are yet to be decoded.
             most: Most guesses.
+            allowed: Says how many of some guesses a grammar allows, from the first on.
         """
+        self._unchecked = None
         each, most = self._source.seconds, min(most, MOST_GUESSES)
-        if not self._economy.allows(pending):
-            return []
-        if each:  # guessing costs, too: would it pay if the source were sure of itself?
+        pays = self._economy.allows(pending)
+        if each and pays:  # would it pay if the source were sure of itself?
             most = self._economy.worth(pending, [self._chance(max(self._seen))] * most, each)
-        if most < 1:
+        if most < 1 or not (pays or self._source.free):
             return []
         guesses, self._grades = self._source.guess(self.tokens, most)
-        return guesses[: self._economy.worth(pending, [*map(self._chance, self._grades)], each)]
+        chances = [*map(self._chance, self._grades)] if pays else []
+        count = self._economy.worth(pending, chances, each)
+        tried = guesses[: max(count, 1)]
+        if allowed is not None and tried:
+            del tried[allowed(tried) :]
+        if tried and not count:
+            self._unchecked = tried[0], len(self.tokens)
+        return tried[:count]
 
     def _chance(self, grade: int) -> float:
         right, tried = self._seen[grade]
@@ -198,8 +215,15 @@ class Speculation:
         self.guessed += guessed
         self.right += right
         for place, grade in enumerate(self._grades[: min(right + 1, guessed)]):
-            seen = self._seen[grade]
-            seen[:] = 0.95 * seen[0] + (place < right), 0.95 * seen[1] + 1
+            self._learn(grade, place < right)
+        if self._unchecked is not None and not guessed:
+            guess, place = self._unchecked
+            if place < len(self.tokens):
+                self._learn(self._grades[0], self.tokens[place] == guess)
+
+    def _learn(self, grade: int, right: bool) -> None:
+        seen = self._seen[grade]
+        seen[:] = 0.95 * seen[0] + right, 0.95 * seen[1] + 1
 
 
 class Lookup:
@@ -216,6 +240,7 @@ class Lookup:
     """By the number of binary digits of the length of the match in bytes: 6, 8, 16, 32, 64."""
 
     seconds = 0.0
+    free = True
 
     _LENGTHS = (64, 32, 16, 8, 6)
     _PLACES = 6

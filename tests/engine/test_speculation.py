@@ -303,6 +303,7 @@ class _Fixed:
 
     priors = {0: 0.95}
     seconds = 0.0
+    free = False
 
     def guess(self, tokens: Sequence[int], most: int) -> tuple[list[int], list[int]]:
         return [7] * most, [0] * most
@@ -329,6 +330,29 @@ def test_wrong_guesses_cost_the_stake_and_two_percent_at_most() -> None:
         each, guessed = played(0.0, on_cpu)
         assert guessed
         assert each <= 1 + _SHARE + _STAKE / 1000 + 0.005
+
+
+@pytest.mark.parametrize("allowed", [None, lambda guesses: len(guesses), lambda guesses: 0])
+def test_what_is_not_guessed_is_learned_from(allowed: Any) -> None:
+    """A source that costs nothing is believed once it would have been right for a while."""
+
+    class Modest(_Fixed):
+        priors = {0: 0.4}
+        free = True
+
+    speculation = Speculation(Modest(), Economy(on_cpu=True), [1])
+    assert speculation.guess(1, 31, allowed) == []
+    for _ in range(20):
+        speculation.tokens.append(7)
+        speculation.note(1, 0, 0, 0.01)
+        guesses = speculation.guess(1, 31, allowed)
+    refused = allowed is not None and not allowed([7])
+    assert bool(guesses) is not refused and speculation.guessed == 0
+    for _ in range(40):
+        speculation.tokens.append(8)
+        speculation.note(1, len(guesses), 0, 0.01)
+        guesses = speculation.guess(1, 31, allowed)
+    assert guesses == []
 
 
 def test_right_guesses_are_made_and_pay() -> None:
