@@ -94,7 +94,7 @@ def test_notebook_30_is_worked_with_as_a_reader_would(page: Page, lab: str) -> N
     assert notebook.errors() == []
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_tuner_in_voila(page: Page, voila: Callable[..., str]) -> None:
     page.goto(voila(CELL), timeout=90_000)
     tuner = Tuner(page)
@@ -108,6 +108,6 @@ def test_the_tuner_in_voila(page: Page, voila: Callable[..., str]) -> None:
     expect(tuner.rows()).to_have_count(1, timeout=60_000)
     tuner.picture("voila_measured")
     tuner.button("What helps me?").click()
-    expect(tuner.box).to_contain_text("What helps here is drawn below", timeout=150_000)
+    expect(tuner.box).to_contain_text("What helps here is drawn below", timeout=300_000)
     expect(tuner.box.get_by_text("flash_attn=False").first).to_be_visible()
     tuner.picture("voila_levers")
