@@ -142,6 +142,17 @@ def test_a_wide_search_has_rows_of_its_own() -> None:
 # -- widgets --------------------------------------------------------------------------------------
 
 
+def test_the_box_stays_as_it_is_while_something_is_measured(tuner: GpuTuner) -> None:
+    tuner.find_button.click()
+    assert tuner.wide.disabled
+    tuner.wide.value = True
+    assert tuner.wide.value is False and "Cancel the measurement first" in tuner.message.value
+    tuner.cancel()
+    tuner.wait(60)
+    tuner.wide.value = True
+    assert tuner.wide.value and not tuner.wide.disabled and tuner.result.setup["quoting"]
+
+
 def test_without_a_device_it_offers_the_practice_accelerator(tuner: GpuTuner) -> None:
     assert tuner.layers.disabled and tuner.layers.value == 0
     assert "practice accelerator" in tuner.message.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -217,11 +217,10 @@ def what_helps(
     0.71
     """
     check_range("rounds", rounds, 1, 100)
-    if isinstance(speculate, str):  # whose letters would be ways to guess
-        raise TypeError(f"speculate={speculate!r} must be a list, such as [{speculate!r}].")
+    for name, given in (("speculate", speculate), ("quantizations", quantizations or ())):
+        if isinstance(given, str) or not isinstance(given, Iterable):  # a text's letters are values
+            raise TypeError(f"{name}={given!r} must be a list, such as [{given!r}].")
     speculate = [way for one in speculate if (way := check_option("speculate", one))]
-    if isinstance(quantizations, str):
-        raise TypeError(f"quantizations={quantizations!r} must be a list: [{quantizations!r}].")
     setup = make_setup(
         model,
         prompt_tokens=check_range("prompt_tokens", prompt_tokens, 2, 1 << 20),

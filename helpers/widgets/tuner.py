@@ -287,7 +287,9 @@ class GpuTuner:
         self._guarded(self._switch_practice)
 
     def _wide_changed(self, _change: object) -> None:
-        self._guarded(self._switch_wide)
+        if self.wide.value != self._logic.wide:
+            self._guarded(self._switch_wide)
+            self.wide.value = self._logic.wide  # as it was, where a measurement is in progress
 
     def _switch_wide(self) -> None:
         self._logic.wide = self.wide.value

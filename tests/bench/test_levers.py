@@ -84,8 +84,10 @@ def test_cancelling_gives_what_there_is() -> None:
         what_helps(speculate="lookup")
     with pytest.raises(ValueError, match="mtp"):
         what_helps(speculate=["mtp"])
-    with pytest.raises(TypeError, match=r"must be a list: \['Q8_0'\]"):
+    with pytest.raises(TypeError, match=r"must be a list, such as \['Q8_0'\]"):
         what_helps(quantizations="Q8_0")
+    with pytest.raises(TypeError, match="quantizations=7"):
+        what_helps(quantizations=7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Q9_9"):
         what_helps(quantizations=["Q9_9"])
     with pytest.raises(TypeError, match="what_helps"):
