@@ -237,7 +237,7 @@ def what_helps(
     refused: list[Lever] = []
     try:
         with TemporaryDirectory(prefix="twins-") as folder:
-            for kind in _twins_of(setup) if quantizations is None else quantizations:
+            for kind in _twins_of(setup) if quantizations is None else dict.fromkeys(quantizations):
                 if is_cancelled(cancel):
                     raise Cancelled
                 if on_step is not None:

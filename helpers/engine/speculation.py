@@ -218,6 +218,7 @@ class Speculation:
             self._learn(grade, place < right)
         if self._unchecked is not None and not guessed:
             guess, place = self._unchecked
+            self._unchecked = None  # beside others no new one is made, and it counts once
             if place < len(self.tokens):
                 self._learn(self._grades[0], self.tokens[place] == guess)
 

@@ -100,8 +100,11 @@ def test_a_copy_that_cannot_be_made_is_a_row_with_its_reason(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     stop = threading.Event()
-    result = what_helps(**TINY, quantizations=["Q8_0"], on_row=lambda _: stop.set(), cancel=stop)
+    result = what_helps(
+        **TINY, quantizations=["Q8_0"] * 2, on_row=lambda _: stop.set(), cancel=stop
+    )
     refused = result.find("in Q8_0", "copy")
+    assert result.rows.count(refused) == 1
     assert not refused.ratios and "MiB" in refused.verdict
     assert list(tmp_path.iterdir()) == []
 

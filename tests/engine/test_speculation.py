@@ -355,6 +355,21 @@ def test_what_is_not_guessed_is_learned_from(allowed: Any) -> None:
     assert guesses == []
 
 
+def test_what_was_not_guessed_counts_once_beside_others() -> None:
+    """There, decodes are noted without being asked for guesses."""
+
+    class Modest(_Fixed):
+        priors = {0: 0.2}
+        free = True
+
+    speculation = Speculation(Modest(), Economy(on_cpu=True), [1])
+    assert speculation.guess(1, 31) == []
+    for _ in range(20):
+        speculation.tokens.append(7)
+        speculation.note(1, 0, 0, 0.01)
+    assert speculation.guess(1, 31) == []
+
+
 def test_right_guesses_are_made_and_pay() -> None:
     assert played(0.99)[0] < 0.65
     assert played(0.9, on_cpu=False)[0] < 0.25
